@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from typing import cast
+from urllib.parse import urlencode, urlsplit
 
 import uuid_utils.compat as uuids
 from csp.middleware import CSPMiddleware, PolicyParts
@@ -127,12 +128,21 @@ class SessionLimitsMiddleware:
             logger.info("The session of %s is over: %s", request.user.get_username(), why)
             logout(request)
             if _asks_by_itself(request):
-                # htmx would put the sign-in page into the middle of the page that asked.
-                return HttpResponse(headers={"HX-Redirect": reverse("admin:login")})
+                return _to_sign_in(request)
         response = self.get_response(request)
+        if response.status_code == 302 and _asks_by_itself(request) and not _is_signed_in(request):
+            return _to_sign_in(request)
         if _is_signed_in(request) and not _asks_by_itself(request):
             sessions.note_use(request)
         return response
+
+
+def _to_sign_in(request: HttpRequest) -> HttpResponse:
+    """htmx would put the sign-in page into the middle of the page that asked. From there it goes back to that page."""
+    asking = urlsplit(request.headers.get("HX-Current-URL", ""))
+    login, back = reverse("admin:login"), f"{asking.path}?{asking.query}" if asking.query else asking.path
+    query = f"?{urlencode({'next': back})}" if back.startswith(reverse("admin:index")) else ""
+    return HttpResponse(headers={"HX-Redirect": f"{login}{query}"})
 
 
 def _is_signed_in(request: HttpRequest) -> bool:

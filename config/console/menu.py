@@ -141,6 +141,7 @@ def pages() -> tuple[ConsolePage, ...]:
 
     return (
         overview.LIVE,
+        overview.HAPPENED,
         spend_page.PAGE,
         calls_page.PAGE,
         judgement_page.PAGE,

@@ -1,253 +1,376 @@
-"""The console's first page: what was spent, what is near its cap, what happened. Read from rollups and windows."""
+"""The console's first page: how budgets stand, what was spent, when it runs out, what happened. Read from sums.
+
+Its cards and the last bar of its chart are asked for every few seconds, what happened every minute, and the rest is
+read once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from django.db.models import Count, Q
-from django.http import HttpRequest
+from django.db.models import Count
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from config import health
+from config.console import first_run, happened, health_words, saved
 from governance.actions import corrections, reviews
-from governance.console import alert_pages, display, stop_pages
+from governance.console import alert_pages, display, outlooks, ranges, spend_chart, stop_pages
 from governance.console.base import has_role, is_of_the_platform, may, reader
-from governance.console.display import Card, Series
+from governance.console.display import Card
+from governance.console.filters import WORDS, zone_of
 from governance.console.pages import ConsolePage
-from governance.models import BudgetEvent, BudgetWindow, Reservation, SpendEntry
-from governance.queries import budget_status, judgement, spend
+from governance.console.spend_address import Address
+from governance.models import Budget, BudgetWindow, Reservation, SpendEntry, SpendRollup
+from governance.queries import breakdown, budget_status, forecasts, savings, spend
+from governance.queries.breakdown import MoreThanRead
 from governance.queries.budget_status import BudgetStatus
-from governance.queries.spend import Point, Reader, TimeRange
+from governance.queries.spend import Reader, TimeRange
 from governance.queries.sums import LongSum
+from governance.rules.spend_sums import HOUR, NOTHING, share_e4
 
-TREND_DAYS = 30
-CLOSEST, LATEST, TOP = 6, 8, 5
-# Two customers' agents of one name are two agents.
-RANKINGS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("Customers", "apartment", ("tenant",)),
-    ("Agents", "smart_toy", ("tenant", "agent")),
-    ("Models", "neurology", ("model",)),
-)
-# The overview is read every few seconds: nobody needs to know how many more than this there are.
+CLOSEST, ALERTS = 5, 8
+# What spend is told apart by; names of customers' own are never added up.
+GROUPS = ("model", "tenant", "agent")
+# Groups of the last bar that are told, which the chart looks its own up among.
+MOST_GROUPS = 500
+# Nobody needs to know how many more than this wait.
 MOST_COUNTED = 1000
+STATE_CARDS = (
+    ("active", "below their warnings", "check_circle", ""),
+    ("warned", "near their caps", "warning", "warning"),
+    ("degraded", "on cheaper models, or without tools", "trending_down", "warning"),
+    ("stopped", "no call goes through", "block", "danger"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Closest:
-    """A budget window near its cap."""
+    """A budget window near its cap, and when it runs out."""
 
-    budget_id: int
     name: str
+    link: str
     window: str
     status: BudgetStatus
     bar: SafeString
-    remaining: str
-    resets_at: datetime | None
+    left: str
+    limit: str
+    outlook: SafeString | str
 
 
 @dataclass(frozen=True, slots=True)
-class RankingLine:
-    """One line of a ranking: `names` are the parts of its name, `percent` is of the first line, for the bar."""
+class LegendLine:
+    """A group of the chart with what it came to: `colour` names a property of the style sheet."""
 
-    names: list[str]
-    link: str
+    name: str
+    colour: str
     cost: str
-    calls: int
-    percent: float
+    percent: str
+    link: str
 
 
 def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
     """The whole page's. Without a role there is nothing on it but a sentence."""
     if not has_role(request):
         return {"subtitle": None, "without_role": True}
-    return {"subtitle": None, "trend_days": TREND_DAYS, **figures(request, now)}
-
-
-def figures(request: HttpRequest, now: datetime) -> dict[str, Any]:
-    """What changes, and is asked for every few seconds. A tenant's own staff sees their tenant's share alone."""
-    by = reader(request)
-    trend = spend.by_day(reader=by, days=TREND_DAYS, now=now)
-    since = TimeRange(starts_at=datetime.combine(trend[0].day, datetime.min.time(), tzinfo=now.tzinfo))
+    address = _address(request, now)
+    figures = _live(request, address, now)
+    by = address.by
     return {
+        "subtitle": None,
         "now": now,
-        "cards": _cards(by, trend, now),
-        "trend": _chart(trend),
-        "any_spend": any(point.calls for point in trend),
+        **figures,
+        **_chart(address),
+        "range": address.range,
+        "ranges": ranges.choices(address.range, {"group": address.group}),
+        "kept": {"group": address.group},
+        "groups": [
+            (f"?{urlencode(address.range.query() | {'group': name})}", WORDS[name], name == address.group)
+            for name in _groups(by)
+        ],
+        "part_link": f"{reverse('admin:overview-happened')}?{urlencode(_query(address))}",
         "closest": [
-            _closest(window, found) for window, found in budget_status.fullest(reader=by, now=now, limit=CLOSEST)
+            _closest(by, window, found, now)
+            for window, found in budget_status.fullest(reader=by, now=now, limit=CLOSEST)
         ],
-        "rankings": [
-            (title, icon, _top(by, parts, since))
-            for title, icon, parts in RANKINGS
-            if parts != ("tenant",) or by.tenant is None
-        ],
-        "events": _events(by, now),
         "may_add_budget": may(request, "governance.add_budget"),
-        **(_platform(request) if is_of_the_platform(request) else {}),
+        "first_steps": first_run.of(request, now),
+        **(_platform(request, now) if is_of_the_platform(request) else {}),
     }
 
 
-def _platform(request: HttpRequest) -> dict[str, Any]:
-    """What concerns all tenants, and what may be done about it."""
-    services = health.services()
+def live(request: HttpRequest, now: datetime) -> dict[str, Any] | HttpResponse:
+    """The cards and the last bar. Nothing (204) where both are as whoever asks has them already."""
+    figures = _live(request, _address(request, now), now)
+    if figures["seen"] == {name: request.GET.get(name, "") for name in figures["seen"]}:
+        return HttpResponse(status=204)
+    return {**figures, "now": now, "notices_changed": figures["seen"]["notices"] != request.GET.get("notices")}
+
+
+def happened_lately(request: HttpRequest, now: datetime) -> dict[str, Any]:
+    """What happened in the range, and what was saved this month."""
+    address = _address(request, now)
+    zone = address.zone
+    begin = now.astimezone(zone).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    month = TimeRange(begin.astimezone(UTC), now)
+    found = savings.of_period(reader=address.by, period=month, now=now)
+    return {
+        "now": now,
+        "lines": happened.lines(request, address.range, now),
+        "range_words": address.range.words,
+        "savings": saved.lines(found, month),
+        "saved_since": display.moment(found.since, "day") if found.since else "",
+        "month": f"{begin:%B}",
+        "month_spent": display.dollars(spend.total(reader=address.by, period=month)[0]),
+        "month_link": f"{reverse('admin:spend')}?{urlencode(ranges.days(begin.date(), now.astimezone(zone).date()))}",
+        "again_link": f"{reverse('admin:overview-happened')}?{urlencode(_query(address))}",
+    }
+
+
+def _address(request: HttpRequest, now: datetime) -> Address:
+    """The range and the group that are asked for, as an address of the page of what was spent."""
+    by = reader(request)
+    groups = _groups(by)
+    asked = request.GET.get("group", "")
+    return Address(
+        by=by,
+        range=ranges.chosen(request.GET, now=now, zone=zone_of(by.tenant)),
+        group=asked if asked in groups else groups[0],
+        within="",
+        filters={},
+        where={},
+        errors=(),
+        root=reverse("admin:index"),
+    )
+
+
+def _query(address: Address) -> dict[str, str]:
+    return address.range.query() | {"group": address.group}
+
+
+def _groups(by: Reader) -> list[str]:
+    return [name for name in GROUPS if name != "tenant" or by.tenant is None]
+
+
+def _live(request: HttpRequest, address: Address, now: datetime) -> dict[str, Any]:
+    """What is asked for every few seconds. `seen` are digests of it: what is not changed is not sent again."""
+    cards, last = _cards(address.by, now), _last_bar(address, now)
+    notices = _notices(request) if is_of_the_platform(request) else {}
+    seen = {
+        "cards": _digest([[asdict(card) for card in cards], last]),
+        "notices": _digest([notices.get("stops"), notices.get("alerts")]),
+    }
+    return {
+        "cards": cards,
+        "last": last,
+        **notices,
+        "seen": seen,
+        "live_link": f"{reverse('admin:overview-live')}?{urlencode(_query(address) | seen)}",
+    }
+
+
+def _digest(told: Any) -> str:
+    return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
+
+
+def _notices(request: HttpRequest) -> dict[str, Any]:
+    """What stands above everything: stops in force, and alerts that nobody has seen to."""
     stopped = stop_pages.active()
     return {
         "may_stop": may(request, "governance.add_emergencystop"),
         "may_lift": may(request, "governance.change_emergencystop"),
         "may_acknowledge": may(request, "governance.change_alert"),
-        "services": [(name, state, _tone(state)) for name, state in services.items()],
-        "health": health.overall(services),
-        "check": health.last_check(),
-        "judged": judgement.last(),
-        "alerts": alert_pages.open_ones(limit=LATEST),
+        "alerts": alert_pages.open_ones(limit=ALERTS),
         "stops": stopped,
         "all_stopped": any(stop["everything"] for stop in stopped),
     }
 
 
-def _cards(by: Reader, trend: list[Point], now: datetime) -> list[Card]:
-    today, yesterday = trend[-1], trend[-2]
-    month_nanos, month_calls = spend.total(
-        reader=by,
-        period=TimeRange(starts_at=now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)),
+def _platform(request: HttpRequest, now: datetime) -> dict[str, Any]:
+    """How the product itself is: of no concern to a tenant's own staff."""
+    services = health.services()
+    tone, words = health_words.overall(services)
+    return {
+        "health_tone": tone,
+        "health_words": words,
+        "health": health_words.lines(services, check=health.last_check(), now=now),
+        "waiting": _waiting(),
+    }
+
+
+def _waiting() -> list[tuple[str, str]]:
+    """(sentence, address) of money that waits for an operator's word: claimed beyond a budget, or estimated."""
+    reports, nanos = reviews.waiting_sums()
+    estimates = corrections.open_estimates(SpendEntry.objects.all())[: MOST_COUNTED + 1].count()
+    found = []
+    if reports:
+        words = f"{reports:,} report{'' if reports == 1 else 's'} of {display.dollars(nanos)} wait for your word."
+        found.append((words, f"{reverse('admin:governance_pendingreport_changelist')}?status__exact=waiting"))
+    if estimates:
+        shown = f"{MOST_COUNTED:,} or more" if estimates > MOST_COUNTED else f"{estimates:,}"
+        words = f"{shown} charge{'' if estimates == 1 else 's'} at an estimate may be confirmed or voided."
+        found.append((words, f"{reverse('admin:calls')}?{urlencode({'range': '30d', 'status': 'estimated'})}"))
+    return found
+
+
+def _cards(by: Reader, now: datetime) -> list[Card]:
+    own = Budget.objects.filter(tenant=by.tenant) if by.tenant else Budget.objects.all()
+    counts, budgets = budget_status.counts(own, now=now), reverse("admin:governance_budget_changelist")
+    return [
+        *(
+            Card(
+                state.capitalize(),
+                f"{counts[state]:,}",
+                note,
+                icon,
+                tone if counts[state] else "",
+                f"{budgets}?state={state}",
+            )
+            for state, note, icon, tone in STATE_CARDS
+        ),
+        _spent_today(by, now),
+    ]
+
+
+def _spent_today(by: Reader, now: datetime) -> Card:
+    """With what it was yesterday at the end of this hour, by which sums are kept."""
+    local = now.astimezone(zone_of(by.tenant))
+    today = local.replace(hour=0, minute=0, second=0, microsecond=0)
+    yesterday = today - timedelta(days=1)
+    hour_ends = (local.replace(minute=0, second=0, microsecond=0).astimezone(UTC) + HOUR).astimezone(local.tzinfo)
+    until = min(today, hour_ends - timedelta(days=1))
+    nanos, _ = spend.total(reader=by, period=TimeRange(today.astimezone(UTC), now))
+    before, _ = spend.total(reader=by, period=TimeRange(yesterday.astimezone(UTC), until.astimezone(UTC)))
+    by_then = "by midnight" if until == today else f"by {until:%H:%M}"
+    return Card(
+        "Spent today",
+        display.dollars(nanos),
+        f"{display.dollars(before)} yesterday {by_then}",
+        "payments",
+        link=f"{reverse('admin:spend')}?{urlencode(ranges.days(today.date(), today.date()))}",
     )
-    pressed, stopped = budget_status.near_the_cap(reader=by, now=now)
+
+
+def _last_bar(address: Address, now: datetime) -> dict[str, Any] | None:
+    """What the chart's last bar says by now; None where the range is over. Each of its groups by its name."""
+    if not address.range.starts_at <= now < address.range.ends_at:
+        return None
+    place, label, begin = spend_chart.bar_at(address, now)
+    span, parts = (begin.astimezone(UTC), now), breakdown.GROUPS[address.group]
+    try:
+        found = breakdown.costs(address.question(span), parts)
+    except MoreThanRead:
+        return None
+    dearest = sorted(found, key=lambda key: -found[key].cost_nanos)[:MOST_GROUPS]
+    total = sum(found.values(), NOTHING)
+    return {
+        "place": place,
+        "label": label,
+        "total": [display.plain_dollars(total.cost_nanos), total.calls],
+        "groups": {
+            spend_chart.name_of(address, parts, key): [
+                display.plain_dollars(found[key].cost_nanos),
+                found[key].calls,
+            ]
+            for key in dearest
+        },
+    }
+
+
+def _chart(address: Address) -> dict[str, Any]:
+    """What was spent, stacked by the group, and the same as a list and as a table."""
+    parts = breakdown.GROUPS[address.group]
+    try:
+        timed = spend_chart.read(address)
+        lines = breakdown.costs(address.question(), parts) if timed is None else timed.by(parts)
+        drawn = spend_chart.draw(address, lines, timed)
+    except MoreThanRead as error:
+        return {"chart": None, "chart_error": str(error)}
+    total = sum(lines.values(), NOTHING)
+    return {
+        "chart": drawn,
+        "chart_figures": drawn.figures | {"legend": False},
+        "legend": _legend(address, drawn.figures["series"], lines, total.cost_nanos),
+        "group_word": WORDS[address.group].lower(),
+        "any_spend": bool(total.calls),
+        "range_spent": display.dollars(total.cost_nanos),
+        "range_calls": total.calls,
+        "spend_link": address.link(subgroup=""),
+        "running": _running(address.by),
+        "is_new": not total.calls and not SpendRollup.objects.filter(address.by.scope).exists(),
+    }
+
+
+def _legend(
+    address: Address, series: Sequence[Mapping[str, Any]], lines: Mapping[Any, Any], total_nanos: int
+) -> list[LegendLine]:
+    parts = breakdown.GROUPS[address.group]
+    named = {spend_chart.name_of(address, parts, key): key for key in lines}
+    found, rest = [], total_nanos
+    for each in series:
+        key = named.get(each["name"])
+        nanos = rest if key is None else lines[key].cost_nanos
+        rest -= nanos
+        found.append(
+            LegendLine(
+                name=each["name"],
+                colour=each["colour"],
+                cost=display.dollars(nanos),
+                percent=display.percent(share_e4(nanos, total_nanos)),
+                link=address.slice_of(dict(zip(parts, key, strict=True))) if key else address.link(subgroup=""),
+            )
+        )
+    return found
+
+
+def _running(by: Reader) -> str:
+    """Calls that run now, and what is reserved for them; empty where none do."""
     pending = Reservation.objects.filter(by.scope, status=Reservation.Status.PENDING).aggregate(
         running=Count("pk"), nanos=LongSum("amount_nanos")
     )
-    return [
-        Card(
-            "Spent today",
-            display.dollars(today.cost_nanos),
-            f"{display.dollars(yesterday.cost_nanos)} yesterday",
-            "today",
-        ),
-        Card("This month", display.dollars(month_nanos), f"{month_calls:,} calls", "calendar_month"),
-        Card("Calls today", f"{today.calls:,}", f"{yesterday.calls:,} yesterday", "bolt"),
-        Card(
-            "Near their cap",
-            str(pressed),
-            f"{stopped} stopped" if stopped else "none stopped",
-            "speed",
-            "danger" if stopped else "warning" if pressed else "",
-        ),
-        Card(
-            "Running calls",
-            f"{pending['running']:,}",
-            f"{display.dollars(pending['nanos'] or 0)} reserved for them",
-            "hourglass_top",
-        ),
-        _waiting(by),
-    ]
+    if not pending["running"]:
+        return ""
+    number = pending["running"]
+    return f"{number:,} call{' runs' if number == 1 else 's run'} now, {display.dollars(pending['nanos'])} reserved"
 
 
-def _waiting(by: Reader) -> Card:
-    """Money that waits for an operator's word: claimed beyond a budget, or charged at an estimate."""
-    reports, nanos = reviews.waiting_sums(**({"tenant": by.tenant} if by.tenant else {}))
-    estimates = corrections.open_estimates(SpendEntry.objects.filter(by.scope))[: MOST_COUNTED + 1].count()
-    shown = f"{MOST_COUNTED:,} or more" if estimates > MOST_COUNTED else f"{estimates:,}"
-    return Card(
-        "To review",
-        display.dollars(nanos),
-        f"{reports:,} reports, {shown} open estimates",
-        "rate_review",
-        "warning" if reports else "",
-        reverse("admin:governance_pendingreport_changelist") + "?status__exact=waiting",
-    )
-
-
-def _chart(trend: list[Point]) -> dict[str, Any]:
-    by_day = Series(
-        "Spent",
-        [display.plain_dollars(point.cost_nanos) for point in trend],
-        calls=[point.calls for point in trend],
-    )
-    return display.chart("bars", [f"{point.day:%b} {point.day.day}" for point in trend], [by_day])
-
-
-def _closest(window: BudgetWindow, found: BudgetStatus) -> Closest:
+def _closest(by: Reader, window: BudgetWindow, found: BudgetStatus, now: datetime) -> Closest:
     budget = window.budget
+    is_own = by.tenant is None or budget.tenant_id == by.tenant.pk
     return Closest(
-        budget_id=budget.pk,
         name=display.subject_name(window),
+        link=reverse("admin:governance_budget_change", args=[budget.pk]) if is_own else "",
         window=budget.get_window_display(),
         status=found,
         bar=display.bar(found, soft_cap=budget.soft_cap, hard_cap=budget.hard_cap),
-        remaining=display.dollars(found.remaining_nanos),
-        resets_at=found.ends_at,
+        left=display.dollars(found.remaining_nanos),
+        limit=display.dollars(found.limit_nanos),
+        outlook=outlooks.runs_out(forecasts.of_budget(budget, found, now=now)),
     )
-
-
-def _top(by: Reader, parts: Sequence[str], since: TimeRange) -> list[RankingLine]:
-    rows = spend.summary(group_by=parts, reader=by, period=since, limit=TOP)
-    dearest = max((row["cost_nanos"] for row in rows), default=0) or 1
-    return [
-        RankingLine(
-            names=[row[part] or "not named" for part in parts],
-            link=_spend_of({part: row[part] for part in parts}),
-            cost=display.dollars(row["cost_nanos"]),
-            calls=row["calls"],
-            percent=max(0.0, row["cost_nanos"] * 100 / dearest),
-        )
-        for row in rows
-    ]
-
-
-def _spend_of(named: dict[str, str]) -> str:
-    """The page of what it spent; empty where it has no name to look for."""
-    if not all(named.values()):
-        return ""
-    return f"{reverse('admin:spend')}?{urlencode({'range': f'{TREND_DAYS}d', **named})}"
-
-
-def _events(by: Reader, now: datetime) -> list[dict[str, Any]]:
-    rows = BudgetEvent.objects.filter(Q(tenant=by.tenant) if by.tenant else Q())
-    rows = rows.select_related("budget__tenant", "window__budget__tenant").order_by("-id")[:LATEST]
-    return [
-        {
-            "kind": _kind(row),
-            "colour": display.KIND_COLOURS[row.kind],
-            "name": display.subject_name(row.window),
-            "budget_id": row.budget_id,
-            "window": row.budget.get_window_display(),
-            "detail": _detail(row),
-            "at": row.occurred_at,
-            "recent": now - row.occurred_at < timedelta(minutes=1),
-        }
-        for row in rows
-    ]
-
-
-def _detail(row: BudgetEvent) -> str:
-    change = f"{row.old_state} → {row.new_state}" if row.kind == BudgetEvent.Kind.STATE_CHANGE else ""
-    figures = f"{display.dollars(row.settled_nanos)} of {display.dollars(row.limit_nanos)}"
-    return " · ".join(part for part in (change, figures, row.reason) if part)
-
-
-def _kind(row: BudgetEvent) -> str:
-    if row.kind == BudgetEvent.Kind.THRESHOLD_BREACH:
-        return f"{Decimal(row.threshold) * 100:.0f}% reached"
-    return str(row.kind).replace("-", " ")
-
-
-def _tone(state: str) -> str:
-    if state in health.UNWELL:
-        return "danger"
-    return "success" if state in ("ok", "configured") else "neutral"
 
 
 LIVE = ConsolePage(
     title="Overview",
     path="overview/",
     name="overview-live",
-    template="console/live.html",
-    context=figures,
+    template="console/overview_live.html",
+    context=live,
+    permission=has_role,
+    is_part=True,
+)
+HAPPENED = ConsolePage(
+    title="Overview",
+    path="overview/happened/",
+    name="overview-happened",
+    template="console/happened.html",
+    context=happened_lately,
     permission=has_role,
     is_part=True,
 )

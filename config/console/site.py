@@ -26,12 +26,13 @@ class ConsoleSite(UnfoldAdminSite):
         return super().admin_view(queries.forgiving(view), cacheable)
 
     def extra_urls(self) -> list[URLPattern]:
-        from config.console import second_factor_page, sign_in, story_page
+        from config.console import first_run, second_factor_page, sign_in, story_page
         from governance.console import call_page
 
         return [
             *(page.url(self) for page in menu.pages()),
             path("calls/<path:id>/", self.admin_view(partial(call_page.page, site=self)), name="call"),
+            path("first-steps/", self.admin_view(first_run.dismiss), name="first-steps"),
             path("story/<slug:step>/", self.admin_view(story_page.act), name="story-step"),
             path("login/code/", partial(sign_in.code_page, site=self), name="sign-in-code"),
             path("second-factor/", self.admin_view(partial(second_factor_page.page, site=self)), name="second-factor"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -84,7 +84,7 @@ def draw(address: Address, lines: Mapping[Key, SpendSums], timed: Timed | None) 
     sums = _summed(
         breakdown.costs(question, over_time, of=parts, only=top) if timed is None else timed.by(over_time), bars
     )
-    columns = [(_name(address, parts, key), dict(zip(parts, key, strict=True)), sums[key]) for key in top]
+    columns = [(name_of(address, parts, key), dict(zip(parts, key, strict=True)), sums[key]) for key in top]
     for _, _, own in columns:
         for begin, part in own.items():
             rest[begin] -= part
@@ -102,6 +102,14 @@ def draw(address: Address, lines: Mapping[Key, SpendSums], timed: Timed | None) 
         list(zip(labels, amounts, strict=True)),
         bars.unit,
     )
+
+
+def bar_at(address: Address, at: datetime) -> tuple[int, str, datetime]:
+    """The bar that a moment of the range is in: its place, its label, and when it begins, or the range if later."""
+    bars = _bars(address)
+    begins_of = bars.of(whole_hour(at) - HOUR if bars.unit == "hour" else at.astimezone(address.zone).date())
+    begin = begins_of if isinstance(begins_of, datetime) else datetime.combine(begins_of, time(), tzinfo=address.zone)
+    return bars.begins.index(begins_of), _label(address, bars, begins_of), max(begin, address.range.starts_at)
 
 
 def _bars(address: Address) -> _Bars:
@@ -150,7 +158,8 @@ def _link(address: Address, bars: _Bars, named: Mapping[str, Any], begin: date) 
     return address.slice_of(named, days=(first, last))
 
 
-def _name(address: Address, parts: Sequence[str], key: Key) -> str:
+def name_of(address: Address, parts: Sequence[str], key: Key) -> str:
+    """What a group is called in the chart."""
     return " / ".join(spend_table.label(part, value, address) for part, value in zip(parts, key, strict=True))
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import cache
 from zoneinfo import ZoneInfo
 
-from django.db.models import F, FloatField, Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, F, FloatField, Min, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Cast
 
 from governance.models import Allowance, Budget, BudgetWindow, ScopeType
@@ -145,6 +145,16 @@ def standings(budgets: QuerySet[Budget], *, now: datetime) -> list[Standing]:
     return sorted(found, key=lambda one: (STATES.index(one.state), -one.share, one.budget_id))
 
 
+def counts(budgets: QuerySet[Budget], *, now: datetime) -> dict[str, int]:
+    """How many of these budgets are in each of STATES, as `standings` has them, in one query."""
+    nearest = _nearest(live(BudgetWindow.objects.all(), now=now)).values("state")[:1]
+    rows = budgets.order_by().annotate(standing=Subquery(nearest)).values_list("enabled", "standing")
+    found = dict.fromkeys(STATES, 0)
+    for enabled, state, number in rows.annotate(number=Count("pk")):
+        found[(state or BudgetWindow.State.ACTIVE) if enabled else OFF] += number
+    return found
+
+
 def raises(budgets: Sequence[Budget], *, now: datetime) -> dict[int, Raise]:
     """The dated raises that run now, by budget id."""
     rows = Allowance.objects.filter(budget__in=budgets, window=None, starts_at__lte=now, ends_at__gt=now).order_by()
@@ -156,14 +166,14 @@ def _fullest_of_each(
     budgets: QuerySet[Budget], *, now: datetime, reader: Reader = EVERYTHING
 ) -> QuerySet[BudgetWindow]:
     """Of each budget the live window nearest its limit, where it has one."""
-    nearest = (
-        live(readable_windows(reader), now=now)
-        .filter(budget=OuterRef("pk"))
-        .annotate(share=Cast(F("settled_nanos") + F("reserved_nanos"), FloatField()) / F("limit_nanos"))
-        .order_by("-share", "-id")
-        .values("pk")[:1]
-    )
+    nearest = _nearest(live(readable_windows(reader), now=now)).values("pk")[:1]
     return BudgetWindow.objects.filter(pk__in=budgets.order_by().values(found=Subquery(nearest)))
+
+
+def _nearest(windows: QuerySet[BudgetWindow]) -> QuerySet[BudgetWindow]:
+    """Of the outer query's budget, the one nearest its limit first."""
+    share = Cast(F("settled_nanos") + F("reserved_nanos"), FloatField()) / F("limit_nanos")
+    return windows.filter(budget=OuterRef("pk")).annotate(share=share).order_by("-share", "-id")
 
 
 def fullest(*, reader: Reader = EVERYTHING, now: datetime, limit: int) -> list[tuple[BudgetWindow, BudgetStatus]]:

@@ -13,7 +13,8 @@
     Math.abs(value).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: Math.abs(value) < 1 ? 4 : 2 });
 
   // A chart is <canvas data-chart="ID">; the script #ID of the page holds its figures:
-  // {kind: "bars" | "lines", labels, series: [{name, values, colour, calls?, dashed?, filled?}], links?: [[address]]}.
+  // {kind: "bars" | "lines", labels, series: [{name, values, colour, calls?, dashed?, filled?}], links?: [[address]],
+  // legend?: false where the page has its own}.
   // `colour` names a property of the style sheet; values are dollars as text, null where there is none.
   const figuresOf = (canvas) => JSON.parse(document.getElementById(canvas.dataset.chart).textContent);
 
@@ -45,7 +46,7 @@
     return `${name}${dollars(item.raw)}` + (calls === undefined ? "" : ` in ${calls.toLocaleString("en-US")} calls`);
   };
 
-  const options = (canvas, { kind, series }) => ({
+  const options = (canvas, { kind, series, legend = true }) => ({
     animation: false,
     maintainAspectRatio: false,
     interaction: { mode: "index", intersect: false },
@@ -60,7 +61,7 @@
     },
     plugins: {
       colors: { enabled: false },
-      legend: { display: series.length > 1, position: "bottom", align: "start", labels: { usePointStyle: kind === "lines", pointStyle: "line", boxWidth: 10, boxHeight: 10, useBorderRadius: true, borderRadius: 3 } },
+      legend: { display: legend && series.length > 1, position: "bottom", align: "start", labels: { usePointStyle: kind === "lines", pointStyle: "line", boxWidth: 10, boxHeight: 10, useBorderRadius: true, borderRadius: 3 } },
       tooltip: { displayColors: series.length > 1, filter: (item) => item.raw !== null && (item.raw !== 0 || series.length === 1), callbacks: { label } },
     },
   });
