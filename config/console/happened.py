@@ -108,7 +108,9 @@ def _event_badge(burst: Sequence[BudgetEvent], state: str) -> tuple[str, str]:
         return "reset", "success"
     if state:
         return state, display.STATE_COLOURS[state]
-    return ("stopped", "danger") if BudgetEvent.Kind.HARD_STOP in kinds else ("threshold", "warning")
+    if BudgetEvent.Kind.HARD_STOP in kinds:
+        return "stopped", "danger"
+    return f"{changes.shown(max(row.threshold for row in burst))} used", "warning"
 
 
 def _event_words(burst: Sequence[BudgetEvent], state: str) -> str:

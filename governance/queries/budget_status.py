@@ -187,14 +187,6 @@ def fullest(*, reader: Reader = EVERYTHING, now: datetime, limit: int) -> list[t
     return [(row, of_window(row)) for row in rows]
 
 
-def near_the_cap(*, reader: Reader = EVERYTHING, now: datetime) -> tuple[int, int]:
-    """How many open windows are at or past their soft cap, and how many of these are stopped."""
-    rows = live(readable_windows(reader).filter(budget__enabled=True), now=now)
-    stopped = rows.filter(state=BudgetWindow.State.STOPPED).count()
-    pressed = rows.exclude(state=BudgetWindow.State.ACTIVE).count()
-    return pressed, stopped
-
-
 def of_window(window: BudgetWindow) -> BudgetStatus:
     return BudgetStatus(
         subject=window.subject,

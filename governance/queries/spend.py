@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, F, Q, QuerySet
@@ -63,15 +63,6 @@ class TimeRange:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One day (UTC) of a trend."""
-
-    day: date
-    cost_nanos: int
-    calls: int
-
-
 def entries(*, reader: Reader = EVERYTHING, period: TimeRange = TimeRange()) -> QuerySet[SpendEntry]:
     """The ledger's lines by `occurred_at`, newest first."""
     return (
@@ -127,21 +118,6 @@ def summary(
         for row in found[offset : None if limit is None else offset + limit]
         if row["sum_calls"] is not None
     ]
-
-
-def by_day(*, reader: Reader = EVERYTHING, days: int, now: datetime) -> list[Point]:
-    """The last `days` days (UTC) including today, those without spend as zero.
-
-    Added up from hours here: to find a moment's day costs SQLite one call of Python for each of its rows.
-    """
-    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    first = today - timedelta(days=days - 1)
-    points = {day: Point(day, 0, 0) for day in ((first + timedelta(days=offset)).date() for offset in range(days))}
-    for row in summary(group_by=["hour"], reader=reader, period=TimeRange(first, today + timedelta(days=1))):
-        day = row["hour"].astimezone(UTC).date()
-        found = points[day]
-        points[day] = Point(day, found.cost_nanos + row["cost_nanos"], found.calls + row["calls"])
-    return list(points.values())
 
 
 def refuse_too_much(*, reader: Reader = EVERYTHING, period: TimeRange, where: Q | None = None, most: int) -> None:

@@ -244,7 +244,7 @@ def test_a_page_that_fails_by_itself_is_a_500(owner: Client, monkeypatch: pytest
     def broken(*_: Any) -> Any:
         raise ValueError("a defect")
 
-    monkeypatch.setattr("config.console.overview.figures", broken)
+    monkeypatch.setattr("config.console.overview.context", broken)
     assert owner.get("/admin/", follow=True).status_code == 500
     # What is asked for is left out, and what is left fails.
     assert owner.get("/admin/?a=1").status_code == 302

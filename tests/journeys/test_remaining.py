@@ -50,8 +50,8 @@ def of_the_window(product: Product) -> dict[str, str]:
     console = Client()
     user, _ = User.objects.get_or_create(username="olga", is_staff=True, is_superuser=True)
     console.force_login(user)
-    html = console.get(reverse("admin:overview-live")).content.decode()
-    [left] = re.findall(r"\$(\S+) left", html)
+    html = console.get(reverse("admin:index")).content.decode()
+    [left] = re.findall(r"\$(\S+) left of", html)
     return {"windows": listed["remaining"], "console": left}
 
 

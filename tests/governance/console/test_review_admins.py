@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -94,8 +95,8 @@ def test_who_only_reads_decides_nothing(kept: list[PendingReport]) -> None:
 
 def test_the_overview_says_what_waits(operator: Client, kept: list[PendingReport]) -> None:
     page = operator.get("/admin/").content.decode()
-    assert "To review" in page
-    assert "2 reports, 0 open estimates" in page
+    assert re.search(r"2 reports of \$\S+ wait for your word", page)
+    assert "at an estimate" not in page
     assert "report needs review" in page
 
 
@@ -107,6 +108,6 @@ def test_the_overview_counts_estimates_only_so_far(
 
     for _ in range(2):
         ledger.record(factories.reporting("0.01", certainty="estimated"), now=NOON)
-    assert "2 reports, 2 open estimates" in operator.get("/admin/").content.decode()
+    assert "2 charges at an estimate may be" in operator.get("/admin/").content.decode()
     monkeypatch.setattr(overview, "MOST_COUNTED", 1)
-    assert "2 reports, 1 or more open estimates" in operator.get("/admin/").content.decode()
+    assert "1 or more charges at an estimate may be" in operator.get("/admin/").content.decode()

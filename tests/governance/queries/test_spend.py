@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -41,17 +41,6 @@ def test_a_period_is_half_open_on_the_hour() -> None:
     assert (nanos, calls) == (factories.nanos("2"), 1)
 
 
-def test_a_trend_has_every_day_and_zero_where_nothing_was_spent() -> None:
-    entry("1", at=NOON - timedelta(days=2))
-    entry("2")
-    trend = spend.by_day(days=3, now=NOON)
-    assert [(point.day, point.cost_nanos // 10**9, point.calls) for point in trend] == [
-        (date(2026, 3, 8), 1, 1),
-        (date(2026, 3, 9), 0, 0),
-        (date(2026, 3, 10), 2, 1),
-    ]
-
-
 def test_a_reader_counts_its_own_alone() -> None:
     globex = factories.tenant("globex")
     entry("1", agent="a")
@@ -87,8 +76,9 @@ def test_a_window_that_time_has_ended_stands_at_zero_though_no_job_closed_it() -
         datetime(2026, 3, 11, tzinfo=UTC),
         datetime(2026, 3, 12, tzinfo=UTC),
     )
-    assert budget_status.near_the_cap(now=NOON) == (1, 0)
-    assert budget_status.near_the_cap(now=NOON + timedelta(days=1)) == (0, 0)
+    counted = budget_status.counts(Budget.objects.all(), now=NOON)
+    assert counted == {"stopped": 0, "degraded": 0, "warned": 1, "active": 0, "off": 0}
+    assert budget_status.counts(Budget.objects.all(), now=NOON + timedelta(days=1))["active"] == 1
 
 
 def test_a_billing_cycle_lasts_until_an_act_ends_it() -> None:
