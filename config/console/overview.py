@@ -46,7 +46,7 @@ MOST_COUNTED = 1000
 STATE_CARDS = (
     ("active", "below their warnings", "check_circle", ""),
     ("warned", "near their caps", "warning", "warning"),
-    ("degraded", "cheaper models, fewer tools", "trending_down", "warning"),
+    ("degraded", "cheaper, fewer tools", "trending_down", "warning"),
     ("stopped", "no call goes through", "block", "danger"),
 )
 

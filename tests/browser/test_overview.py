@@ -1,0 +1,57 @@
+"""The overview, in a real browser: it changes by itself, leads on, and says when nobody answers."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Visit
+
+pytestmark = pytest.mark.browser
+
+
+def test_the_overview_leads_on_lives_and_says_when_the_connection_is_lost(operator: Visit) -> None:
+    operator.site.manage("seed_demo")
+    page = operator.open("/admin/?range=30d")
+    # What happened comes after the page.
+    expect(page.locator("#overview-happened .sg-feed li a").first).to_be_visible()
+    page.get_by_role("group", name="Told apart by").get_by_role("link", name="Customer").click()
+    expect(page.get_by_role("heading", name="Spent by customer")).to_be_visible()
+    assert "range=30d" in page.url
+    page.locator(".sg-legend").get_by_role("link", name="globex").click()
+    expect(page.get_by_role("heading", name=re.compile("By agent"))).to_be_visible()
+    page.go_back()
+
+    page.evaluate("window.trend = document.getElementById('overview-trend')")
+    operator.site.manage("emergency_stop", "--tenant", "initech", "--reason", "a loop")
+    banner = page.get_by_role("alert", name="Emergency stops")
+    expect(banner).to_contain_text("Tenant initech is stopped")
+    # Only what has changed is another one.
+    assert page.evaluate("window.trend === document.getElementById('overview-trend')")
+    assert operator.problems == []
+
+    page.context.set_offline(True)
+    expect(page.get_by_role("status").filter(has_text="Connection lost.")).to_be_visible()
+    page.context.set_offline(False)
+    expect(page.get_by_text("Connection lost.")).to_be_hidden()
+    assert all("ERR_INTERNET_DISCONNECTED" in problem for problem in operator.problems)
+    operator.problems.clear()
+
+    operator.site.manage("emergency_stop", "--tenant", "initech", "--lift", "--reason", "mended")
+    page.get_by_role("link", name="Stopped", exact=True).click()
+    expect(page.locator(".sg-states [aria-current]")).to_contain_text("Stopped")
+    assert operator.problems == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (360, "dark")])
+def test_the_overview_fits_its_screen(operator: Visit, width: int, scheme: str) -> None:
+    operator.page.set_viewport_size({"width": width, "height": 800})
+    operator.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page = operator.open("/admin/?range=24h&group=agent")
+    expect(page.locator("#overview-saved")).not_to_have_attribute("aria-busy", "true")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    levels = page.eval_on_selector_all("main h1, main h2, main h3", "found => found.map(each => Number(each.tagName[1]))")
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert operator.problems == []
