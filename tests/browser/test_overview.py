@@ -10,6 +10,8 @@ from playwright.sync_api import expect
 from tests.browser.conftest import Visit
 
 pytestmark = pytest.mark.browser
+# It is asked every five seconds.
+SOON_MS = 15_000
 
 
 def test_the_overview_leads_on_lives_and_says_when_the_connection_is_lost(operator: Visit) -> None:
@@ -27,15 +29,15 @@ def test_the_overview_leads_on_lives_and_says_when_the_connection_is_lost(operat
     page.evaluate("window.trend = document.getElementById('overview-trend')")
     operator.site.manage("emergency_stop", "--tenant", "initech", "--reason", "a loop")
     banner = page.get_by_role("alert", name="Emergency stops")
-    expect(banner).to_contain_text("Tenant initech is stopped")
+    expect(banner).to_contain_text("Tenant initech is stopped", timeout=SOON_MS)
     # Only what has changed is another one.
     assert page.evaluate("window.trend === document.getElementById('overview-trend')")
     assert operator.problems == []
 
     page.context.set_offline(True)
-    expect(page.get_by_role("status").filter(has_text="Connection lost.")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="Connection lost.")).to_be_visible(timeout=SOON_MS)
     page.context.set_offline(False)
-    expect(page.get_by_text("Connection lost.")).to_be_hidden()
+    expect(page.get_by_text("Connection lost.")).to_be_hidden(timeout=SOON_MS)
     assert all("ERR_INTERNET_DISCONNECTED" in problem for problem in operator.problems)
     operator.problems.clear()
 
