@@ -24,7 +24,7 @@ LOOKED = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Payment:
+class PaymentNews:
     """`whom` is the customer's tenant, else Stripe's id of it; `amount` as "$20.00" or "EUR 20.00"."""
 
     event_id: int
@@ -35,7 +35,7 @@ class Payment:
     is_bad: bool
 
 
-def latest(*, period: TimeRange, limit: int) -> list[Payment]:
+def latest(*, period: TimeRange, limit: int) -> list[PaymentNews]:
     """The newest first. Of checkouts only those that pay at once: a subscription's payment is its invoice."""
     newest = StripeEvent.objects.order_by("-id").values("id")[LOOKED : LOOKED + 1]
     oldest = next((row["id"] for row in newest), 0)
@@ -58,12 +58,12 @@ def _units(event: StripeEvent) -> int:
     return next((found for name in fields if (found := objects.whole(event.object.get(name)))), 0)
 
 
-def _payment(event: StripeEvent, whom: str) -> Payment:
+def _payment(event: StripeEvent, whom: str) -> PaymentNews:
     currency = objects.text(event.object.get("currency")).lower() or "usd"
     decimals = DECIMALS.get(currency, 2)
     whole, rest = divmod(_units(event), 10**decimals)
     digits = f"{whole:,}.{rest:0{decimals}d}" if decimals else f"{whole:,}"
-    return Payment(
+    return PaymentNews(
         event_id=event.pk,
         at=event.received_at,
         whom=whom or "a customer",
