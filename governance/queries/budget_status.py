@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import cache
 from zoneinfo import ZoneInfo
 
-from django.db.models import Count, F, FloatField, Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models import F, FloatField, Min, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Cast
 
 from governance.models import Allowance, Budget, BudgetWindow, ScopeType
@@ -148,10 +148,11 @@ def standings(budgets: QuerySet[Budget], *, now: datetime) -> list[Standing]:
 def counts(budgets: QuerySet[Budget], *, now: datetime) -> dict[str, int]:
     """How many of these budgets are in each of STATES, as `standings` has them, in one query."""
     nearest = _nearest(live(BudgetWindow.objects.all(), now=now)).values("state")[:1]
+    # Grouped in the database each window would be looked for twice.
     rows = budgets.order_by().annotate(standing=Subquery(nearest)).values_list("enabled", "standing")
     found = dict.fromkeys(STATES, 0)
-    for enabled, state, number in rows.annotate(number=Count("pk")):
-        found[(state or BudgetWindow.State.ACTIVE) if enabled else OFF] += number
+    for enabled, state in rows:
+        found[(state or BudgetWindow.State.ACTIVE) if enabled else OFF] += 1
     return found
 
 
