@@ -174,6 +174,16 @@ def stored_scope(*, scope_type: str, scope_key: str, tenant: Tenant | None) -> d
     return {"tenant": tenant, "scope_type": scope_type, "scope_key": scope_key}
 
 
+def stored_keys(text: str, *, field: str = "scope_key") -> tuple[str, ...]:
+    """Under which keys of a scope a rule may be stored that somebody looks for by one. Raises FieldError.
+
+    As `stored_scope` has them: a name in all its spellings, and of a rotated key the first one's prefix.
+    """
+    found = names.spellings_of_key(text, field=field)
+    rotated = ApiKey.objects.filter(prefix__in=found).exclude(rotated_from="")
+    return tuple(dict.fromkeys((*found, *rotated.values_list("rotated_from", flat=True))))
+
+
 def _tenant_scope(scope_key: str, tenant: Tenant | None) -> tuple[Tenant | None, str]:
     if tenant is None and scope_key == EACH:
         return None, EACH

@@ -47,10 +47,15 @@ class Scopes(serializers.Field[dict[str, str], Any, Any, Any]):
         for kind, _ in pairs:
             if kind not in SCOPE_KINDS:
                 raise serializers.ValidationError(f"{kind!r} is no kind; there are {', '.join(SCOPE_KINDS)}.")
-        try:
-            return {kind: names.of_call(kind, key) for kind, key in pairs}
-        except FieldError as error:
-            raise serializers.ValidationError(f"the key of {error.field} {error.message}") from error
+        found: dict[str, str] = {}
+        for kind, given in pairs:
+            try:
+                key = names.of_call(kind, given)
+            except FieldError as error:
+                raise serializers.ValidationError(f"the key of {error.field} {error.message}") from error
+            if found.setdefault(kind, key) != key:
+                raise serializers.ValidationError(f"{kind} is given twice, and differently.")
+        return found
 
     def _items(self, data: Any) -> list[Any]:
         if not isinstance(data, list):

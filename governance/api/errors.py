@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, TooManyFieldsSent
 from django.db import InterfaceError, InternalError, OperationalError, ProgrammingError
 from django.http import Http404, HttpRequest, JsonResponse
@@ -17,8 +16,6 @@ from governance import idempotency
 from governance.actions import reservations, reviews
 from governance.api.fields import BEYOND, MISSING, SURPLUS, UNKNOWN
 from governance.ledger import results
-from governance.rules import refusals
-from governance.rules.decision import Reason
 from governance.rules.errors import Conflict, FieldError, Gone, NotAllowed, NotOpen, OverBound
 from governance.rules.json_bounds import BeyondBounds
 from governance.rules.money import AmountError
@@ -61,6 +58,7 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
     (results.RequestIdReused, 409, "request_id_reused"),
     (results.OutOfBounds, 422, BEYOND),
     (results.TooManyNames, 429, "too_many_names"),
+    (results.ReserveAnew, 409, "reserve_anew"),
     (results.LedgerError, 409, "refused_by_ledger"),
     (OperationalError, 503, "database_unavailable"),
     (InterfaceError, 503, "database_unavailable"),
@@ -70,11 +68,6 @@ STATUSES: tuple[tuple[type[Exception], int, str], ...] = (
 )
 # What a serializer complains of, where that is more than "invalid", in its words and in ours.
 COMPLAINTS = {"required": MISSING, **{code: code for code in (MISSING, SURPLUS, UNKNOWN)}}
-# A hold that may not grow is refused as a call is; looked through before STATUSES, in order.
-EXTENSIONS = (
-    (results.ExtendTooFast, refusals.ROWS[Reason.RATE_LIMITED]),
-    (results.ExtendRefused, refusals.ROWS[Reason.BUDGET_EXHAUSTED]),
-)
 # Said in place of the exception's own words, which are for the log or would tell too much.
 MESSAGES = {
     "not_found": "There is nothing here that you can see.",
@@ -94,14 +87,10 @@ class Refused(drf.ValidationError):
 
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     """REST_FRAMEWORK's EXCEPTION_HANDLER."""
-    headers: dict[str, str] = {}
-    if row := _extension(error):
-        status, code = row.answered(over_budget_status=settings.OVER_BUDGET_STATUS), row.code
-        headers = dict(row.headers)
-    elif found := next(((status, code) for kind, status, code in STATUSES if isinstance(error, kind)), None):
-        status, code = found
-    else:
+    found = next(((status, code) for kind, status, code in STATUSES if isinstance(error, kind)), None)
+    if found is None:
         return None
+    status, code = found
     if isinstance(error, drf.ValidationError):
         complaint = _first(error.detail)[1].code or ""
         status, code = (422, BEYOND) if complaint == BEYOND else (status, COMPLAINTS.get(complaint, code))
@@ -109,13 +98,7 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:
     param, message = _explain(error, code)
     request = context.get("request")
     set_rollback()
-    return Response(body(code, message, param, request), status=status, headers=headers | _headers(error, status))
-
-
-def _extension(error: Exception) -> refusals.Row | None:
-    if isinstance(error, results.ExtendBlocked):
-        return refusals.ROWS[error.reason]
-    return next((row for kind, row in EXTENSIONS if isinstance(error, kind)), None)
+    return Response(body(code, message, param, request), status=status, headers=_headers(error, status))
 
 
 def body(code: str, message: str, param: str | None, request: Any) -> dict[str, Any]:

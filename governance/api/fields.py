@@ -15,6 +15,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.fields import empty
 
+from governance.actions import scoped_rules
 from governance.rules import money, names
 from governance.rules.errors import FieldError
 
@@ -209,7 +210,7 @@ class ScopeKeyFilter(Text):
 
     def to_internal_value(self, data: Any) -> Any:
         try:
-            return names.spellings_of_key(super().to_internal_value(data))
+            return scoped_rules.stored_keys(super().to_internal_value(data))
         except FieldError as error:
             raise serializers.ValidationError(error.message) from error
 

@@ -49,9 +49,9 @@ class RefusingView(ControlView):
                 log.exception("a refusal could not be noted")
         return response
 
-    def asker(self, by: Principal, said: Mapping[str, Any]) -> Caller | None:
-        """Who calls, as far as it is known; None for a call that is for no tenant."""
-        return callers.known_caller(by, said)
+    def asker(self, by: Principal, said: Mapping[str, Any]) -> tuple[Caller | None, str]:
+        """Who calls, and which model, as far as it is known; no one for a call that is for no tenant."""
+        return callers.known_caller(by, said), said.get("model", "")
 
     def _note(self, request: Request, response: Any) -> None:
         # What is replayed from under an Idempotency-Key was noted the first time, and has no data.
@@ -61,14 +61,14 @@ class RefusingView(ControlView):
         if not error or not isinstance(by, Principal) or not HasRole().has_permission(request, self):
             return
         said = callers.said(self.takes, _body(request))
-        caller = self.asker(by, said)
+        caller, model = self.asker(by, said)
         if caller is None:
             return
         refusal_log.log.note(
             NotedRefusal(
                 request_id=error["request_id"] or "",
                 caller=caller,
-                model=said.get("model", ""),
+                model=model,
                 tools=said.get("tools", ()),
                 reason=self.decision.reason.value if self.decision else error["code"],
                 status=response.status_code,

@@ -24,7 +24,7 @@ from governance.api.reviews import needs_review
 from governance.api.spend import TOKENS, cost_of, refuse_misdated, trust_in
 from governance.api.views import ControlView
 from governance.ledger.operations import Extend, Release, Reserve, Settle
-from governance.ledger.results import AlreadyResolved, SettleResult
+from governance.ledger.results import AlreadyResolved, ExtendRefused, SettleResult
 from governance.models import PendingReport, Reservation, Tenant
 from governance.rules.calls import Caller, Usage
 from governance.rules.decision import Decision
@@ -270,12 +270,12 @@ def _is_holder(by: Principal, held: Reservation) -> bool:
 
 
 class ReservationExtend(RefusingView, ReservationAct):
-    def asker(self, by: Principal, said: Mapping[str, Any]) -> Caller | None:
+    def asker(self, by: Principal, said: Mapping[str, Any]) -> tuple[Caller | None, str]:
         row = reservations.seen_by(by.reader).filter(pk=self.kwargs["id"]).first()
         if row is None:
             return super().asker(by, said)
         key = row.key
-        return Caller(
+        caller = Caller(
             row.tenant_id,
             row.tenant.slug,
             agent=row.agent,
@@ -285,13 +285,17 @@ class ReservationExtend(RefusingView, ReservationAct):
             session=row.session,
             task=row.task,
         )
+        return caller, row.model_requested
 
     @extend_schema(
         operation_id="reservations_extend", parameters=[PARAMETER], request=ExtendRequest, responses=ReservationBody
     )
     @once
     def post(self, request: Request, id: UUID) -> Response:
-        """Hold more, or for longer. Where the money is not there it is a 402, and the hold stays as it is."""
+        """Hold more, or for longer. It is refused as a call of that size is, and the hold stays as it is.
+
+        Where only a new hold can have it, as when its budget's period is over, that is a 409 `reserve_anew`.
+        """
         held = self.held(id)
         asked = self.valid(ExtendRequest, request.data)
         if asked["more"] and self.claim and self.claim.taken_over:
@@ -308,7 +312,11 @@ class ReservationExtend(RefusingView, ReservationAct):
             by_holder=_is_holder(self.by, held),
             trust=trust_in(self.by),
         )
-        _carry_out(self, extension)
+        try:
+            _carry_out(self, extension)
+        except ExtendRefused as error:
+            self.decision = error.decision
+            return refused(error.decision, request, model=held.model_requested, audience=self.by.audience)
         return self.shown(id)
 
 

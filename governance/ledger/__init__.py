@@ -32,7 +32,6 @@ from governance.ledger.book import (
 from governance.ledger.results import (
     AdjustResult,
     AlreadyResolved,
-    ExtendBlocked,
     ExtendRefused,
     InReview,
     LedgerError,
@@ -51,7 +50,6 @@ __all__ = [
     "RETRYABLE_SQLSTATES",
     "AdjustResult",
     "AlreadyResolved",
-    "ExtendBlocked",
     "ExtendRefused",
     "InReview",
     "LedgerError",

@@ -16,21 +16,19 @@ from governance.ledger.operations import Adjust, Expire, Extend, Record, Release
 from governance.ledger.results import (
     AdjustResult,
     AlreadyResolved,
-    ExtendBlocked,
     ExtendRefused,
-    ExtendTooFast,
-    HeldForTooLong,
     InReview,
     LedgerError,
     OutOfBounds,
     RecordResult,
     RequestIdReused,
     ReservationUnknown,
+    ReserveAnew,
     SettleResult,
     TooManyNames,
 )
 from governance.ledger.rows import BucketRow, EntryRow, ReservationRow, WindowRow, has_ended, hour_of
-from governance.ledger.views import bucket_view, view_of
+from governance.ledger.views import view_of
 from governance.rules import money
 from governance.rules.buckets import NOTHING, Amount, amount_of
 from governance.rules.calls import Usage
@@ -86,30 +84,20 @@ def reserve(batch: Batch, op: Reserve) -> Decision:
 
 
 def extend(batch: Batch, op: Extend) -> None:
-    """Hold more where it fits, and live longer."""
+    """Hold more where it fits, and live longer; refused as a call is."""
     row = batch.pending(op.reservation_id)
-    asker = replace(row.caller, key_id=None) if op.by_holder else row.caller
-    if op.asks_for_leave and (reason := batch.blocked(asker)) is not None:
-        raise ExtendBlocked(reason)
     expires_at = _expiry(batch, op.ttl_s)
     if op.asked:
         expires_at = min(expires_at, row.reserved_at + LONGEST_HOLD)
-        if expires_at <= row.expires_at and not op.more_nanos and row.expires_at >= row.reserved_at + LONGEST_HOLD:
-            raise HeldForTooLong("a hold lives for at most 24 hours: settle or release it, and reserve anew")
-    windows = [batch.windows[id] for id in row.windows]
-    claims.refuse_beyond("more", row.amount_nanos + op.more_nanos)
-    if op.more_nanos and any(window.closed_at is not None or has_ended(window, batch.now) for window in windows):
-        # What an earlier period has left is not to be spent in this one.
-        raise ExtendRefused("the period that it was held in is over: reserve anew")
-    if op.more_nanos and (batch.governs_since(row) or batch.is_limited_since(row)):
-        raise ExtendRefused("a budget or rate limit holds for it now that did not when it was held: reserve anew")
-    if op.more_nanos and not all(view_of(window).admits(op.more_nanos) for window in windows):
-        raise ExtendRefused(f"no room for {op.more_nanos} more nanodollars")
+    windows, buckets = [batch.windows[id] for id in row.windows], _buckets(batch, row)
+    if op.asks_for_leave:
+        _refuse_outlived(batch, op, row, windows, expires_at=expires_at)
+        claims.refuse_beyond("more", row.amount_nanos + op.more_nanos)
+        asker = replace(row.caller, key_id=None) if op.by_holder else row.caller
+        decision = batch.decided_anew(row, asker, buckets, more_nanos=op.more_nanos)
+        if not decision.allowed:
+            raise ExtendRefused(decision)
     claims.refuse_unbudgeted(batch, op.trust, "more", op.more_nanos, map(view_of, windows))
-    more, buckets = Amount(nanos=op.more_nanos), _buckets(batch, row)
-    wait_s = max((bucket_view(bucket, batch.now).wait_s(more) for bucket in buckets), default=0)
-    if op.more_nanos and wait_s:
-        raise ExtendTooFast(f"{op.more_nanos} more nanodollars go too fast for a rate limit", wait=wait_s)
     _fill(buckets, Amount(nanos=row.amount_nanos + op.more_nanos), less=Amount(nanos=row.amount_nanos))
     for window in windows:
         window.reserved_nanos += op.more_nanos
@@ -260,6 +248,21 @@ def refuse_reuse(op: Record, *, agent: str) -> None:
     """Refuse a report under a request id of another agent: taken for a repeat, it would not be charged."""
     if op.trust is not None and op.trust.agent_is_fixed and op.caller.agent != agent:
         raise RequestIdReused(f"{op.request_id} names another report already; give each call an id of its own.")
+
+
+def _refuse_outlived(
+    batch: Batch, op: Extend, row: ReservationRow, windows: Iterable[WindowRow], *, expires_at: datetime
+) -> None:
+    """Refuse what only a new hold can have. Raises ReserveAnew."""
+    if not op.more_nanos:
+        if expires_at <= row.expires_at and row.expires_at >= row.reserved_at + LONGEST_HOLD:
+            raise ReserveAnew("a hold lives for at most 24 hours: settle or release it, and reserve anew")
+        return
+    if any(window.closed_at is not None or has_ended(window, batch.now) for window in windows):
+        # What an earlier period has left is not to be spent in this one.
+        raise ReserveAnew("the period that it was held in is over: reserve anew")
+    if batch.governs_since(row) or batch.is_limited_since(row):
+        raise ReserveAnew("a budget or rate limit holds for it now that did not when it was held: reserve anew")
 
 
 def _note_refusal(batch: Batch, decision: Decision) -> None:

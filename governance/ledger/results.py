@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from governance.rules.decision import Reason, WindowView
-from governance.rules.refusals import ROWS
+from governance.rules import refusals
+from governance.rules.decision import Action, Decision, Reason, WindowView
 from governance.rules.reports import ReportBound
 
 
@@ -61,8 +61,8 @@ class HoldBeyondBound(OutOfBounds):
     """A tenant's key would hold more for calls of its own than its word is worth without a budget of the tenant's."""
 
 
-class HeldForTooLong(LedgerError):
-    """The hold is as old as one may get."""
+class ReserveAnew(LedgerError):
+    """The hold can have no more, whatever the money: it is too old, or what governs its call is not what has it."""
 
 
 class RequestIdReused(LedgerError):
@@ -75,27 +75,17 @@ class TooManyNames(LedgerError):
     """A tenant has brought a budget for each one as many new names within an hour as it may."""
 
     def __init__(self, most: int) -> None:
-        super().__init__(ROWS[Reason.TOO_MANY_NAMES].sentence.format(most_names=most) + ".")
+        decision = Decision(Action.HARD_STOP, Reason.TOO_MANY_NAMES, most_names=most)
+        super().__init__(f"{refusals.sentence(decision)}.")
+        self.wait = refusals.wait_s(decision)
 
 
 class ExtendRefused(LedgerError):
-    """The hold cannot grow: a budget has no room for it."""
+    """The hold cannot grow, or live longer: `decision` says why, as that on a call that is refused."""
 
-
-class ExtendBlocked(ExtendRefused):
-    """Nothing is held for this caller now: it is stopped, paused, suspended or without a key; `reason` says which."""
-
-    def __init__(self, reason: Reason) -> None:
-        super().__init__(f"{ROWS[reason].sentence}.")
-        self.reason = reason
-
-
-class ExtendTooFast(ExtendRefused):
-    """The hold cannot grow yet: a rate limit has no room for it for another `wait` seconds."""
-
-    def __init__(self, message: str, *, wait: int) -> None:
-        super().__init__(message)
-        self.wait = wait
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(f"{refusals.sentence(decision)}.")
+        self.decision = decision
 
 
 @dataclass(frozen=True, slots=True)

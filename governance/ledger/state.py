@@ -20,9 +20,19 @@ from governance.ledger.results import AlreadyResolved, LedgerError, ReservationU
 from governance.ledger.rows import BucketRow, EntryRow, EventRow, ReservationRow, WindowRow
 from governance.ledger.views import bucket_view, covered, unopened, view_of
 from governance.rules import money
-from governance.rules.buckets import Amount
+from governance.rules.buckets import Amount, amount_of
 from governance.rules.calls import Caller
-from governance.rules.decision import Call, Decision, Reason, State, WindowView, crossed, decide, state_of
+from governance.rules.decision import (
+    Call,
+    Decision,
+    Reason,
+    State,
+    WindowView,
+    crossed,
+    decide,
+    fixed,
+    state_of,
+)
 from governance.rules.scopes import MatchedBudget
 
 HARD_STOP = "hard-stop"
@@ -67,11 +77,31 @@ class BatchState:
 
     def decided(self, caller: Caller, call: Call) -> Decision:
         """What happens to a call, by the windows and buckets as they are."""
-        decision = decide(
-            self._with_status(call, caller),
-            self.views_for(caller),
-            [bucket_view(bucket, self.now) for bucket in self.buckets_of(caller)],
-        )
+        return self._decided(caller, call, self.views_for(caller), self.buckets_of(caller))
+
+    def decided_anew(
+        self, row: ReservationRow, asker: Caller, buckets: Iterable[BucketRow], *, more_nanos: int
+    ) -> Decision:
+        """Whether a hold may grow: as if its call were held anew, at its new size, in the windows that hold it.
+
+        What it holds itself is in no window's way, and is not waited for. Nor does a window's end bring it anything: a
+        later period is for new holds. Time alone is in no budget and in no rate limit.
+        """
+        booked = amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens)
+        call = Call(row.model_served, fixed(row.amount_nanos + more_nanos), booked=booked)
+        if not more_nanos:
+            return self._decided(asker, call, (), ())
+        views = [
+            replace(view, reserved_nanos=view.reserved_nanos - row.amount_nanos, ends_at=None)
+            for view in self.views(row.windows)
+        ]
+        return self._decided(asker, call, views, buckets)
+
+    def _decided(
+        self, caller: Caller, call: Call, views: Sequence[WindowView], buckets: Iterable[BucketRow]
+    ) -> Decision:
+        seen = [bucket_view(bucket, self.now) for bucket in buckets]
+        decision = decide(self._with_status(call, caller), views, seen)
         if decision.reason != Reason.TOO_MANY_NAMES:
             return decision
         return replace(decision, most_names=settings.NEW_NAMES_PER_HOUR)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import cast
 
 from governance.rules import money
-from governance.rules.buckets import BucketView, amount_of
+from governance.rules.buckets import NOTHING, Amount, BucketView, amount_of
 from governance.rules.overruns import ModelOverrun
 from governance.rules.policy import Policy, Rule
 from governance.rules.scopes import PLATFORM
@@ -190,6 +190,8 @@ class Call:
     # Why the caller may not call at all (paused, suspended, revoked), or nothing.
     blocked: Reason = Reason.NONE
     alternatives: tuple[str, ...] = ()
+    # Of one that is held and is to be held anew for more: what its rate limits have counted of it.
+    booked: Amount = NOTHING
     # Whether the caller may know what its tenant's budgets have left.
     shows_amounts: bool = True
     # The prices where models are known to pass their bounds; None: nobody asks for that.
@@ -305,7 +307,7 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
     removed = _removed_tools(call, asked, views)
     if call.forced_tool and call.forced_tool in removed:
         return refuse(Action.DISABLE_TOOLS, Reason.TOOL_DISABLED, pressed)
-    if slowest := _slowest(chosen, buckets):
+    if slowest := _slowest(call, chosen, buckets):
         refusal = refuse(Action.IN_FLIGHT, Reason.RATE_LIMITED)
         return replace(refusal, limited_by=slowest[1], retry_after_s=slowest[0])
     downgrades = next((steps for quote, steps in reached if quote.model == chosen.model), ())
@@ -402,9 +404,9 @@ def _choose(candidates: Sequence[Quote], views: Sequence[WindowView], *, shows_a
     return Action.IN_FLIGHT if later else Action.HARD_STOP
 
 
-def _slowest(quote: Quote, buckets: Sequence[BucketView]) -> tuple[int, BucketView] | None:
+def _slowest(call: Call, quote: Quote, buckets: Sequence[BucketView]) -> tuple[int, BucketView] | None:
     """(seconds to wait, limit) of the rate limit that makes the call wait longest; None where none does."""
-    more = amount_of(cost_nanos=quote.cost_nanos, tokens=quote.tokens)
+    more = amount_of(cost_nanos=quote.cost_nanos, tokens=quote.tokens).plus(call.booked.negated())
     waits = [(wait_s, bucket) for bucket in buckets if (wait_s := bucket.wait_s(more))]
     return max(waits, key=lambda found: found[0], default=None)
 

@@ -150,9 +150,9 @@ def refusal(
     message = sentence(decision, fields=fields)
     if decision.because is not None:
         message = f"{message}: {_describe(audience.window(decision.because))}"
-    headers = row.headers
-    if row.wait_s is not None:
-        headers = (*headers, ("retry-after", str(row.wait_s(decision))))
+    headers, seconds = row.headers, wait_s(decision)
+    if seconds is not None:
+        headers = (*headers, ("retry-after", str(seconds)))
     return Refusal(
         status=row.answered(over_budget_status=over_budget_status),
         code=row.code,
@@ -162,6 +162,12 @@ def refusal(
     )
 
 
+def wait_s(decision: Decision) -> int | None:
+    """In how many seconds a refused call may come back; None where nobody knows. Raises KeyError as `refusal` does."""
+    found = ROWS[decision.reason].wait_s
+    return found(decision) if found else None
+
+
 def sentence(decision: Decision, *, fields: Mapping[str, str] = FIELDS) -> str:
     """Why a call was refused or is warned, for people, without its full stop; empty where nothing is to be said."""
     if decision.reason in NO_REFUSALS:
@@ -169,8 +175,7 @@ def sentence(decision: Decision, *, fields: Mapping[str, str] = FIELDS) -> str:
     row = ROWS[decision.reason]
     limit = decision.limited_by.scope if decision.limited_by else ""
     limit = "the platform" if limit == PLATFORM else limit
-    wait_s = row.wait_s(decision) if row.wait_s else None
-    figures = {"limit": limit, "wait_s": wait_s, "most_names": decision.most_names}
+    figures = {"limit": limit, "wait_s": wait_s(decision), "most_names": decision.most_names}
     return row.sentence.format(asked=decision.model, **figures, **fields)
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from governance.rules import money
 from governance.rules.decision import Decision, Quote, Reason, WindowView
-from governance.rules.refusals import ROWS, rfc3339
+from governance.rules.refusals import rfc3339, wait_s
 from governance.rules.visibility import Audience
 
 # What somebody would have had to do, or say.
@@ -70,7 +70,7 @@ def remedy(decision: Decision, *, now: datetime) -> Remedy:
     """What would have let a call through that was refused at `now`."""
     act = ACTS.get(decision.reason, "")
     if decision.reason is Reason.RATE_LIMITED:
-        return Remedy(at=now + timedelta(seconds=_wait_s(decision)))
+        return Remedy(at=now + timedelta(seconds=wait_s(decision) or 0))
     wanted = decision.wanted
     if decision.reason not in _MONEY or wanted is None:
         return Remedy(act=act)
@@ -78,7 +78,7 @@ def remedy(decision: Decision, *, now: datetime) -> Remedy:
     # The one that the refusal names comes first.
     full.sort(key=lambda view: view is not decision.because)
     if decision.reason is Reason.BUDGET_IN_FLIGHT:
-        at: datetime | None = now + timedelta(seconds=_wait_s(decision))
+        at: datetime | None = now + timedelta(seconds=wait_s(decision) or 0)
     else:
         at = _reopened(full, wanted)
     return Remedy(
@@ -114,11 +114,6 @@ def _more(blockers: Sequence[Blocker], audience: Audience) -> str:
         return each[0]
     names = [audience.named(blocker.scope, blocker.kind) for blocker in blockers]
     return " and ".join(f"{more} for {name}" for more, name in zip(each, names, strict=True))
-
-
-def _wait_s(decision: Decision) -> int:
-    wait_s = ROWS[decision.reason].wait_s
-    return wait_s(decision) if wait_s else 0
 
 
 def _fitting(views: Sequence[WindowView], wanted: Quote) -> int | None:

@@ -145,7 +145,7 @@ class RouteView(RefusingView):
         latency_ms = (time.perf_counter() - began) * 1000
         return Response(_answered(answer, strategy, latency_ms=latency_ms), headers=_passed_back(answer))
 
-    def asker(self, by: Principal, said: Mapping[str, Any]) -> Caller | None:
+    def asker(self, by: Principal, said: Mapping[str, Any]) -> tuple[Caller | None, str]:
         # As the gateway does, by which the names of other calls are read.
         told = {kind: header(self.request, f"x-{kind}") for kind in names.OF_A_CALL}
         return super().asker(by, {**said, **readable(CallerFields, told, names.OF_A_CALL)})

@@ -6,6 +6,7 @@ serves the Mistral dialect (flat) and the OpenAI dialect (`error`); a 422 with a
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -164,10 +165,11 @@ def ledger_unavailable() -> GatewayError:
     )
 
 
-def upstream(status: int, code: str, message: str, *, retry_after: str = "") -> GatewayError:
+def upstream(status: int, code: str, message: str, *, retry_after_s: float | None = None) -> GatewayError:
     """The provider's trouble, never the client's. Clients sleep through a long Retry-After, so it is cut short."""
-    known = retry_after.isascii() and retry_after.isdecimal() and len(retry_after) < 10
-    headers = (("retry-after", str(min(int(retry_after), LONGEST_WAIT_S))),) if known else ()
+    headers: tuple[tuple[str, str], ...] = ()
+    if retry_after_s is not None:
+        headers = (("retry-after", str(max(1, math.ceil(min(retry_after_s, LONGEST_WAIT_S))))),)
     return GatewayError(status, "upstream_error", code, message, None, headers)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import Any, Protocol
@@ -71,14 +70,17 @@ def blocked(places: Collection[str], breakers: Breakers, now: float, *, tenant: 
     impaired = [status for status in known if status.is_impaired]
     ends = [status.breaker.cool_until - now for status in impaired if status.cooling_down]
     if ends and len(ends) == len(impaired):
-        wait_s = str(max(1, math.ceil(min(ends))))
-        return errors.upstream(429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=wait_s)
+        return _rate_limit(min(ends))
     message = f"{', '.join(places) or 'The model'} failed too often and is left alone for a while."
-    return errors.upstream(503, "breaker_open", message, retry_after="5")
+    return errors.upstream(503, "breaker_open", message, retry_after_s=5)
 
 
 def no_answer(error: ProviderError) -> errors.GatewayError:
     return errors.upstream(504 if error.code == "upstream_timeout" else 502, error.code, str(error))
+
+
+def _rate_limit(wait_s: float) -> errors.GatewayError:
+    return errors.upstream(429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after_s=wait_s)
 
 
 def is_about_the_request(status: int) -> bool:
@@ -105,9 +107,7 @@ class StatedRefusal:
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
-        self.headers = {"content-type": "application/json"}
-        if "retry-after" in headers:
-            self.headers["retry-after"] = headers["retry-after"]
+        self.headers = {"content-type": "application/json", **cool_down.saying(headers)}
 
 
 def shows_no_work(answer: Refusing) -> bool:
@@ -137,7 +137,7 @@ class ProviderFailures:
         self, place: str, provider: Provider, answer: Refusing, said: bytes, *, tenant: int
     ) -> Unanswered:
         """What a refusal of a tenant's call means that is not, by its status, about the request. `said` is its body."""
-        status, retry_after = answer.status, answer.headers.get("retry-after", "")
+        status = answer.status
         if status in _OURS:
             code, message = _OURS[status]
             self._breakers.release_probe(place, tenant)
@@ -151,16 +151,16 @@ class ProviderFailures:
         now = time.time()
         self._breakers.failed(place, tenant, now)
         if status == 429:
-            self._breakers.cool_down(place, tenant, now + cool_down.duration_s(answer.headers, now=now))
-            error = errors.upstream(
-                429, "upstream_rate_limit", "The model's API is rate limiting.", retry_after=retry_after
-            )
+            wait_s = cool_down.duration_s(answer.headers, now=now)
+            self._breakers.cool_down(place, tenant, now + wait_s)
+            # As the next call is told, which meets the cool-down.
+            error = _rate_limit(wait_s)
         else:
             error = errors.upstream(
                 503 if status in (503, OVERLOADED) else 502,
                 "upstream_failed",
                 f"The model's API answered with status {status}.",
-                retry_after=retry_after,
+                retry_after_s=cool_down.asked_for_s(answer.headers, now=now),
             )
         return Unanswered(error, place)
 

@@ -20,6 +20,7 @@ import orjson
 
 from llm.rules.estimates import HIDDEN_PROMPT_TOKENS, PROMPTED, UNMEASURED, Estimate
 from llm.rules.pricing import GUARDS
+from llm.rules.request_checks import MEDIA, holds_no_media
 from llm.rules.usage import WRITE_1H_E2, WRITE_E2
 
 DEFAULT_MAX_TOKENS = 4_096
@@ -43,11 +44,6 @@ _DETAILS = ("low", "high", "auto", "original")
 _PICTURE_DATA = re.compile(r"data:image/(?:png|jpe?g);base64,(?P<data>.+)", re.DOTALL)
 _PICTURE_MARKS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _PAGES = re.compile(r"[0-9]{1,6}(-[0-9]{1,6})?")
-# Names under which endpoints take pictures, sound and files, whatever the type beside them says.
-_MEDIA = frozenset(
-    """image image_url images video video_url videos audio audio_url input_audio file file_id file_url files attachments
-    document document_url documents media source""".split()  # noqa: SIM905
-)
 # Of a tool call and its function, what the tool is told; what else is there, providers add and want back.
 _TOLD = frozenset({"function", "arguments"})
 _FORMS: tuple[Literal["NFC", "NFKC"], ...] = ("NFC", "NFKC")
@@ -261,7 +257,7 @@ def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:
     """(tokens, images) of one message: its content, and every other field by its bytes."""
     tokens = images = 0
     for key, value in message.items():
-        if key == "role" or value is None:
+        if key == "role" or value is None or holds_no_media(key, value):
             continue
         _refuse_media(key, param)
         if key == "tool_calls":
@@ -281,7 +277,7 @@ def _message(message: Mapping[str, Any], param: str) -> tuple[int, int]:
 
 def _refuse_media(key: str, param: str) -> None:
     """Some endpoints read more than text out of a message or part that says it is one."""
-    if key in _MEDIA:
+    if key in MEDIA:
         raise UnboundedInput(f"`{key}` in a place where only text is counted", f"{param}.{key}")
 
 
@@ -300,7 +296,7 @@ def _refuse_hidden(name: str, value: Any, param: str) -> None:
 def _part(part: Mapping[str, Any], param: str) -> tuple[int, int]:
     kind = part.get("type", "text")
     for key, value in part.items():
-        if key != kind and value is not None:
+        if key != kind and not holds_no_media(key, value):
             _refuse_media(key, param)
     if kind == "image_url":
         return _picture(part, param), 1

@@ -341,7 +341,7 @@ def _translate_message(message: Any, param: str) -> None:
         message["content"] = said(message, refusal)
     for name in _DROPPED_IN_MESSAGES:
         if name in message:
-            if isinstance(message[name], dict):
+            if isinstance(message[name], dict) and message[name]:
                 raise DialectError(f"`{param}.{name}` is not supported.", f"{param}.{name}", "unsupported_field")
             del message[name]
     if role != "tool":

@@ -25,14 +25,21 @@ def duration_s(headers: Mapping[str, str], *, now: float) -> float:
     `retry-after-ms` and `retry-after` (seconds or a date) count first. Else the latest `...ratelimit...reset...` of
     a limit whose `...remaining...` is 0: seconds, a span such as 6m0s, or a moment. Else UNSAID_S.
     """
-    lower = {name.lower(): value.strip() for name, value in headers.items()}
-    found = _asked_for(lower, now)
+    found = asked_for_s(headers, now=now)
     if found is None:
-        found = max(_resets(lower, now), default=UNSAID_S)
+        found = max(_resets(saying(headers), now), default=UNSAID_S)
     return max(SHORTEST_S, min(found, LONGEST_COOL_DOWN_S))
 
 
-def _asked_for(headers: Mapping[str, str], now: float) -> float | None:
+def saying(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that are read here, by their names in small letters."""
+    lower = ((name.lower(), value.strip()) for name, value in headers.items())
+    return {name: value for name, value in lower if name.startswith("retry-after") or "ratelimit" in name}
+
+
+def asked_for_s(headers: Mapping[str, str], *, now: float) -> float | None:
+    """What an answer asks to wait, by its `retry-after` headers alone; None where it says nothing that can be read."""
+    headers = saying(headers)
     if _NUMBER.fullmatch(millis := headers.get("retry-after-ms", "")):
         return float(millis) / 1000
     said = headers.get("retry-after", "")

@@ -13,7 +13,7 @@ import orjson
 
 from llm.rules import tool_calls
 from llm.rules.client_requests import Request, refuse_unanswered
-from llm.rules.request_checks import DialectError
+from llm.rules.request_checks import DialectError, holds_no_media
 
 PROVIDER = "mistral"
 # What other providers know in a message, or in what is in one: Mistral answers an unknown field with a 422.
@@ -121,7 +121,9 @@ def _known_message(message: Mapping[str, Any], param: str) -> Mapping[str, Any]:
 
 def _refuse_unknown(message: Mapping[str, Any], fields: Collection[str], param: str) -> None:
     for name, value in message.items():
-        if value is not None and name not in fields and name not in OTHERS_IN_MESSAGES:
+        if value is None or holds_no_media(name, value):
+            continue
+        if name not in fields and name not in OTHERS_IN_MESSAGES:
             place = f"{param}.{name[:100]}"
             raise DialectError(f"`{place}` is not known to Mistral: leave it out.", place, "unknown_field")
 
@@ -135,7 +137,7 @@ def _known_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"type": "thinking", "thinking": [{"type": "text", "text": part["thinking"]}]}
     fields = _PART_FIELDS.get(kind)
     if fields is None:
-        return part
+        return {name: value for name, value in part.items() if name not in OTHERS_IN_MESSAGES}
     known = _only(part, fields)
     if kind == "image_url" and isinstance(image := part["image_url"], dict):
         detail = {"detail": image["detail"]} if image.get("detail") in _IMAGE_DETAILS else {}

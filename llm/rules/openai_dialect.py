@@ -16,7 +16,7 @@ import orjson
 from llm.rules import client_requests, sse, thinking
 from llm.rules.client_requests import Request, load_object
 from llm.rules.mistral_dialect import OTHERS_IN_MESSAGES
-from llm.rules.request_checks import DialectError
+from llm.rules.request_checks import DialectError, holds_no_media
 from llm.rules.tool_calls import OPENAIS_IDS, CallParts, text_of, with_ids
 
 # Paths below /v1 that such endpoints have, and we translate.
@@ -182,7 +182,8 @@ def _message(message: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
     """A message without what only Mistral's have."""
     if message.get("prefix"):
         raise DialectError("`prefix` is not supported by this model.", "messages")
-    translated = {name: value for name, value in message.items() if name not in _WITHOUT_EFFECT}
+    said = {name: value for name, value in message.items() if not holds_no_media(name, value)}
+    translated = {name: value for name, value in said.items() if name not in _WITHOUT_EFFECT}
     if native:
         translated = {n: v for n, v in _without_others(translated).items() if n not in _OTHERS_THOUGHTS}
     else:
@@ -192,9 +193,9 @@ def _message(message: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
         translated["role"] = "system"
     if role == "tool":
         translated.pop("name", None)
-    if isinstance(message.get("content"), list):
-        parts = [part for part in message["content"] if part.get("type") != "thinking"]
-        translated["content"] = [_part(part, native=native) for part in parts] or None
+    if isinstance(parts := translated.get("content"), list):
+        kept = [part for part in parts if part.get("type") != "thinking"]
+        translated["content"] = [_part(part, native=native) for part in kept] or None
     if translated.get("content") is None and not (message.get("tool_calls") or translated.get("refusal")):
         translated["content"] = ""
     if calls := message.get("tool_calls"):
@@ -209,7 +210,7 @@ def _write_refusal(message: dict[str, Any]) -> None:
     refusal = message.pop("refusal", None)
     if isinstance(refusal, str):
         message["content"] = client_requests.said(message, refusal)
-    for name in (*_OTHERS_THOUGHTS, "audio", "function_call"):
+    for name in (*_OTHERS_THOUGHTS, "function_call"):
         if name in message and message[name] in (None, "", []):
             del message[name]
 
@@ -232,7 +233,7 @@ def _part(part: Mapping[str, Any], *, native: bool) -> dict[str, Any]:
         return {"type": "text", "text": part["refusal"]}
     if part.get("type") == "image_url" and isinstance(part["image_url"], str):
         return {**part, "image_url": {"url": part["image_url"]}}
-    return {"type": "text", **part}
+    return {"type": "text"} | {name: value for name, value in part.items() if not holds_no_media(name, value)}
 
 
 def _tool_call(call: Mapping[str, Any], *, native: bool) -> dict[str, Any]:

@@ -7,6 +7,11 @@ from typing import Any
 
 # Far beyond what any model writes, and far below what a price makes too large a sum of.
 MOST_TOKENS = 10_000_000
+# Names under which endpoints take pictures, sound and files, whatever the type beside them says.
+MEDIA = frozenset(
+    """image image_url images video video_url videos audio audio_url input_audio file file_id file_url files attachments
+    document document_url documents media source""".split()  # noqa: SIM905
+)
 
 
 class DialectError(ValueError):
@@ -17,6 +22,11 @@ class DialectError(ValueError):
         self.message = message
         self.param = param
         self.code = code
+
+
+def holds_no_media(name: str, value: Any) -> bool:
+    """Whether a field could hold pictures, sound or files, and holds nothing: libraries write out what is empty."""
+    return name in MEDIA and value in (None, "", [], {})
 
 
 def boolean(payload: Mapping[str, Any], name: str) -> bool:

@@ -319,7 +319,7 @@ class Ledger:
             return "AlreadyResolved"
         windows = [self.windows[place] for place in hold.windows]
         if op.more_nanos and any(window.closed or self.ended(window) for window in windows):
-            return "ExtendRefused"
+            return "ReserveAnew"
         if op.more_nanos and not all(self.admits(window, op.more_nanos) for window in windows):
             return "ExtendRefused"
         for window in windows:

@@ -7,11 +7,11 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from governance.actions import budgets
+from governance.actions import budgets, scoped_rules
 from governance.audit import Actor
 from governance.management.terminal import TerminalCommand
 from governance.models import Budget, BudgetWindow, ScopeType
-from governance.rules import money, names
+from governance.rules import money
 from governance.rules.errors import FieldError
 
 
@@ -54,7 +54,7 @@ class Command(TerminalCommand):
         found = Budget.objects.filter(scope_type=scope).select_related("tenant")
         found = found.filter(tenant__slug=tenant) if tenant else found.filter(tenant=None)
         if scope not in (ScopeType.TENANT, ScopeType.PLATFORM) or key:
-            found = found.filter(scope_key__in=names.spellings_of_key(key, field="key"))
+            found = found.filter(scope_key__in=scoped_rules.stored_keys(key, field="key"))
         if window:
             found = found.filter(window=window)
         if not found:

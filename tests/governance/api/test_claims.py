@@ -137,7 +137,7 @@ def test_no_hold_is_kept_alive_for_longer_than_a_day(agent: Api, at_noon: Any) -
     held = hold(agent, "1", ttl_s=86_400)
     at_noon.shift(timedelta(hours=23))
     refused = act(agent, held, "extend", ttl_s=86_400)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "refused_by_ledger")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "reserve_anew")
     assert act(agent, held, "extend", more="1", ttl_s=86_400).json()["expires_at"] == "2026-03-11T12:00:00Z"
     assert Reservation.objects.get().expires_at == NOON + timedelta(days=1)
 

@@ -60,7 +60,7 @@ def test_a_hold_of_an_old_period_gets_no_more_money(agent: Api, operator: Api, b
     id = held(agent)
     reset(operator, budget)
     refused = agent.post(f"/api/reservations/{id}/extend", {"more": "9.90"})
-    assert refused.status_code == 402
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "reserve_anew")
     assert "period" in str(refused.json())
     # It may still live on, and be settled.
     assert agent.post(f"/api/reservations/{id}/extend", {"ttl_s": 600}).status_code == 200

@@ -115,6 +115,7 @@ def test_token_counts_are_priced_and_clamped(agent: Api) -> None:
         {"user": "u1"},
         {"scopes": {"user": "u1"}},
         {"scopes": ["user:u1"]},
+        {"scopes": ["user:u1", "user: u1"]},
         {"scopes": [{"scope_type": "user", "scope_key": "u1"}]},
     ],
 )
@@ -144,6 +145,8 @@ def test_a_paused_agent_is_stopped_before_any_budget_is_looked_at(agent: Api) ->
         ({"scopes": 5}, "scopes"),
         ({"scopes": {"user": 5}}, "scopes"),
         ({"scopes": {"user": "a"}, "user": "b"}, "scopes"),
+        ({"scopes": ["user:a", "user:b"]}, "scopes"),
+        ({"scopes": [{"scope_type": "task", "scope_key": "a"}, "task:b"]}, "scopes"),
         ({"scopes": {"agent": "churn"}}, "agent"),
         ({"tenant": "globex"}, "tenant"),
         ({"max_token": 5}, "max_token"),

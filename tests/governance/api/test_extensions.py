@@ -11,11 +11,13 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from governance import ledger
-from governance.actions import stops
+from governance.actions import refusal_log, stops
+from governance.actions.refusal_log import RefusalLog
 from governance.audit import Actor
 from governance.ledger.operations import Extend
 from governance.models import (
     ApiKey,
+    AuditEntry,
     Budget,
     BudgetWindow,
     EmergencyStop,
@@ -114,7 +116,7 @@ class TestBlocked:
             now=now,
         )
         assert alive is None
-        assert isinstance(refused, ledger.ExtendBlocked)
+        assert isinstance(refused, ledger.ExtendRefused)
         everybodys = block == "a stop of everything" or block.startswith(("a tenant", "no sub"))
         assert (stranger is None) is not everybodys
         row = Reservation.objects.get(pk=op.reservation_id)
@@ -131,7 +133,7 @@ class TestBlocked:
         _, refused = ledger.apply(
             [make.reserving("0.01", by=globex), Extend(op.reservation_id, more_nanos=1)], now=timezone.now()
         )
-        assert isinstance(refused, ledger.ExtendBlocked)
+        assert isinstance(refused, ledger.ExtendRefused)
 
 
 def test_without_a_block_both_are_given(agent: Api, held: str) -> None:
@@ -179,7 +181,7 @@ class TestABudgetThatCameAfterTheHold:
 
     def test_gets_no_more(self, agent: Api, held: str) -> None:
         refused = agent.post(f"/api/reservations/{held}/extend", {"more": "0.5"})
-        assert (refused.status_code, "reserve anew" in refused.text) == (402, True)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "reserve_anew")
         assert agent.post(f"/api/reservations/{held}/extend", {"ttl_s": 3600}).status_code == 200
 
     def test_what_it_cost_beyond_waits_for_an_operator(self, agent: Api, held: str) -> None:
@@ -202,7 +204,7 @@ def test_a_rate_limit_that_came_after_the_hold_lets_it_have_no_more(agent: Api, 
     make.budget("10")
     held = agent.post("/api/reservations", HELD_FOR).json()["id"]
     RateLimit.objects.create(nanos_per_minute=nanos("0.01"), **of_scope(*scope, agent))
-    assert agent.post(f"/api/reservations/{held}/extend", {"more": "0.5"}).status_code == 402
+    assert agent.post(f"/api/reservations/{held}/extend", {"more": "0.5"}).status_code == 409
     assert agent.post(f"/api/reservations/{held}/extend", {"ttl_s": 3600}).status_code == 200
 
 
@@ -233,3 +235,119 @@ class TestARotatedKey:
         fresh = Api(operator.post(f"/api/keys/{agent.key.pk}/rotate", {"grace_s": 0}).json()["key"])
         stop(agent=True)
         assert fresh.post(f"/api/reservations/{id}/extend", {"more": "1"}).status_code == 403
+
+
+class TestRefusedAsACall:
+    """What refuses a call of so much at that moment refuses the extension, in the same words, headers and figures."""
+
+    @pytest.fixture
+    def log(self, monkeypatch: pytest.MonkeyPatch) -> RefusalLog:
+        own = RefusalLog()
+        monkeypatch.setattr(refusal_log, "log", own)
+        return own
+
+    def held(self, api: Api, cost: str = "1") -> str:
+        return str(api.post("/api/reservations", {"model": "large", "estimated_cost": cost}).json()["id"])
+
+    def told(self, api: Api, log: RefusalLog, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """What is answered, and the row of it."""
+        answer = api.post(path, body)
+        error = answer.json()["error"]
+        log.flush()
+        row = api.get(f"/api/refusals/{answer['x-request-id']}").json()
+        assert (row["status"], row["reason"]) == (answer.status_code, error["decision"]["reason"])
+        return {
+            "status": answer.status_code,
+            "code": error["code"],
+            "said": error["message"].partition(", until")[0].rstrip("."),
+            "headers": {name: answer[name] for name in ("retry-after", "x-should-retry") if name in answer},
+            **{name: row[name] for name in ("reason", "message", "agent", "model", "scope", "window", "cost")},
+            "budgets": [(one["spent"], one["reserved"], one["missing"]) for one in row["budgets"]],
+        }
+
+    def extended(self, api: Api, log: RefusalLog, id: str, more: str) -> dict[str, Any]:
+        return self.told(api, log, f"/api/reservations/{id}/extend", {"more": more})
+
+    def called(self, api: Api, log: RefusalLog, cost: str) -> dict[str, Any]:
+        return self.told(api, log, "/api/reservations", {"model": "large", "estimated_cost": cost})
+
+    def test_where_others_calls_hold_the_rest(self, agent: Api, log: RefusalLog) -> None:
+        make.budget("10")
+        id = self.held(agent)
+        self.held(agent, "8")
+        extended = self.extended(agent, log, id, "5")
+        assert (extended["status"], extended["reason"], extended["model"]) == (429, "budget_in_flight", "large")
+        assert extended["headers"] == {"retry-after": "3"}
+        # As a call of the hold's new size, were it not there yet.
+        assert agent.post(f"/api/reservations/{id}/release").status_code == 200
+        assert extended == self.called(agent, log, "6")
+
+    def test_where_the_money_is_spent(self, agent: Api, log: RefusalLog) -> None:
+        make.budget("10")
+        id = self.held(agent)
+        report = {"provider": "mistral", "model": "large", "cost": "8", "request_id": "r"}
+        assert agent.post("/api/spend", report).status_code == 201
+        extended = self.extended(agent, log, id, "2")
+        assert (extended["status"], extended["headers"]) == (402, {"x-should-retry": "false"})
+        assert extended["said"].endswith("$8.00 of $10.00 spent")
+        assert (extended["cost"], extended["budgets"]) == ("3.00", [("8.00", "0.00", "1.00")])
+        assert agent.post(f"/api/reservations/{id}/release").status_code == 200
+        assert extended == self.called(agent, log, "3")
+
+    def test_no_later_period_has_anything_for_it(self, agent: Api, log: RefusalLog) -> None:
+        make.budget("10")
+        id = self.held(agent)
+        answer = agent.post(f"/api/reservations/{id}/extend", {"more": "10"})
+        log.flush()
+        assert agent.get(f"/api/refusals/{answer['x-request-id']}").json()["would_pass"] == "$1.00 more"
+
+    def test_where_a_rate_limit_is_full(self, agent: Api, log: RefusalLog) -> None:
+        make.budget("100")
+        RateLimit.objects.create(
+            tenant=make.tenant(), scope_type="agent", scope_key="invoices", nanos_per_minute=nanos("2")
+        )
+        id = self.held(agent, "2")
+        extended = self.extended(agent, log, id, "2")
+        assert (extended["status"], extended["reason"], extended["scope"]) == (
+            429,
+            "rate_limit_exceeded",
+            "agent:invoices",
+        )
+        called = self.called(agent, log, "2")
+        wait_s = int(extended["headers"].pop("retry-after"))
+        assert 0 <= wait_s - int(called["headers"].pop("retry-after")) <= 5
+        same = ("status", "code", "headers", "reason", "agent", "model", "scope", "window", "budgets")
+        assert [extended[name] for name in same] == [called[name] for name in same]
+
+    @pytest.mark.parametrize("block", [name for name, (_, status, _) in BLOCKS.items() if status != 401])
+    @pytest.mark.parametrize("body", [{"more": "1"}, {"ttl_s": 60}])
+    def test_whom_nothing_is_held_for(self, agent: Api, log: RefusalLog, block: str, body: dict[str, Any]) -> None:
+        make.budget("10")
+        id = self.held(agent)
+        BLOCKS[block][0]()
+        rows = []
+        for path, asked in (
+            (f"/api/reservations/{id}/extend", body),
+            ("/api/reservations", {"model": "large", "estimated_cost": "1"}),
+        ):
+            answer = agent.post(path, asked)
+            log.flush()
+            row = agent.get(f"/api/refusals/{answer['x-request-id']}").json()
+            rows.append({name: row[name] for name in ("reason", "status", "model", "message", "would_pass", "agent")})
+        assert rows[0] == rows[1]
+        assert rows[0]["would_pass"]
+
+    def test_a_malformed_one_is_a_row_of_the_hold_too(self, agent: Api, log: RefusalLog) -> None:
+        make.budget("10")
+        id = self.held(agent)
+        answer = agent.post(f"/api/reservations/{id}/extend", {"more": "x"})
+        log.flush()
+        row = agent.get(f"/api/refusals/{answer['x-request-id']}").json()
+        assert (row["status"], row["model"], row["agent"]) == (400, "large", "invoices")
+
+    def test_an_operator_is_told_as_much_and_no_row_of_an_act_is_written(self, operator: Api, agent: Api) -> None:
+        make.budget("10")
+        id = self.held(agent)
+        refused = operator.post(f"/api/reservations/{id}/extend", {"more": "10"})
+        assert (refused.status_code, refused.json()["error"]["decision"]["reason"]) == (402, "budget_exhausted")
+        assert not AuditEntry.objects.filter(action="reservation.extend").exists()

@@ -174,3 +174,14 @@ def test_a_rotated_key_goes_on_in_the_budget_of_the_old_one(operator: Api, agent
     scope = {"scope_type": "key", "scope_key": again["prefix"], "tenant": "acme", "limit": "5", "window": "month"}
     made = operator.post("/api/budgets", scope)
     assert (made.status_code, made.json()["scope_key"]) == (201, agent.key.prefix)
+    limited = operator.post(
+        "/api/rate-limits",
+        {name: scope[name] for name in ("scope_type", "scope_key", "tenant")} | {"requests_per_minute": 1},
+    )
+    assert limited.status_code == 201
+    for path in ("/api/budgets", "/api/rate-limits"):
+        found, by_the_first = (
+            [row["id"] for row in operator.get(path, scope_key=prefix).json()["results"]]
+            for prefix in (again["prefix"], agent.key.prefix)
+        )
+        assert found == by_the_first != []

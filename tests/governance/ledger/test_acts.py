@@ -13,6 +13,7 @@ from governance.actions import allowances, budgets
 from governance.audit import Actor
 from governance.ledger import acts, book, sql_acts
 from governance.ledger.operations import Extend, Follow, Reset
+from governance.ledger.results import ReserveAnew
 from governance.models import Allowance, AuditEntry, Budget, BudgetAct, BudgetEvent, BudgetWindow
 from governance.rules.errors import FieldError, NotOpen
 from tests import factories as make
@@ -211,7 +212,7 @@ def test_a_hold_of_before_a_reset_does_not_grow_after_it() -> None:
     held = make.reserving("0.10", by=make.caller(user="eve"))
     assert ledger.reserve(held, now=NOON).allowed
     reset(budget)
-    with pytest.raises(ledger.ExtendRefused, match="period"):
+    with pytest.raises(ReserveAnew, match="period"):
         ledger.extend(Extend(held.reservation_id, more_nanos=1), now=LATER)
     follow(budget)
 

@@ -169,6 +169,34 @@ def test_extend_keeps_a_running_call_alive_and_may_hold_more():
     assert window().reserved_nanos == nanos("0.30")
 
 
+def test_more_than_a_budget_has_without_the_hold_is_not_waited_for():
+    """What the hold has itself does not come back to it."""
+    make.budget("1.00")
+    op = make.reserving("0.90")
+    ledger.reserve(op, now=NOON)
+    with pytest.raises(ledger.ExtendRefused, match=r"^The budget is used up\.$") as refused:
+        ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.20")), now=NOON)
+    decision = refused.value.decision
+    assert decision.because is not None
+    assert (decision.wanted.cost_nanos, decision.because.reserved_nanos) == (nanos("1.10"), 0)
+    ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.10")), now=NOON)
+
+
+def test_more_that_others_calls_hold_is_waited_for_as_by_a_call():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    other = make.reserving("0.80")
+    for each in (op, other):
+        ledger.reserve(each, now=NOON)
+    more = nanos("0.50")
+    with pytest.raises(ledger.ExtendRefused, match=r"try again shortly\.$") as refused:
+        ledger.extend(Extend(op.reservation_id, more_nanos=more), now=NOON)
+    decision = refused.value.decision
+    assert (decision.reason, decision.because.reserved_nanos) == (Reason.BUDGET_IN_FLIGHT, nanos("0.80"))
+    ledger.release(make.releasing(other.reservation_id), now=NOON)
+    ledger.extend(Extend(op.reservation_id, more_nanos=more), now=NOON)
+
+
 def test_a_call_extended_between_the_look_and_the_expiry_lives_on():
     make.budget("1.00")
     op = make.reserving("0.10")
@@ -648,9 +676,9 @@ def test_whoever_is_paused_is_held_no_more_for_and_told_why(asked):
     ledger.reserve(op, now=NOON)
     tenant.status = "paused"
     tenant.save()
-    with pytest.raises(ledger.ExtendBlocked, match=r"^An operator has paused this tenant\.$") as refused:
+    with pytest.raises(ledger.ExtendRefused, match=r"^An operator has paused this tenant\.$") as refused:
         ledger.extend(Extend(op.reservation_id, **asked), now=NOON)
-    assert refused.value.reason == Reason.TENANT_PAUSED
+    assert refused.value.decision.reason == Reason.TENANT_PAUSED
     assert Reservation.objects.get().amount_nanos == nanos("0.10")
 
 

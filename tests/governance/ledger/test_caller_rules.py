@@ -23,7 +23,7 @@ from governance.ledger import book, caller_rules, sql, sql_callers
 from governance.ledger.batch import Batch
 from governance.ledger.caller_rules import Remembered
 from governance.ledger.operations import Extend
-from governance.ledger.results import ExtendBlocked
+from governance.ledger.results import ExtendRefused
 from governance.ledger.sql_dialect import answer
 from governance.models import (
     Agent,
@@ -220,13 +220,13 @@ def test_a_hold_grows_no_more_once_its_caller_is_paused(by: Caller) -> None:
     ledger.reserve(op, now=timezone.now())
     ledger.extend(Extend(op.reservation_id, more_nanos=5), now=timezone.now())
     elsewhere(lambda: Tenant.objects.update(status="paused"))
-    with pytest.raises(ExtendBlocked):
+    with pytest.raises(ExtendRefused):
         ledger.extend(Extend(op.reservation_id, more_nanos=5), now=timezone.now())
     elsewhere(lambda: Tenant.objects.update(status="active"))
     # Also to live longer, where that is asked for.
     ledger.extend(Extend(op.reservation_id, asked=True), now=timezone.now())
     elsewhere(lambda: Tenant.objects.update(status="paused"))
-    with pytest.raises(ExtendBlocked):
+    with pytest.raises(ExtendRefused):
         ledger.extend(Extend(op.reservation_id, asked=True), now=timezone.now())
     # What is only kept alive needs no leave.
     ledger.extend(Extend(op.reservation_id), now=timezone.now())

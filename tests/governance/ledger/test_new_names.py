@@ -123,8 +123,9 @@ def test_a_tenants_new_names_are_bounded_within_an_hour(settings: Any) -> None:
     by = make.caller(user="c")
     refused = ledger.dry_run(by, asked[2].call, now=NOON)
     assert (refused.reason, refused.most_names) == (Reason.TOO_MANY_NAMES, 2)
-    with pytest.raises(TooManyNames, match=r"^More than 2 agents.*, or try again later\.$"):
+    with pytest.raises(TooManyNames, match=r"^More than 2 agents.*, or try again later\.$") as refused:
         ledger.record(make.reporting("0.01", by=by), now=NOON)
+    assert refused.value.wait == 60
     assert ledger.reserve(make.reserving("0.01", by=make.caller(user="a")), now=NOON).allowed
     other = make.caller(make.tenant("globex"), user="c")
     assert ledger.reserve(make.reserving("0.01", by=other), now=NOON).allowed

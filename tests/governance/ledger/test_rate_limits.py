@@ -7,7 +7,7 @@ import pytest
 from governance import ledger
 from governance.ledger import sql_buckets
 from governance.ledger.operations import Extend
-from governance.ledger.results import ExtendRefused, ExtendTooFast
+from governance.ledger.results import ExtendRefused, ReserveAnew
 from governance.models import RateBucket, RateLimit, Reservation
 from governance.rules.decision import Action, Reason
 from tests import factories as make
@@ -61,11 +61,21 @@ def test_a_hold_that_grows_too_fast_is_told_when_it_may():
     limited(nanos_per_minute=nanos("0.60"))
     op, _ = reserve("0.30")
     grow = Extend(op.reservation_id, more_nanos=nanos("0.40"))
-    with pytest.raises(ExtendTooFast, match="go too fast for a rate limit") as refused:
+    with pytest.raises(ExtendRefused, match=r"a limit a minute of tenant:acme; try again in 10 s\.$") as refused:
         ledger.extend(grow, now=NOON)
-    assert refused.value.wait == 10
+    assert refused.value.decision.retry_after_s == 10
     ledger.extend(grow, now=NOON + 10 * SECOND)
     assert Reservation.objects.get().amount_nanos == nanos("0.70")
+
+
+def test_a_hold_that_grows_is_no_further_request_and_has_its_tokens_already():
+    """Booked as a call of its own it would wait for itself."""
+    limited(requests_per_minute=1, tokens_per_minute=100, nanos_per_minute=nanos("0.60"))
+    op, decision = reserve("0.30")
+    assert decision.allowed
+    ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.30")), now=NOON)
+    bucket = RateBucket.objects.get()
+    assert (bucket.level_nanos, bucket.level_requests_e6) == (nanos("0.60"), 1_000_000)
 
 
 def test_the_bucket_of_what_is_held_is_not_dropped_as_idle():
@@ -74,7 +84,7 @@ def test_the_bucket_of_what_is_held_is_not_dropped_as_idle():
     later = NOON + timedelta(hours=2)
     sql_buckets.drop_idle(later, 10)
     ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.60")), now=later)
-    with pytest.raises(ExtendTooFast):
+    with pytest.raises(ExtendRefused):
         ledger.extend(Extend(op.reservation_id, more_nanos=nanos("0.60")), now=later)
     ledger.release(make.releasing(op.reservation_id), now=later)
     sql_buckets.drop_idle(later + timedelta(hours=2), 10)
@@ -90,7 +100,7 @@ def test_a_hold_grows_by_no_limit_of_later_also_in_the_place_of_one_that_is_gone
     limit.delete()
     ledger.extend(grow, now=NOON)
     limited(nanos_per_minute=nanos("0.60"), **scope)
-    with pytest.raises(ExtendRefused, match="did not when it was held"):
+    with pytest.raises(ReserveAnew, match="did not when it was held"):
         ledger.extend(grow, now=NOON)
     assert Reservation.objects.get().amount_nanos == nanos("0.50")
 

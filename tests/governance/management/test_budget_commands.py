@@ -280,3 +280,13 @@ def test_reset_budget_opens_a_new_window_with_a_reason() -> None:
 def test_reset_budget_of_none_is_an_error() -> None:
     with pytest.raises(CommandError, match="There is no budget"):
         run("reset_budget", "--tenant", "acme", "--reason", "x")
+
+
+def test_reset_budget_finds_that_of_a_rotated_key_by_its_own_prefix() -> None:
+    _, first = make.key()
+    _, fresh = make.key()
+    fresh.rotated_from = first.prefix
+    fresh.save()
+    make.budget("1.00", scope_type="key", scope_key=first.prefix)
+    asked = ("--tenant", "acme", "--scope", "key", "--key", fresh.prefix, "--reason", "x", "--dry-run")
+    assert f"Would reset acme key:{first.prefix}" in run("reset_budget", *asked)[0]

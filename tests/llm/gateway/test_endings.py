@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -148,12 +149,49 @@ def test_a_refusal_whose_body_breaks_off_costs_nothing(
     assert not SpendEntry.objects.exists()
 
 
-@pytest.mark.parametrize(("given", "passed_on"), [("7", "7"), ("86400", "60"), ("tomorrow", None)])
+@pytest.mark.parametrize(("given", "passed_on"), [("7", "7"), ("86400", "60"), ("tomorrow", "2"), ("0.2", "1")])
 def test_a_client_is_never_told_to_wait_for_long(
-    product: Product, upstream: Upstream, key: str, given: str, passed_on: str | None
+    product: Product, upstream: Upstream, key: str, given: str, passed_on: str
 ) -> None:
     upstream(head(429, retry_after=given, content_length=2) + b"{}")
     assert product.chat(key).headers.get("retry-after") == passed_on
+
+
+@pytest.mark.parametrize("stated", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "wait_s"),
+    [
+        ("a date", 20),
+        ({"retry_after_ms": 900}, 1),
+        ({"x_ratelimit_reset_tokens": "12s", "x_ratelimit_remaining_tokens": 0}, 12),
+        ({}, 2),
+        ({"retry_after": "7"}, 7),
+    ],
+)
+def test_who_opens_a_cool_down_is_told_how_long_it_lasts(
+    product: Product, upstream: Upstream, key: str, asked: dict[str, Any] | str, wait_s: int, stated: bool
+) -> None:
+    """As whoever meets it next: a client that is told less spends its retries in it."""
+    fields = {"retry_after": formatdate(time.time() + 20, usegmt=True)} if isinstance(asked, str) else asked
+    said = b'{"error":{"message":"Slow down.","code":429}}'
+    fields |= {"content_type": "application/json", "content_length": len(said)}
+    upstream(head(200 if stated else 429, **fields) + said)
+    for _ in range(2):
+        response = product.chat(key)
+        assert (response.status_code, response.json()["code"]) == (429, "upstream_rate_limit")
+        assert wait_s - 2 < int(response.headers["retry-after"]) <= wait_s
+
+
+@pytest.mark.parametrize(("asked", "wait_s"), [("a date", 20), ({"retry_after_ms": 900}, 1), ({}, None)])
+def test_a_model_that_is_overloaded_says_when_to_come_back_in_any_form(
+    product: Product, upstream: Upstream, key: str, asked: dict[str, Any] | str, wait_s: int | None
+) -> None:
+    fields = {"retry_after": formatdate(time.time() + 20, usegmt=True)} if isinstance(asked, str) else asked
+    upstream(head(503, content_length=2, **fields) + b"{}")
+    response = product.chat(key)
+    assert (response.status_code, response.json()["code"]) == (503, "upstream_failed")
+    told = response.headers.get("retry-after")
+    assert told is None if wait_s is None else wait_s - 2 < int(told) <= wait_s
 
 
 def test_a_request_larger_than_a_limit_a_minute_says_nothing_of_the_model(

@@ -820,7 +820,7 @@ def test_a_text_counts_in_the_normal_form_that_has_more_bytes(text: str, size: i
     ("message", "param"),
     [
         (said("x", images=["https://example.com/a.png"]), "messages.0.images"),
-        (said([{"type": "text", "text": "x", "video_url": {}}]), "messages.0.content.0.video_url"),
+        (said([{"type": "text", "text": "x", "video_url": {"url": "x"}}]), "messages.0.content.0.video_url"),
     ],
 )
 def test_media_in_a_place_of_text_have_no_bound(message: dict[str, Any], param: str) -> None:
@@ -829,8 +829,11 @@ def test_media_in_a_place_of_text_have_no_bound(message: dict[str, Any], param: 
     assert refused.value.param == param
 
 
-def test_nothing_in_a_place_of_media_is_nothing() -> None:
-    assert bounds.chat(asked(said([{"type": "text", "text": "x", "image_url": None}], audio=None))).images == 0
+@pytest.mark.parametrize("nothing", [None, [], {}, ""])
+def test_nothing_in_a_place_of_media_is_nothing(nothing: Any) -> None:
+    part = {"type": "text", "text": "x", "image_url": nothing}
+    fields = dict.fromkeys(("audio", "images", "files", "documents", "attachments"), nothing)
+    assert bounds.chat(asked(said([part], **fields))).images == 0
 
 
 class TestAModelThatPassesItsBound:

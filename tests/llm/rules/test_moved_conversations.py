@@ -69,6 +69,11 @@ ANSWERS: dict[str, tuple[dict[str, Any], str]] = {
     "OpenAI": ({"content": "Wet.", "refusal": None, "annotations": [], "audio": None, "function_call": None}, "Wet."),
     "OpenAI's search": ({"content": "Wet.", "annotations": [CITATION]}, "Wet."),
     "OpenAI's refusal": ({"content": None, "refusal": "I cannot."}, "I cannot."),
+    "OpenAI's refusal, and no parts": ({"content": [], "refusal": "I cannot."}, "I cannot."),
+    "pydantic's, written out": (
+        {"content": "Wet.", "images": [], "files": [], "audio": {}, "function_call": None, "video": None},
+        "Wet.",
+    ),
     "OpenAI's refusal in parts": ({"content": [{"type": "refusal", "refusal": "I cannot."}]}, "I cannot."),
     "LiteLLM's thinking": ({"content": "Wet.", "thinking_blocks": [THOUGHT], "reasoning_content": "Hm."}, "Wet."),
     "LiteLLM's fields": ({"content": "Wet.", "provider_specific_fields": {"refusal": None}}, "Wet."),
@@ -94,11 +99,46 @@ def test_an_answer_of_any_provider_is_taken_by_any_other(provider: str, answer: 
         assert "Hm." not in orjson.dumps(leaves).decode()
 
 
+MARKS: dict[str, Any] = {
+    "cache_control": {"type": "ephemeral"},
+    "provider_specific_fields": {"thought_signature": "z"},
+    "extra_content": {"google": {"thought_signature": "q"}},
+    "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}],
+}
+PICTURE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
+CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("provider", ["mistral", "openai"])
+@pytest.mark.parametrize("mark", MARKS)
+def test_what_one_provider_is_told_of_a_part_is_told_no_other(provider: str, mark: str) -> None:
+    """They stand at all that has fields of its own; a strict provider refuses each."""
+    told = {mark: MARKS[mark]}
+    conversation = [
+        {"role": "system", "content": [text("Be brief.") | told]},
+        {"role": "user", "content": [text("And this?") | told, PICTURE | told], **told},
+        {"role": "assistant", "content": [text("So.") | told], "tool_calls": [CALL | told], **told},
+        {"role": "tool", "tool_call_id": "abcdefghi", "content": [text("Wet.") | told], **told},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "I cannot."} | told]},
+        USER,
+    ]
+    leaves = orjson.dumps(PROVIDERS[provider](conversation)).decode()
+    assert mark not in leaves
+    for words in ("Be brief.", "And this?", "a.png", "So.", "Wet.", "I cannot."):
+        assert words in leaves
+
+
+def test_an_endpoint_of_ones_own_gets_the_marks_that_it_may_have_made() -> None:
+    part = text("And this?") | MARKS
+    [leaves] = openai_body([{"role": "user", "content": [part]}], native=False)["messages"]
+    assert leaves["content"] == [part]
+
+
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_a_strict_endpoint_of_ones_own_gets_no_field_that_says_nothing(answer: str) -> None:
     fields, words = ANSWERS[answer]
     [_, leaves, _] = openai_body([USER, {"role": "assistant", **fields}, USER], native=False)["messages"]
-    assert not leaves.keys() & {"refusal", "annotations", "audio", "function_call", "prefix"}
+    assert not leaves.keys() & {"refusal", "annotations", "audio", "images", "files", "function_call", "prefix"}
     assert words in orjson.dumps(leaves).decode()
     # What it may have thought itself it may want back.
     kept = fields.keys() & {"reasoning_content", "thinking_blocks", "reasoning_details"}
