@@ -1,8 +1,13 @@
+from typing import TYPE_CHECKING
+
 from django.apps import AppConfig
 from django.contrib.admin.apps import AdminConfig
 from django.contrib.auth.signals import user_logged_in
 from django.db.models.signals import post_migrate
 from django.utils.module_loading import autodiscover_modules
+
+if TYPE_CHECKING:
+    from governance.ports import TriedCall
 
 
 class ConsoleConfig(AdminConfig):
@@ -16,6 +21,13 @@ class ConsoleConfig(AdminConfig):
         autodiscover_modules("console.admins")
 
 
+def _try_call(*, key_id: int, tenant_id: int, text: str, model: str) -> "TriedCall":
+    # The gateway is loaded where it is called, and not by every command.
+    from llm.gateway import trial_call
+
+    return trial_call.send(key_id=key_id, tenant_id=tenant_id, text=text, model=model)
+
+
 class CompositionConfig(AppConfig):
     """What needs all the apps at once: the demo, the console's pages of users, and what one app lends another."""
 
@@ -27,6 +39,7 @@ class CompositionConfig(AppConfig):
         from django.core.checks import Tags, register
 
         from billing.accounts import sync, topups
+        from billing.console import customer_part
         from config import checks, roles, sessions
         from governance import ports
         from llm.catalogue import snapshot
@@ -41,6 +54,10 @@ class CompositionConfig(AppConfig):
                 upgrade_link=topups.link,
                 provider_costs=cost_reports.read,
                 stand_in=sync.standing_in,
+                try_call=_try_call,
+                plans=customer_part.plans,
+                bill=customer_part.bill,
+                billed_events=customer_part.events,
             )
         )
         register(checks.trust, Tags.security, deploy=True)

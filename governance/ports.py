@@ -1,12 +1,12 @@
-"""What governance borrows from the apps above it: prices and providers' bills from the model side, and from
-billing where to buy more, and what stands in for a tenant's own budgets.
+"""What governance borrows from the apps above it: prices, providers' bills and calls from the model side, and from
+billing where to buy more, what stands in for a tenant's own budgets, and what is known of who pays.
 
 Governance imports neither. `config.apps`, which knows all apps, wires them when Django is ready.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -87,6 +87,84 @@ class ModelNames(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TriedCall:
+    """How a call went that somebody sent to try a key. `status` is HTTP's, `cost` dollars as text, empty where nothing
+    was charged. Of a refusal `message` is its sentence and `code` its word; else `message` is what the model wrote."""
+
+    status: int
+    message: str
+    code: str = ""
+    request_id: str = ""
+    model: str = ""
+    cost: str = ""
+
+
+class TryCall(Protocol):
+    """Sends one small chat with a key's text to the gateway of this process, as its holder would. It costs what it
+    costs, takes as long as the model does, and raises nothing for what comes of it."""
+
+    def __call__(self, *, key_id: int, tenant_id: int, text: str, model: str) -> TriedCall: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerPlan:
+    """What a tenant pays for: the plan's name, and what its subscription comes to ("active", "lapsed", ...)."""
+
+    plan: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerBill:
+    """What is known of who pays for a tenant. Amounts in nanodollars, of the time that was asked for.
+
+    `link` is its page in the console, `dashboard` that of Stripe's, empty where there is none. `margin_nanos` is None
+    where a part was paid in another currency, `margin_e4` (ten-thousandths of what was paid) where nothing was.
+    """
+
+    plan: CustomerPlan
+    customer_id: str
+    link: str
+    dashboard: str
+    paid_until: datetime | None
+    paid_nanos: int
+    margin_nanos: int | None
+    margin_e4: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class BilledEvent:
+    """Something that Stripe said of a customer: words for people, and where the console shows it.
+
+    `tone`: "success", "warning", "danger", or empty.
+    """
+
+    at: datetime
+    words: str
+    note: str
+    link: str
+    tone: str = ""
+
+
+class CustomerPlans(Protocol):
+    """By tenants' ids, for those that somebody pays for; two queries at most, however many they are."""
+
+    def __call__(self, tenants: Collection[int]) -> Mapping[int, CustomerPlan]: ...
+
+
+class CustomerBills(Protocol):
+    """None where nobody is known to pay for the tenant."""
+
+    def __call__(self, *, tenant: int, since: datetime, now: datetime) -> CustomerBill | None: ...
+
+
+class BilledEvents(Protocol):
+    """What Stripe said of who pays for a tenant, the newest first, at most so many."""
+
+    def __call__(self, *, tenant: int, most: int) -> Sequence[BilledEvent]: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Ports:
     models: ModelNames
     quote: QuoteTokens
@@ -95,6 +173,10 @@ class Ports:
     upgrade_link: UpgradeLink
     provider_costs: ProviderCosts
     stand_in: StandIn
+    try_call: TryCall
+    plans: CustomerPlans
+    bill: CustomerBills
+    billed_events: BilledEvents
 
 
 class NotWired(ImproperlyConfigured):
@@ -116,6 +198,10 @@ UNWIRED = Ports(
     upgrade_link=_not_wired,
     provider_costs=_not_wired,
     stand_in=_not_wired,
+    try_call=_not_wired,
+    plans=_not_wired,
+    bill=_not_wired,
+    billed_events=_not_wired,
 )
 wired = UNWIRED
 
@@ -158,6 +244,26 @@ def provider_costs(*, since: date, until: date, now: datetime) -> Sequence[CostR
 def standing_in(*, tenant: str, now: datetime) -> AbstractContextManager[None]:
     """See `StandIn`."""
     return wired.stand_in(tenant=tenant, now=now)
+
+
+def try_call(*, key_id: int, tenant_id: int, text: str, model: str) -> TriedCall:
+    """See `TryCall`."""
+    return wired.try_call(key_id=key_id, tenant_id=tenant_id, text=text, model=model)
+
+
+def plans_of(tenants: Collection[int]) -> Mapping[int, CustomerPlan]:
+    """See `CustomerPlans`."""
+    return wired.plans(tenants)
+
+
+def bill_of(*, tenant: int, since: datetime, now: datetime) -> CustomerBill | None:
+    """See `CustomerBills`."""
+    return wired.bill(tenant=tenant, since=since, now=now)
+
+
+def billed_events(*, tenant: int, most: int) -> Sequence[BilledEvent]:
+    """See `BilledEvents`."""
+    return wired.billed_events(tenant=tenant, most=most)
 
 
 def upgrade_url(*, tenant: str, window: str, now: datetime) -> str | None:

@@ -1,0 +1,116 @@
+"""What a customer's page shows of billing: who pays for it, what comes of that, and what Stripe said.
+
+The page is governance's, which knows nothing of billing: it borrows these (`governance.ports`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from django.conf import settings
+from django.urls import reverse
+
+from billing.models import BillingAccount, StripeEvent
+from billing.queries import margin
+from billing.rules.valuation import DECIMALS
+from billing.stripe_api import client, objects
+from governance.models import Tenant
+from governance.ports import BilledEvent, CustomerBill, CustomerPlan
+from governance.queries.spend import TimeRange
+
+STRIPE = "https://api.stripe.com"
+DASHBOARD = "https://dashboard.stripe.com"
+# What Stripe's events say, in words; others are told by their own name.
+WORDS = {
+    "checkout.session.completed": "finished a checkout",
+    "checkout.session.async_payment_succeeded": "paid for a checkout",
+    "checkout.session.async_payment_failed": "failed to pay for a checkout",
+    "customer.created": "became a customer",
+    "customer.updated": "changed at Stripe",
+    "customer.deleted": "was deleted at Stripe",
+    "customer.subscription.created": "subscribed",
+    "customer.subscription.updated": "has a changed subscription",
+    "customer.subscription.deleted": "has a subscription that ended",
+    "customer.subscription.paused": "has a paused subscription",
+    "customer.subscription.resumed": "has a resumed subscription",
+    "customer.subscription.trial_will_end": "has a trial that ends soon",
+    "invoice.finalized": "was billed",
+    "invoice.paid": "paid an invoice",
+    "invoice.payment_succeeded": "paid an invoice",
+    "invoice.payment_failed": "failed to pay an invoice",
+    "invoice.payment_action_required": "has to confirm a payment",
+    "invoice.voided": "has a voided invoice",
+    "invoice.marked_uncollectible": "will not pay an invoice",
+    "charge.refunded": "got money back",
+    "charge.dispute.created": "disputes a payment",
+    "charge.dispute.closed": "has a dispute that is over",
+    "credit_note.created": "got a credit note",
+    "refund.created": "got money back",
+}
+GOOD = ("paid", "succeeded", "resumed", "completed")
+BAD = ("failed", "deleted", "dispute.created", "uncollectible", "action_required", "paused")
+
+
+def plans(tenants: Collection[int]) -> Mapping[int, CustomerPlan]:
+    """See `governance.ports.CustomerPlans`."""
+    rows = BillingAccount.objects.filter(tenant__in=tenants).values_list("tenant_id", "plan", "state")
+    return {tenant_id: CustomerPlan(plan, state) for tenant_id, plan, state in rows.order_by()}
+
+
+def bill(*, tenant: int, since: datetime, now: datetime) -> CustomerBill | None:
+    """See `governance.ports.CustomerBills`."""
+    account = BillingAccount.objects.filter(tenant=tenant).first()
+    if account is None:
+        return None
+    [found] = margin.of([Tenant.objects.get(pk=tenant)], period=TimeRange(since, now))
+    return CustomerBill(
+        plan=CustomerPlan(account.plan, account.state),
+        customer_id=account.stripe_customer_id,
+        link=reverse("admin:billing_billingaccount_change", args=[account.pk]),
+        dashboard=_dashboard(account.stripe_customer_id),
+        paid_until=account.period_end,
+        paid_nanos=found.revenue_nanos,
+        margin_nanos=found.margin_nanos,
+        margin_e4=found.margin_e4,
+    )
+
+
+def events(*, tenant: int, most: int) -> Sequence[BilledEvent]:
+    """See `governance.ports.BilledEvents`."""
+    customers = BillingAccount.objects.filter(tenant=tenant).values("stripe_customer_id")
+    rows = StripeEvent.objects.filter(customer_id__in=customers).order_by("-id")[:most]
+    return [_told(row) for row in rows]
+
+
+def _dashboard(customer_id: str) -> str:
+    """A customer's page at Stripe; empty where Stripe is not asked, or only simulated."""
+    if not client.is_configured() or settings.STRIPE_API_BASE != STRIPE:
+        return ""
+    return f"{DASHBOARD}/{'' if client.is_live() else 'test/'}customers/{customer_id}"
+
+
+def _told(row: StripeEvent) -> BilledEvent:
+    words = WORDS.get(row.type, row.type.replace(".", " ").replace("_", " "))
+    if amount := _amount(row.object):
+        words = f"{words}: {amount}"
+    note = f"put aside: {row.quarantine_reason}" if row.quarantine_reason else ""
+    if not note and row.processed_at is None:
+        note = "not handled yet"
+    tone = "danger" if row.type.endswith(BAD) else "success" if row.type.endswith(GOOD) else ""
+    link = reverse("admin:billing_stripeevent_change", args=[row.pk])
+    return BilledEvent(datetime.fromtimestamp(row.created, UTC), words, note, link, "warning" if note else tone)
+
+
+def _amount(data: Mapping[str, Any]) -> str:
+    """What an event is about in money, as its object says it: "$50.00", "12.00 EUR". Empty where that is none."""
+    currency = str(data.get("currency") or "").lower()
+    named = ("amount_paid", "amount_due", "amount_refunded", "amount_total", "amount")
+    cents = next((objects.whole(data[name]) for name in named if data.get(name)), 0)
+    if not currency or not cents:
+        return ""
+    decimals = DECIMALS.get(currency, 2)
+    shown = f"{Decimal(cents).scaleb(-decimals):,.{decimals}f}"
+    return f"${shown}" if currency == "usd" else f"{shown} {currency.upper()}"
