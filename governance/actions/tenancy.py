@@ -163,7 +163,9 @@ def revoke_key(*, key: ApiKey, reason: str = "", by: audit.Actor, now: datetime)
 
 
 @transaction.atomic
-def rotate_key(*, key: ApiKey, grace: timedelta = ROTATION_GRACE, by: audit.Actor, now: datetime) -> tuple[str, ApiKey]:
+def rotate_key(
+    *, key: ApiKey, grace: timedelta = ROTATION_GRACE, reason: str = "", by: audit.Actor, now: datetime
+) -> tuple[str, ApiKey]:
     """A new key for the same holder, which ends when the old one would have; that one ends after `grace` if sooner.
 
     Budgets and rate limits of a key take the two for one, or a rotation would be a second budget beside the first.
@@ -192,7 +194,8 @@ def rotate_key(*, key: ApiKey, grace: timedelta = ROTATION_GRACE, by: audit.Acto
     )
     key.expires_at = ends_at
     key.save(update_fields=["expires_at"])
-    audit.record(action="key.rotate", target=f"key {key.prefix}", by=by, now=now, old=old, new=new)
+    target = f"key {key.prefix}"
+    audit.record(action="key.rotate", target=target, by=by, now=now, reason=reason, old=old, new=new)
     return text, fresh
 
 

@@ -1,4 +1,4 @@
-"""API keys in the console: issued on a page that shows the key once."""
+"""API keys in the console: issued on a page that shows the key once, with a first call for each client, and tried."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminSplitDateTimeWidget, UnfoldAdminTextInputWidget
 
-from governance import staff
+from governance import ports, staff
 from governance.actions import tenancy
-from governance.console import confirm
+from governance.console import snippets
 from governance.console.base import actor
+from governance.console.reasons import CONFIRM, ReasonForm
 from governance.models import Agent, ApiKey, Tenant
-from governance.models.tenancy import Role
+from governance.models.tenancy import Role, digest_of
 from governance.rules.errors import FieldError
 from governance.staff import StaffAccess
 
@@ -60,7 +61,7 @@ class KeyForm(forms.Form):
 
 def issue(request: HttpRequest, *, model_admin: Any) -> HttpResponse:
     """The form; and once it is right, the key."""
-    form = KeyForm(request.POST or None, access=staff.access_of(request.user))
+    form = KeyForm(request.POST or None, access=staff.access_of(request.user), initial=_asked(request))
     if form.is_valid():
         fields = form.cleaned_data
         agent = fields["agent"]
@@ -89,33 +90,70 @@ def issue(request: HttpRequest, *, model_admin: Any) -> HttpResponse:
     return TemplateResponse(request, "console/key_form.html", context)
 
 
+def _asked(request: HttpRequest) -> dict[str, Any]:
+    """What the form begins with, as a page that leads here says; ids that are none are left out by the form."""
+    said = {name: request.GET.get(name, "") for name in ("role", "tenant", "agent", "name")}
+    numbers = {name: said[name] if said[name].isdecimal() else "" for name in ("tenant", "agent")}
+    return {name: value for name, value in (said | numbers).items() if value}
+
+
 def shown_once(request: HttpRequest, *, model_admin: Any, text: str, key: ApiKey) -> HttpResponse:
+    usual, known = snippets.models()
     context = {
         **model_admin.admin_site.each_context(request),
         "opts": model_admin.model._meta,
         "title": "Your new key",
         "key": key,
         "text": text,
+        "snippets": snippets.of(text, key.role),
+        "calls_models": snippets.calls_models(key.role),
+        "usual_model": usual,
+        "models": known,
     }
     return TemplateResponse(request, "console/key_issued.html", context, headers={"Cache-Control": "no-store"})
 
 
-def rotate(request: HttpRequest, *, model_admin: Any, key: ApiKey) -> HttpResponse:
-    """Asks first; then the new key, while the old one goes on working for the grace period."""
+def rotate(request: HttpRequest, *, model_admin: Any, key: ApiKey, in_use: str) -> HttpResponse:
+    """Asks why; then the new key, while the old one goes on working for the grace period."""
     back = reverse("admin:governance_apikey_change", args=[key.pk])
-    if request.method == "POST":
+    confirmed = request.method == "POST" and CONFIRM in request.POST
+    form = ReasonForm(request.POST if confirmed else None)
+    if confirmed and form.is_valid():
         try:
-            text, fresh = tenancy.rotate_key(key=key, by=actor(request), now=timezone.now())
+            reason = form.cleaned_data["reason"]
+            text, fresh = tenancy.rotate_key(key=key, reason=reason, by=actor(request), now=timezone.now())
         except FieldError as error:
             messages.error(request, error.message)
             return redirect(back)
         return shown_once(request, model_admin=model_admin, text=text, key=fresh)
-    return confirm.page(
-        request,
-        model_admin=model_admin,
-        title="Rotate an API key",
-        verb="Rotate",
-        explanation=f"The holder of {key.prefix}… gets a new key. The old one goes on working for 24 hours, so that it "
-        "can be replaced without a gap.",
-        back=back,
+    context = {
+        **model_admin.admin_site.each_context(request),
+        "opts": model_admin.model._meta,
+        "title": "Rotate an API key",
+        "verb": "Rotate",
+        "explanation": f"Its holder gets a new key. The old one goes on working for 24 hours, so that it can be "
+        f"replaced without a gap. {in_use}",
+        "rows": [key],
+        "form": form,
+        "back": back,
+        "confirm_name": CONFIRM,
+    }
+    return TemplateResponse(request, "console/reason.html", context)
+
+
+def tried(request: HttpRequest, *, key: ApiKey) -> HttpResponse:
+    """A part of a key's page: how one call with it went. The text comes from the page, as it is kept nowhere."""
+    text, model = request.POST.get("key", "").strip(), request.POST.get("model", "").strip()[:200]
+    wrong = ""
+    if digest_of(text) != key.digest:
+        wrong = f"This is not the key {key.prefix}…: nothing was sent."
+    elif not snippets.calls_models(key.role) or key.tenant_id is None:
+        wrong = f"A key of the role {key.role} calls no models."
+    elif not model:
+        wrong = "Name a model."
+    found = None
+    if not wrong:
+        found = ports.try_call(key_id=key.pk, tenant_id=cast(int, key.tenant_id), text=text, model=model)
+    return TemplateResponse(
+        request, "console/key_tried.html", {"wrong": wrong, "found": found}, headers={"Cache-Control": "no-store"}
     )

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.core.exceptions import PermissionDenied
+from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from governance.actions import stops, tenancy
+from governance.console import agent_page, caller_parts, customer_page, key_page, key_pages, reasons, stop_pages
 from governance.console import display as show
-from governance.console import key_pages, reasons, stop_pages
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor, may
+from governance.console.customer_list import AgentList, CustomerList
+from governance.console.key_page import KeyList
 from governance.ledger import clock
-from governance.models import Agent, ApiKey, Tenant
+from governance.models import Agent, ApiKey, Reservation, Tenant
+from governance.queries import spend
+from governance.queries.spend import TimeRange
+from governance.queries.sums import LongSum
+
+# Of a status that no person gave, neither is offered.
+IDLE = ("pause_one", "resume_one")
 
 
 class StatusActions(ConsoleAdmin):
-    """Pause, resume and emergency stop, for the selected rows and on the row's own page."""
+    """Pause, resume and emergency stop, for the selected rows and on the row's own page, which is to be read first."""
 
     actions = ("pause_selected", "resume_selected", "stop_selected")
     actions_detail = ("pause_one", "resume_one", "stop_one")
@@ -49,6 +59,32 @@ class StatusActions(ConsoleAdmin):
     def resume_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         return self._ask(request, [self.row(request, object_id)], "Resume", self._page(object_id))
 
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """Those that would change something: nobody is offered to resume who is active."""
+        row = self.get_object(request, str(object_id))
+        idle = {"active": ("resume_one",), "paused": ("pause_one",)}.get(str(row.status) if row else "", IDLE)
+        if row is None or stops.active().filter(**self.whom(row)).exists():
+            idle = (*idle, "stop_one")
+        offered = super().get_actions_detail(request, object_id)
+        return [one for one in offered if not one.action_name.endswith(idle)]
+
+    def whom(self, row: Any) -> dict[str, Any]:
+        """What an emergency stop names that is of this row alone."""
+        raise NotImplementedError
+
+    def read(self, request: HttpRequest, row: Any, now: datetime) -> dict[str, Any]:
+        """What the row's page shows."""
+        raise NotImplementedError
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> Any:
+        def read() -> dict[str, Any]:
+            # Only where the page is shown: what was saved leads to another request.
+            return self.read(request, self.row(request, object_id), timezone.now())
+
+        return super().change_view(request, object_id, form_url, {"read": read, **(extra_context or {})})
+
     def has_stop_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return may(request, "governance.add_emergencystop")
 
@@ -73,13 +109,26 @@ class StatusActions(ConsoleAdmin):
             model_admin=self,
             title="Emergency stop",
             verb="Stop now",
-            explanation=f"{stop_pages.EFFECT} {stop_pages.PAUSE_OR_STOP}",
+            explanation=f"{stop_pages.EFFECT} {stop_pages.PAUSE_OR_STOP} {self._at_stake(rows)}",
             rows=rows,
             act=lambda row, reason: stops.stop(**{field: row}, reason=reason, by=by, now=now),
             back=back,
             action=name,
             danger=True,
         )
+
+    def _at_stake(self, rows: list[Any]) -> str:
+        """What of theirs runs now, and what they spent lately."""
+        whose = Q(pk__in=[])
+        for row in rows:
+            whose |= Q(tenant=row) if isinstance(row, Tenant) else Q(tenant=row.tenant_id, agent=row.slug)
+        pending = Reservation.objects.filter(whose, status=Reservation.Status.PENDING)
+        found = pending.aggregate(count=Count("pk"), nanos=LongSum("amount_nanos"))
+        spent, calls = spend.total(period=TimeRange(timezone.now() - timedelta(hours=24)), where=whose)
+        running = "Nothing of it runs now"
+        if found["count"]:
+            running = f"{found['count']:,} of its calls run now, {show.dollars(found['nanos'] or 0)} reserved for them"
+        return f"{running}; in the last 24 hours {calls:,} calls spent {show.dollars(spent)}."
 
     def _page(self, object_id: str) -> str:
         return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[object_id])
@@ -91,7 +140,7 @@ class StatusActions(ConsoleAdmin):
         effect = "From the next call on, every call is decided by the budgets again."
         if verb == "Pause":
             effect = "From the next call on, every call is refused with 403 until it is resumed. "
-            effect += stop_pages.PAUSE_OR_STOP
+            effect += f"{stop_pages.PAUSE_OR_STOP} {self._at_stake(rows)}"
         return reasons.ask(
             request,
             model_admin=self,
@@ -107,15 +156,35 @@ class StatusActions(ConsoleAdmin):
 
 class TenantAdmin(StatusActions):
     tenant_path = "pk"
-    list_display = ("slug", "name", "time_zone", "status_label", "show_amounts", "created_at")
+    change_list_template = "console/customers.html"
+    add_form_template = "admin/change_form.html"
+    change_form_template = "console/customer.html"
+    list_display = ("__str__",)
     list_filter = ("status",)
+    list_filter_sheet = True
     search_fields = ("slug", "name")
+    search_help_text = "A customer's name, or how calls name it."
+    ordering = ("-id",)
     fields = ("slug", "name", "time_zone", "show_amounts", "default_max_tokens")
     pause = staticmethod(tenancy.pause_tenant)
     resume = staticmethod(tenancy.resume_tenant)
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Tenant | None = None) -> tuple[str, ...]:
-        return ("slug",) if obj else ()
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[CustomerList]:
+        return CustomerList
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        may_do = {"may_operate": self.has_operate_permission(request), "may_stop": self.has_stop_permission(request)}
+        return super().changelist_view(request, {**may_do, **(extra_context or {})})
+
+    def whom(self, row: Tenant) -> dict[str, Any]:
+        return {"tenant": row, "agent": None}
+
+    def read(self, request: HttpRequest, row: Tenant, now: datetime) -> dict[str, Any]:
+        return customer_page.context(request, row, now)
+
+    def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> Any:
+        # Its slug never changes: calls, budgets and Stripe know it by that.
+        return [name for name in self.fields if obj is None or name != "slug"]
 
     def save_model(self, request: HttpRequest, obj: Tenant, form: Any, change: bool) -> None:
         by, now = actor(request), timezone.now()
@@ -130,13 +199,37 @@ class TenantAdmin(StatusActions):
 
 class AgentAdmin(StatusActions):
     tenant_path = "tenant"
-    list_display = ("slug", "tenant", "status_label", "created_at")
+    add_form_template = "admin/change_form.html"
+    change_form_template = "console/agent.html"
+    list_display = ("named", "state", "spent", "created_at")
     list_filter = ("status", "tenant")
     search_fields = ("slug", "tenant__slug")
     list_select_related = ("tenant",)
     fields = ("tenant", "slug")
     pause = staticmethod(tenancy.pause_agent)
     resume = staticmethod(tenancy.resume_agent)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[AgentList]:
+        return AgentList
+
+    def whom(self, row: Agent) -> dict[str, Any]:
+        return {"agent": row}
+
+    def read(self, request: HttpRequest, row: Agent, now: datetime) -> dict[str, Any]:
+        return agent_page.context(request, row, now)
+
+    @display(description="Agent", header=True, ordering="slug")
+    def named(self, obj: Agent) -> list[str]:
+        return [obj.slug, obj.tenant.slug]
+
+    @display(description="State", label=show.STATE_COLOURS | show.STATUS_COLOURS, ordering="status")
+    def state(self, obj: Any) -> str:
+        """What its calls meet: a stop, a pause, or its budgets."""
+        return str(obj.standing.state)
+
+    @display(description="Spent this month")
+    def spent(self, obj: Any) -> Any:
+        return show.exact(obj.standing.spent_nanos)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Agent]:
         return super().get_queryset(request).select_related("tenant")
@@ -150,15 +243,59 @@ class AgentAdmin(StatusActions):
         obj.__dict__.update(made.__dict__)
 
 
+class KeyStates(admin.SimpleListFilter):
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(state, state) for state in ("usable", "expired", "revoked")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        now = clock.known_now()
+        over = Q(revoked_at=None, expires_at__lte=now)
+        chosen = {"revoked": Q(revoked_at__isnull=False), "expired": over, "usable": Q(revoked_at=None) & ~over}
+        return queryset.filter(chosen.get(str(self.value()), Q()))
+
+
 class ApiKeyAdmin(ReadOnlyAdmin):
     tenant_path = "tenant"
-    list_display = ("prefix", "name", "role", "holder", "usable", "expires_at", "revoked_at", "created_at")
-    list_filter = ("role", "tenant")
+    change_form_template = "console/key.html"
+    list_display = ("named", "usable", "role", "holder", "last_used", "expires", "created_at")
+    list_filter = (KeyStates, "role", "tenant")
     search_fields = ("prefix", "name", "tenant__slug", "agent__slug")
     list_select_related = ("tenant", "agent")
+    ordering = ("-id",)
     fields = ("prefix", "name", "role", "tenant", "agent", "created_at", "expires_at", "revoked_at")
     actions = ("revoke_selected",)
     actions_detail = ("rotate_one", "revoke_one")
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.try_view)
+        return [path("<int:pk>/try/", view, name="governance_apikey_try"), *super().get_urls()]
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeyList]:
+        return KeyList
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        """None for a key that is of no use any more."""
+        key = self.get_object(request, str(object_id))
+        is_over = key is None or not key.is_usable(clock.known_now())
+        return [] if is_over else super().get_actions_detail(request, object_id)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> Any:
+        def read() -> dict[str, Any]:
+            return key_page.context(request, self.row(request, object_id), timezone.now())
+
+        more = {"read": read, "may_try": self.has_issue_permission(request)}
+        return super().change_view(request, object_id, form_url, {**more, **(extra_context or {})})
+
+    def try_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Sends a call with the key that is posted; a part of its pages."""
+        if request.method != "POST" or not self.has_issue_permission(request):
+            raise PermissionDenied
+        return key_pages.tried(request, key=self.row(request, str(pk)))
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return self.may(request, "add")
@@ -172,15 +309,25 @@ class ApiKeyAdmin(ReadOnlyAdmin):
             return super().add_view(request, form_url, extra_context)  # type: ignore[no-any-return]
         return key_pages.issue(request, model_admin=self)
 
+    @display(description="Key", header=True, ordering="prefix")
+    def named(self, obj: ApiKey) -> list[str]:
+        return [f"{obj.prefix}…", obj.name]
+
+    @display(description="Last used")
+    def last_used(self, obj: Any) -> Any:
+        return obj.last_used
+
+    @display(description="Expires", ordering="expires_at")
+    def expires(self, obj: ApiKey) -> Any:
+        return show.moment(obj.expires_at) if obj.expires_at else "never"
+
     @display(description="Holder")
     def holder(self, obj: ApiKey) -> str:
         return " / ".join(part.slug for part in (obj.tenant, obj.agent) if part) or "the platform"
 
     @display(description="State", label={"usable": "success", "expired": "warning", "revoked": "danger"})
     def usable(self, obj: ApiKey) -> str:
-        if obj.revoked_at:
-            return "revoked"
-        return "usable" if obj.is_usable(clock.known_now()) else "expired"
+        return caller_parts.state_of(obj, clock.known_now())
 
     @admin.action(description="Revoke selected keys", permissions=["operate"])
     def revoke_selected(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse:
@@ -194,7 +341,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     @action(description="Rotate", url_path="rotate", permissions=["issue"], icon="autorenew")
     def rotate_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         key = self.row(request, object_id)
-        return key_pages.rotate(request, model_admin=self, key=key)
+        return key_pages.rotate(request, model_admin=self, key=key, in_use=key_page.in_use([key]))
 
     def _revoke(self, request: HttpRequest, rows: list[ApiKey], back: str, name: str = "") -> HttpResponse:
         by, now = actor(request), timezone.now()
@@ -203,7 +350,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
             model_admin=self,
             title="Revoke an API key" if len(rows) == 1 else f"Revoke {len(rows)} API keys",
             verb="Revoke",
-            explanation="From the next call on the key is refused with 401, for good.",
+            explanation=f"From the next call on it is refused with 401, for good. {key_page.in_use(rows)}",
             rows=rows,
             act=lambda key, reason: tenancy.revoke_key(key=key, reason=reason, by=by, now=now),
             back=back,
