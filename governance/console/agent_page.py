@@ -104,8 +104,9 @@ def _is_shown(one: GoverningBudget, *, is_bound: bool) -> bool:
 
 def _rate(by: Reader, now: datetime) -> Card:
     nanos, count = spend.recent(reader=by, minutes=MINUTES, now=now)
-    a_minute = f"{count / MINUTES:.1f} calls a minute, in the last {MINUTES}"
-    return Card("Rate now", f"{display.rate(nanos // MINUTES)} / min", a_minute, "speed")
+    return Card(
+        "Rate now", f"{display.rate(nanos // MINUTES)}/min", f"{count:,} calls in the last {MINUTES} minutes", "speed"
+    )
 
 
 def _rate_lines(use: RateUse, *, is_bound: bool) -> list[RateLine]:

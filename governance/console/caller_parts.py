@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -119,10 +119,18 @@ def spend_part(address: Address) -> SpendPart:
     try:
         timed = spend_chart.read(address)
         lines = breakdown.costs(address.question(), address.parts) if timed is None else timed.by(address.parts)
-        chart = spend_chart.draw(address, lines, timed) if lines else None
+        chart = _shortened(spend_chart.draw(address, lines, timed), address) if lines else None
     except MoreThanRead as error:
         return SpendPart(None, {}, NOTHING, address.link(), str(error))
     return SpendPart(chart, lines, sum(lines.values(), NOTHING), address.link())
+
+
+def _shortened(chart: Chart, address: Address) -> Chart:
+    """Without the customer's name before each agent's: the page is the customer's."""
+    owner = f"{address.filters.get('tenant', '') or getattr(address.by.tenant, 'slug', '')} / "
+    for series in chart.figures["series"]:
+        series["name"] = series["name"].removeprefix(owner)
+    return replace(chart, names=[name.removeprefix(owner) for name in chart.names])
 
 
 def spent_card(by: Reader, zone_of: Tenant, agent: str, now: datetime) -> Card:

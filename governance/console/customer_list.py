@@ -26,7 +26,7 @@ from governance.rules.spend_sums import share_e4
 # What pays, in the words of whoever reads it.
 NO_PLAN = CustomerPlan("", "none")
 ORDERS: dict[str, Callable[[CallerStanding], Any]] = {
-    WORST: lambda one: (STATES.index(one.state), -one.troubled, -one.spent_nanos, one.pk),
+    WORST: lambda one: one.rank,
     "spent": lambda one: (-one.spent_nanos, one.pk),
     "used": lambda one: (-(one.share or 0.0), one.pk),
     "agents": lambda one: (-one.agents, one.pk),
@@ -65,9 +65,13 @@ class CustomerRow:
 
     @property
     def note(self) -> str:
-        """What a glance should not miss beside the state."""
-        count = self.standing.troubled
-        return f"{count} agent{'s' if count > 1 else ''} near {'their' if count > 1 else 'its'} cap" if count else ""
+        """What a glance should not miss beside the state: "1 agent stopped, 2 warned"."""
+        words = [f"{count} {state}" for state, count in self.standing.troubles]
+        if not words:
+            return ""
+        count = self.standing.troubles[0][1]
+        first = f"{count} agent{'s' if count > 1 else ''} {self.standing.troubles[0][0]}"
+        return ", ".join([first, *words[1:]])
 
     @property
     def used(self) -> str:

@@ -68,9 +68,7 @@ def context(request: HttpRequest, tenant: Tenant, now: datetime) -> dict[str, An
         "spend": part,
         "spent": display.dollars(part.total.cost_nanos),
         "group": group,
-        "groups": [
-            (f"?{urlencode(found.query() | {'by': name})}", name, name == group) for name in GROUPS
-        ],
+        "groups": [(f"?{urlencode(found.query() | {'by': name})}", name, name == group) for name in GROUPS],
         "calls_link": _calls(found, tenant),
         "budgets": caller_parts.budget_lines(_budgets(tenant, now), now=now),
         "budgets_link": f"{reverse('admin:governance_budget_changelist')}?{urlencode({'q': tenant.slug})}",

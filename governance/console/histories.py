@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from django.db.models import Max, Q, QuerySet
@@ -100,7 +100,18 @@ def of_key(key: ApiKey, audience: Audience) -> list[HistoryLine]:
 
 
 def _newest(lines: Iterable[HistoryLine]) -> list[HistoryLine]:
-    return sorted(lines, key=lambda line: line.at, reverse=True)[:LATEST]
+    """What happened again and again is one line, at its last time."""
+    alike: dict[tuple[str, str, str], list[HistoryLine]] = {}
+    for line in sorted(lines, key=lambda line: line.at, reverse=True):
+        alike.setdefault((line.who, line.what, str(line.words)), []).append(line)
+    return [_together(group) for group in alike.values()][:LATEST]
+
+
+def _together(group: list[HistoryLine]) -> HistoryLine:
+    if len(group) == 1:
+        return group[0]
+    times = f"{len(group)} times since {group[-1].at:%b} {group[-1].at.day}"
+    return replace(group[0], because=" · ".join(part for part in (group[0].because, times) if part))
 
 
 def _acts(about: Q, whole: str, audience: Audience) -> Iterator[HistoryLine]:

@@ -55,9 +55,10 @@ def in_use(keys: Sequence[ApiKey]) -> str:
     # One is looked for by itself; of many the newest calls of all are read once.
     used = key_use.last_used(only=keys[0]) if len(keys) == 1 else key_use.last_used()
     found = [used[key.pk] for key in keys if key.pk in used]
-    whose = "It was" if len(keys) == 1 else f"Of these {len(keys)}, {len(found)} were"
     if not found:
-        return f"{whose} not used lately." if len(keys) == 1 else f"{whose} used lately."
-    minutes = max(0, (timezone.now() - max(found)).total_seconds()) / 60
-    ago = f"{minutes:,.0f} minutes" if minutes < 120 else f"{minutes / 60:,.0f} hours"
-    return f"{whose} used lately, the last time {ago} ago."
+        return "It was not used lately." if len(keys) == 1 else "None of them was used lately."
+    minutes = int((timezone.now() - max(found)).total_seconds()) // 60
+    ago = f"{minutes:,} minutes" if 1 < minutes < 120 else f"{minutes // 60:,} hours" if minutes > 1 else "a minute"
+    if len(keys) == 1:
+        return f"It was used {ago} ago."
+    return f"{len(found)} of these {len(keys)} were used lately, the last {ago} ago."

@@ -29,7 +29,10 @@ PYTHON_MISTRAL = """\
 # pip install mistralai
 from mistralai.client import Mistral
 
-client = Mistral(api_key="{key}", server_url="{url}")
+client = Mistral(
+    api_key="{key}",
+    server_url="{url}",
+)
 answer = client.chat.complete(
     model="{model}",
     messages=[{{"role": "user", "content": "{question}"}}],
@@ -40,7 +43,10 @@ PYTHON_OPENAI = """\
 # pip install openai
 from openai import OpenAI
 
-client = OpenAI(api_key="{key}", base_url="{url}/v1")
+client = OpenAI(
+    api_key="{key}",
+    base_url="{url}/v1",
+)
 answer = client.chat.completions.create(
     model="{model}",
     messages=[{{"role": "user", "content": "{question}"}}],
@@ -51,7 +57,10 @@ NODE_OPENAI = """\
 // npm install openai
 import OpenAI from "openai";
 
-const client = new OpenAI({{ apiKey: "{key}", baseURL: "{url}/v1" }});
+const client = new OpenAI({{
+  apiKey: "{key}",
+  baseURL: "{url}/v1",
+}});
 const answer = await client.chat.completions.create({{
   model: "{model}",
   messages: [{{ role: "user", content: "{question}" }}],
@@ -62,7 +71,10 @@ CURL = """\
 curl {url}/v1/chat/completions \\
   -H "Authorization: Bearer {key}" \\
   -H "Content-Type: application/json" \\
-  -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "{question}"}}]}}'
+  -d '{{
+    "model": "{model}",
+    "messages": [{{"role": "user", "content": "{question}"}}]
+  }}'
 """
 CURL_API = """\
 curl {url}/api/budgets \\

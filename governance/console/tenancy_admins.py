@@ -201,7 +201,7 @@ class AgentAdmin(StatusActions):
     tenant_path = "tenant"
     add_form_template = "admin/change_form.html"
     change_form_template = "console/agent.html"
-    list_display = ("named", "state", "spent", "created_at")
+    list_display = ("named", "state", "spent", "created")
     list_filter = ("status", "tenant")
     search_fields = ("slug", "tenant__slug")
     list_select_related = ("tenant",)
@@ -230,6 +230,10 @@ class AgentAdmin(StatusActions):
     @display(description="Spent this month")
     def spent(self, obj: Any) -> Any:
         return show.exact(obj.standing.spent_nanos)
+
+    @display(description="Known since", ordering="created_at")
+    def created(self, obj: Agent) -> Any:
+        return show.moment(obj.created_at)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Agent]:
         return super().get_queryset(request).select_related("tenant")
@@ -260,7 +264,7 @@ class KeyStates(admin.SimpleListFilter):
 class ApiKeyAdmin(ReadOnlyAdmin):
     tenant_path = "tenant"
     change_form_template = "console/key.html"
-    list_display = ("named", "usable", "role", "holder", "last_used", "expires", "created_at")
+    list_display = ("named", "usable", "short_role", "holder", "last_used", "expires", "created")
     list_filter = (KeyStates, "role", "tenant")
     search_fields = ("prefix", "name", "tenant__slug", "agent__slug")
     list_select_related = ("tenant", "agent")
@@ -313,6 +317,14 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     def named(self, obj: ApiKey) -> list[str]:
         return [f"{obj.prefix}…", obj.name]
 
+    @display(description="Role", ordering="role")
+    def short_role(self, obj: ApiKey) -> str:
+        return obj.role
+
+    @display(description="Issued", ordering="created_at")
+    def created(self, obj: ApiKey) -> Any:
+        return show.moment(obj.created_at)
+
     @display(description="Last used")
     def last_used(self, obj: Any) -> Any:
         return obj.last_used
@@ -355,4 +367,5 @@ class ApiKeyAdmin(ReadOnlyAdmin):
             act=lambda key, reason: tenancy.revoke_key(key=key, reason=reason, by=by, now=now),
             back=back,
             action=name,
+            danger=True,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -39,8 +39,8 @@ AgentKey = tuple[int, str]
 class CallerStanding:
     """`state` is one of STATES. `share`: of its fullest own budget, spent or reserved, for show and order alone.
 
-    `troubled`: of a customer, how many windows of its agents are not as they should be. `by_hand`: it is a person's
-    stop or pause, and no budget.
+    Of a customer `agents` are as many as it has, and `troubles` how many of them their budgets brought into a state
+    that is not active, the worst state first.
     """
 
     pk: int
@@ -48,8 +48,13 @@ class CallerStanding:
     share: float | None = None
     spent_nanos: int = 0
     agents: int = 0
-    troubled: int = 0
-    by_hand: bool = False
+    troubles: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def rank(self) -> tuple[object, ...]:
+        """To sort by, the worst first: itself, then its agents, then who spends most."""
+        of_agents = tuple((STATES.index(state), -count) for state, count in self.troubles) or ((len(STATES), 0),)
+        return STATES.index(self.state), of_agents, -self.spent_nanos, self.pk
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,25 +108,19 @@ def of_tenants(tenants: QuerySet[Tenant], *, since: datetime, now: datetime) -> 
     spent = _spent(SpendRollup.objects.filter(tenant__in=ids, hour__gte=since), "tenant_id")
     counted = Agent.objects.filter(tenant__in=ids).order_by().values_list("tenant_id").annotate(Count("pk"))
     agents = dict(counted)
-    troubled: defaultdict[int, int] = defaultdict(int)
+    troubles: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for (tenant_id, _), (state, _share) in agents_.items():
-        troubled[tenant_id] += state != BudgetWindow.State.ACTIVE
+        if state != BudgetWindow.State.ACTIVE:
+            troubles[tenant_id][state] += 1
     found = []
     for pk, status in rows:
         state, share = own.get(pk, ("active", None))
         by_hand = "stopped" if stopped.covers(pk) else status
+        sorted_troubles = tuple(sorted(troubles[pk].items(), key=lambda one: STATES.index(one[0])))
         found.append(
-            CallerStanding(
-                pk,
-                worst(by_hand, state),
-                share,
-                spent.get(pk, 0),
-                agents.get(pk, 0),
-                troubled[pk],
-                by_hand != Tenant.Status.ACTIVE,
-            )
+            CallerStanding(pk, worst(by_hand, state), share, spent.get(pk, 0), agents.get(pk, 0), sorted_troubles)
         )
-    return sorted(found, key=lambda one: (STATES.index(one.state), -one.troubled, -one.spent_nanos, one.pk))
+    return sorted(found, key=lambda one: one.rank)
 
 
 def of_agents(agents: Sequence[Agent], *, since: datetime, now: datetime) -> dict[int, CallerStanding]:
@@ -141,7 +140,6 @@ def of_agents(agents: Sequence[Agent], *, since: datetime, now: datetime) -> dic
             worst(by_hand, state, own.get(agent.tenant_id, ("active", None))[0]),
             share,
             spent.get(key, 0),
-            by_hand=by_hand != Agent.Status.ACTIVE,
         )
     return found
 
