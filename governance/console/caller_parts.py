@@ -82,7 +82,7 @@ def stop_lines(request: HttpRequest, where: Q) -> list[StopLine]:
     is_bound = reader(request).tenant is not None
     return [
         StopLine(
-            stops.whom(stop).removeprefix("tenant ").removeprefix("agent "),
+            str(stop.agent or (stop.tenant.name if stop.tenant else "Everything")),
             # A tenant's staff need not know why all of the platform stands still.
             "" if is_bound and stop.tenant is None else stop.reason,
             "an operator" if is_bound else stop.actor,

@@ -29,7 +29,6 @@ ORDERS: dict[str, Callable[[CallerStanding], Any]] = {
     WORST: lambda one: one.rank,
     "spent": lambda one: (-one.spent_nanos, one.pk),
     "used": lambda one: (-(one.share or 0.0), one.pk),
-    "agents": lambda one: (-one.agents, one.pk),
     "newest": lambda one: -one.pk,
 }
 
@@ -111,4 +110,8 @@ class AgentList(UnfoldChangeList):
         standings = customers.of_agents(rows, since=month_of(now), now=now)
         for row in rows:
             row.standing = standings[row.pk]
+            row.spent = display.exact(row.standing.spent_nanos)
+            row.since = display.moment(row.created_at)
+            asked = {"range": "30d", "tenant": row.tenant.slug, "agent": row.slug}
+            row.spent_link = f"{reverse('admin:spend')}?{urlencode(asked)}"
         self.result_list: Any = rows

@@ -14,6 +14,7 @@ from unfold.views import ChangeList
 
 from governance.console import caller_parts, display, histories, snippets
 from governance.console.base import reader
+from governance.ledger import clock
 from governance.models import ApiKey
 from governance.queries import key_use
 from governance.rules.visibility import STAFF, Audience
@@ -26,7 +27,12 @@ class KeyList(ChangeList):
         super().get_results(request)
         used = key_use.last_used(reader=reader(request))
         rows: list[Any] = list(self.result_list)
+        now = clock.known_now()
         for row in rows:
+            row.state = caller_parts.state_of(row, now)
+            row.holder = " / ".join(part.slug for part in (row.tenant, row.agent) if part) or "the platform"
+            row.issued = display.moment(row.created_at)
+            row.expires = display.moment(row.expires_at) if row.expires_at else "never"
             row.last_used = caller_parts.last_used(row, used)
         self.result_list: Any = rows
 

@@ -12,11 +12,11 @@ from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
-from unfold.decorators import action, display
+from unfold.decorators import action
 from unfold.enums import ActionVariant
 
 from governance.actions import stops, tenancy
-from governance.console import agent_page, caller_parts, customer_page, key_page, key_pages, reasons, stop_pages
+from governance.console import agent_page, customer_page, key_page, key_pages, reasons, stop_pages
 from governance.console import display as show
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor, may
 from governance.console.customer_list import AgentList, CustomerList
@@ -38,10 +38,6 @@ class StatusActions(ConsoleAdmin):
     actions_detail = ("pause_one", "resume_one", "stop_one")
     pause: Callable[..., object]
     resume: Callable[..., object]
-
-    @display(description="Status", label=show.STATUS_COLOURS, ordering="status")
-    def status_label(self, obj: Any) -> str:
-        return str(obj.status)
 
     @admin.action(description="Pause selected", permissions=["operate"])
     def pause_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
@@ -67,6 +63,10 @@ class StatusActions(ConsoleAdmin):
             idle = (*idle, "stop_one")
         offered = super().get_actions_detail(request, object_id)
         return [one for one in offered if not one.action_name.endswith(idle)]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        may_do = {"may_operate": self.has_operate_permission(request), "may_stop": self.has_stop_permission(request)}
+        return super().changelist_view(request, {**may_do, **(extra_context or {})})
 
     def whom(self, row: Any) -> dict[str, Any]:
         """What an emergency stop names that is of this row alone."""
@@ -172,10 +172,6 @@ class TenantAdmin(StatusActions):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[CustomerList]:
         return CustomerList
 
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        may_do = {"may_operate": self.has_operate_permission(request), "may_stop": self.has_stop_permission(request)}
-        return super().changelist_view(request, {**may_do, **(extra_context or {})})
-
     def whom(self, row: Tenant) -> dict[str, Any]:
         return {"tenant": row, "agent": None}
 
@@ -201,7 +197,8 @@ class AgentAdmin(StatusActions):
     tenant_path = "tenant"
     add_form_template = "admin/change_form.html"
     change_form_template = "console/agent.html"
-    list_display = ("named", "state", "spent", "created")
+    change_list_template = "console/agents.html"
+    list_display = ("slug",)
     list_filter = ("status", "tenant")
     search_fields = ("slug", "tenant__slug")
     list_select_related = ("tenant",)
@@ -217,23 +214,6 @@ class AgentAdmin(StatusActions):
 
     def read(self, request: HttpRequest, row: Agent, now: datetime) -> dict[str, Any]:
         return agent_page.context(request, row, now)
-
-    @display(description="Agent", header=True, ordering="slug")
-    def named(self, obj: Agent) -> list[str]:
-        return [obj.slug, obj.tenant.slug]
-
-    @display(description="State", label=show.STATE_COLOURS | show.STATUS_COLOURS, ordering="status")
-    def state(self, obj: Any) -> str:
-        """What its calls meet: a stop, a pause, or its budgets."""
-        return str(obj.standing.state)
-
-    @display(description="Spent this month")
-    def spent(self, obj: Any) -> Any:
-        return show.exact(obj.standing.spent_nanos)
-
-    @display(description="Known since", ordering="created_at")
-    def created(self, obj: Agent) -> Any:
-        return show.moment(obj.created_at)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Agent]:
         return super().get_queryset(request).select_related("tenant")
@@ -264,7 +244,8 @@ class KeyStates(admin.SimpleListFilter):
 class ApiKeyAdmin(ReadOnlyAdmin):
     tenant_path = "tenant"
     change_form_template = "console/key.html"
-    list_display = ("named", "usable", "short_role", "holder", "last_used", "expires", "created")
+    change_list_template = "console/keys.html"
+    list_display = ("prefix",)
     list_filter = (KeyStates, "role", "tenant")
     search_fields = ("prefix", "name", "tenant__slug", "agent__slug")
     list_select_related = ("tenant", "agent")
@@ -276,6 +257,10 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.try_view)
         return [path("<int:pk>/try/", view, name="governance_apikey_try"), *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        may_do = {"may_operate": self.has_operate_permission(request)}
+        return super().changelist_view(request, {**may_do, **(extra_context or {})})
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeyList]:
         return KeyList
@@ -312,34 +297,6 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         if not self.has_add_permission(request):
             return super().add_view(request, form_url, extra_context)  # type: ignore[no-any-return]
         return key_pages.issue(request, model_admin=self)
-
-    @display(description="Key", header=True, ordering="prefix")
-    def named(self, obj: ApiKey) -> list[str]:
-        return [f"{obj.prefix}…", obj.name]
-
-    @display(description="Role", ordering="role")
-    def short_role(self, obj: ApiKey) -> str:
-        return obj.role
-
-    @display(description="Issued", ordering="created_at")
-    def created(self, obj: ApiKey) -> Any:
-        return show.moment(obj.created_at)
-
-    @display(description="Last used")
-    def last_used(self, obj: Any) -> Any:
-        return obj.last_used
-
-    @display(description="Expires", ordering="expires_at")
-    def expires(self, obj: ApiKey) -> Any:
-        return show.moment(obj.expires_at) if obj.expires_at else "never"
-
-    @display(description="Holder")
-    def holder(self, obj: ApiKey) -> str:
-        return " / ".join(part.slug for part in (obj.tenant, obj.agent) if part) or "the platform"
-
-    @display(description="State", label={"usable": "success", "expired": "warning", "revoked": "danger"})
-    def usable(self, obj: ApiKey) -> str:
-        return caller_parts.state_of(obj, clock.known_now())
 
     @admin.action(description="Revoke selected keys", permissions=["operate"])
     def revoke_selected(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse:

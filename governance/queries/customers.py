@@ -39,8 +39,8 @@ AgentKey = tuple[int, str]
 class CallerStanding:
     """`state` is one of STATES. `share`: of its fullest own budget, spent or reserved, for show and order alone.
 
-    Of a customer `agents` are as many as it has, and `troubles` how many of them their budgets brought into a state
-    that is not active, the worst state first.
+    Of a customer `agents` are as many as it has, and `troubles` how many of them are in a state of their own that is
+    not active, the worst state first.
     """
 
     pk: int
@@ -109,7 +109,7 @@ def of_tenants(tenants: QuerySet[Tenant], *, since: datetime, now: datetime) -> 
     counted = Agent.objects.filter(tenant__in=ids).order_by().values_list("tenant_id").annotate(Count("pk"))
     agents = dict(counted)
     troubles: defaultdict[int, Counter[str]] = defaultdict(Counter)
-    for (tenant_id, _), (state, _share) in agents_.items():
+    for (tenant_id, _), state in _agents_states(ids, agents_, stopped).items():
         if state != BudgetWindow.State.ACTIVE:
             troubles[tenant_id][state] += 1
     found = []
@@ -121,6 +121,17 @@ def of_tenants(tenants: QuerySet[Tenant], *, since: datetime, now: datetime) -> 
             CallerStanding(pk, worst(by_hand, state), share, spent.get(pk, 0), agents.get(pk, 0), sorted_troubles)
         )
     return sorted(found, key=lambda one: one.rank)
+
+
+def _agents_states(ids: Any, windows: Mapping[AgentKey, Found], stopped: _Stops) -> dict[AgentKey, str]:
+    """Of agents that something is the matter with, or whose budgets were used: what their own stops and budgets say."""
+    paused = Agent.objects.filter(tenant__in=ids, status=Agent.Status.PAUSED).order_by()
+    found = {key: state for key, (state, _) in windows.items()}
+    by_hand = [(key, "stopped") for key in stopped.targets if key[1]]
+    by_hand += [(key, "paused") for key in paused.values_list("tenant_id", "slug")]
+    for key, state in by_hand:
+        found[key] = worst(state, found.get(key, "active"))
+    return found
 
 
 def of_agents(agents: Sequence[Agent], *, since: datetime, now: datetime) -> dict[int, CallerStanding]:
