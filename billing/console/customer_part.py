@@ -27,31 +27,32 @@ DASHBOARD = "https://dashboard.stripe.com"
 WORDS = {
     "checkout.session.completed": "finished a checkout",
     "checkout.session.async_payment_succeeded": "paid for a checkout",
-    "checkout.session.async_payment_failed": "failed to pay for a checkout",
+    "checkout.session.async_payment_failed": "could not pay for a checkout",
     "customer.created": "became a customer",
-    "customer.updated": "changed at Stripe",
-    "customer.deleted": "was deleted at Stripe",
+    "customer.updated": "changed as a customer",
+    "customer.deleted": "was deleted as a customer",
     "customer.subscription.created": "subscribed",
-    "customer.subscription.updated": "has a changed subscription",
-    "customer.subscription.deleted": "has a subscription that ended",
-    "customer.subscription.paused": "has a paused subscription",
-    "customer.subscription.resumed": "has a resumed subscription",
+    "customer.subscription.updated": "changed its subscription",
+    "customer.subscription.deleted": "has no subscription any more",
+    "customer.subscription.paused": "had its subscription paused",
+    "customer.subscription.resumed": "had its subscription resumed",
     "customer.subscription.trial_will_end": "has a trial that ends soon",
     "invoice.finalized": "was billed",
     "invoice.paid": "paid an invoice",
     "invoice.payment_succeeded": "paid an invoice",
-    "invoice.payment_failed": "failed to pay an invoice",
+    "invoice.payment_failed": "could not pay an invoice",
     "invoice.payment_action_required": "has to confirm a payment",
-    "invoice.voided": "has a voided invoice",
+    "invoice.finalization_failed": "could not be billed",
+    "invoice.overdue": "is late with an invoice",
+    "invoice.voided": "need not pay an invoice",
     "invoice.marked_uncollectible": "will not pay an invoice",
     "charge.refunded": "got money back",
     "charge.dispute.created": "disputes a payment",
-    "charge.dispute.closed": "has a dispute that is over",
+    "charge.dispute.closed": "ended a dispute",
     "credit_note.created": "got a credit note",
-    "refund.created": "got money back",
 }
 GOOD = ("paid", "succeeded", "resumed", "completed")
-BAD = ("failed", "deleted", "dispute.created", "uncollectible", "action_required", "paused")
+BAD = ("failed", "deleted", "dispute.created", "uncollectible", "action_required", "overdue")
 
 
 def plans(tenants: Collection[int]) -> Mapping[int, CustomerPlan]:

@@ -27,6 +27,7 @@ from governance.queries.budget_status import OFF, BudgetStatus
 from governance.queries.spend import Reader, TimeRange
 from governance.queries.sums import LongSum
 from governance.rules import names
+from governance.rules.errors import FieldError
 from governance.rules.spend_sums import NOTHING, SpendSums
 
 # For so many budgets of a page it is said when they run out: a handful of queries each.
@@ -108,10 +109,18 @@ def address(request: HttpRequest, tenant: Tenant, found: Chosen, *, group: str, 
         group=group,
         within="",
         filters=filters,
-        where={name: names.spellings(name, text) for name, text in filters.items()},
+        where={name: _spellings(name, text) for name, text in filters.items()},
         errors=(),
         root=reverse("admin:index"),
     )
+
+
+def _spellings(kind: str, text: str) -> tuple[str, ...]:
+    """Also of a name from before names were checked."""
+    try:
+        return names.spellings(kind, text)
+    except FieldError:
+        return (text,)
 
 
 def spend_part(address: Address) -> SpendPart:

@@ -77,7 +77,7 @@ class CustomerRow:
         return "no budget of its own" if self.standing.share is None else f"{self.standing.share * 100:.0f}% used"
 
 
-class CustomerList(StateList):
+class TenantList(StateList):
     """Tabs, order and pages are made of how customers stand."""
 
     states, always_shown, orders = STATES, ("stopped", "active"), ORDERS

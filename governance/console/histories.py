@@ -17,7 +17,7 @@ from governance.models import Agent, ApiKey, AuditEntry, BudgetEvent, ScopeType,
 from governance.models.tenancy import Role
 from governance.rules.visibility import Audience
 
-LATEST = 15
+LATEST = 20
 # So many of the newest acts are looked through: they have no index by whom they are about.
 NEWEST_ACTS = 20_000
 MOST_KEYS, MOST_EVENTS = 200, 40
@@ -175,6 +175,4 @@ def _event(rows: list[BudgetEvent], audience: Audience) -> HistoryLine:
 
 def _stripes(tenant: Tenant) -> Iterator[HistoryLine]:
     for event in ports.billed_events(tenant=tenant.pk, most=LATEST):
-        yield HistoryLine(
-            event.at, "Stripe", f"the customer {event.words}", "", event.link, event.note, event.tone or "info"
-        )
+        yield HistoryLine(event.at, "Stripe", event.words, "", event.link, event.note, event.tone or "info")

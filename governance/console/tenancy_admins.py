@@ -19,7 +19,7 @@ from governance.actions import stops, tenancy
 from governance.console import agent_page, customer_page, key_page, key_pages, reasons, stop_pages
 from governance.console import display as show
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor, may
-from governance.console.customer_list import AgentList, CustomerList
+from governance.console.customer_list import AgentList, TenantList
 from governance.console.key_page import KeyList
 from governance.ledger import clock
 from governance.models import Agent, ApiKey, Reservation, Tenant
@@ -169,8 +169,8 @@ class TenantAdmin(StatusActions):
     pause = staticmethod(tenancy.pause_tenant)
     resume = staticmethod(tenancy.resume_tenant)
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[CustomerList]:
-        return CustomerList
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[TenantList]:
+        return TenantList
 
     def whom(self, row: Tenant) -> dict[str, Any]:
         return {"tenant": row, "agent": None}

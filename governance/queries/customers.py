@@ -53,7 +53,8 @@ class CallerStanding:
     @property
     def rank(self) -> tuple[object, ...]:
         """To sort by, the worst first: itself, then its agents, then who spends most."""
-        of_agents = tuple((STATES.index(state), -count) for state, count in self.troubles) or ((len(STATES), 0),)
+        # What has no more troubles comes after what has.
+        of_agents = (*((STATES.index(state), -count) for state, count in self.troubles), (len(STATES), 0))
         return STATES.index(self.state), of_agents, -self.spent_nanos, self.pk
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 import pytest
 
 from billing.accounts import sync, topups
+from billing.console import customer_part
+from config import apps
 from governance import ports
 from governance.rules.calls import Usage
 from llm.catalogue import snapshot
@@ -24,6 +26,10 @@ def test_the_product_wires_prices_and_the_link_to_buy_more() -> None:
         upgrade_link=topups.link,
         provider_costs=cost_reports.read,
         stand_in=sync.standing_in,
+        try_call=apps._try_call,
+        plans=customer_part.plans,
+        bill=customer_part.bill,
+        billed_events=customer_part.events,
     )
 
 
@@ -37,6 +43,10 @@ def test_governance_alone_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
         lambda: ports.upgrade_url(tenant="acme", window="billing_cycle", now=NOON),
         lambda: ports.provider_costs(since=NOON.date(), until=NOON.date(), now=NOON),
         lambda: ports.standing_in(tenant="acme", now=NOON),
+        lambda: ports.try_call(key_id=1, tenant_id=1, text="sg_x", model="large"),
+        lambda: ports.plans_of([1]),
+        lambda: ports.bill_of(tenant=1, since=NOON, now=NOON),
+        lambda: ports.billed_events(tenant=1, most=1),
     ):
         with pytest.raises(ports.NotWired, match=r"must call governance\.ports\.wire"):
             ask()

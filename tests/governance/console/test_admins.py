@@ -317,8 +317,10 @@ def test_an_issued_key_is_shown_once_and_can_be_rotated_and_revoked(operator: Cl
     assert ApiKey.objects.count() == 1
     assert operator.get(rotate).status_code == 200
     assert ApiKey.objects.count() == 1
-    assert b"sg_" in operator.post(rotate).content
+    assert b"This field is required" in operator.post(rotate, {"_confirmed": "yes"}).content
+    assert b"sg_" in operator.post(rotate, {"_confirmed": "yes", "reason": "a year old"}).content
     assert ApiKey.objects.count() == 2
+    assert AuditEntry.objects.get(action="key.rotate").reason == "a year old"
 
     revoke = reverse("admin:governance_apikey_revoke_one", args=[key.pk])
     operator.post(revoke, {"_confirmed": "yes", "reason": "leaked"})
