@@ -31,7 +31,7 @@ from governance.rules.errors import FieldError
 from governance.rules.spend_sums import NOTHING, SpendSums
 
 # For so many budgets of a page it is said when they run out: a handful of queries each.
-MOST_OUTLOOKS, MOST_KEYS = 5, 8
+MOST_OUTLOOKS, MOST_KEYS = 3, 8
 
 
 @dataclass(frozen=True, slots=True)
