@@ -19,6 +19,7 @@ from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.audit import Actor
 from governance.models import Agent, ApiKey, RateLimit, Tenant
 from governance.ports import BilledEvent, CustomerBill, CustomerPlan, TriedCall
+from llm.catalogue import snapshot
 from tests import factories
 from tests.factories import NOON, nanos
 
@@ -34,6 +35,8 @@ CONFIRMED = {"_confirmed": "yes", "reason": "because"}
 def at_noon() -> Any:
     with time_machine.travel(NOON, tick=False):
         yield
+    # Pages that name models read the prices of that day.
+    snapshot.forget()
 
 
 def signed_in(*roles: str, **fields: Any) -> Client:
