@@ -52,6 +52,7 @@ def test_an_agent_is_stopped_and_the_stop_lifted_on_a_phone(demo: Visit) -> None
     page = demo.open("/admin/governance/agent/?q=globex")
     assert not is_wider_than_the_screen(demo)
     page.get_by_role("link", name="churn").click()
+    expect(page.locator(".sg-budget-head .sg-state")).to_be_visible()
     address = page.url
     assert not is_wider_than_the_screen(demo)
     page.goto(address.replace("/change/", "/stop/"))
@@ -66,6 +67,7 @@ def test_an_agent_is_stopped_and_the_stop_lifted_on_a_phone(demo: Visit) -> None
     page.get_by_role("link", name="Lift").click()
     page.fill("textarea[name=reason]", "mended")
     page.get_by_role("button", name="Lift").click()
+    page.wait_for_url(f"{demo.site.url}/admin/")
     page.goto(address)
     expect(page.locator(".sg-budget-head .sg-state")).not_to_have_text("stopped")
     expect(page.locator(".sg-happened li").first).to_contain_text("olivia lifted the stop")
