@@ -14,13 +14,13 @@ from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
-from billing.accounts import binding, plans, sync
+from billing.accounts import binding, sync
 from billing.models import BillingAccount, BillingPeriod, Plan, TopUp
+from billing.queries import plans
 from billing.stripe_api import client
 from governance.console.amounts import AmountField
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor
-from governance.rules import money, policy
-from governance.rules.errors import FieldError
+from governance.rules import money
 
 
 def dollars(nanos: int | None) -> str:
@@ -34,69 +34,6 @@ class DollarsField(AmountField):
         kwargs.setdefault("widget", UnfoldAdminDecimalFieldWidget)
         most = int(money.dollars_from_nanos(money.MAX_LIMIT_NANOS))
         super().__init__(max_digits=16, decimal_places=6, max_value=most, **kwargs)
-
-
-class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
-    limit = DollarsField(help_text="Budget for each period, in dollars.", min_value=0)
-
-    class Meta:
-        model = Plan
-        fields = tuple(name for name in plans.PLANS.fields if name != "limit_nanos")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.instance.pk:
-            self.fields["limit"].initial = money.dollars_from_nanos(self.instance.limit_nanos)
-
-    def clean(self) -> dict[str, Any]:
-        found = super().clean() or {}
-        if "limit" in found:
-            self.instance.limit_nanos = money.nanos_from_dollars(found["limit"])
-        return found
-
-    def _post_clean(self) -> None:
-        """The domain's rules say which field is wrong; a list left empty is an empty list."""
-        super()._post_clean()  # type: ignore[misc]
-        lists = [name for name, column in policy.COLUMNS.items() if isinstance(column.default, list)]
-        for name in (*plans.MATCHERS, *lists):
-            setattr(self.instance, name, getattr(self.instance, name) or [])
-        if not self.errors:
-            try:
-                plans.validate(self.instance)
-            except FieldError as error:
-                self.add_error(error.field if error.field in self.fields else None, error.message)
-
-
-class PlanAdmin(ConsoleAdmin):
-    form = PlanForm
-    list_display = ("name", "limit", "soft_cap", "hard_cap", "matched_by", "is_default")
-    actions = ("apply_now",)
-    fieldsets = (
-        (None, {"fields": ("name", "limit", "is_default")}),
-        ("Near the limit", {"fields": tuple(policy.COLUMNS)}),
-        ("Stripe", {"fields": ("price_ids", "lookup_keys", "product_ids", "per_unit", "monthly")}),
-        (
-            "Trial and late payment",
-            {"fields": ("trial_percent", "provisional_percent", "credit_percent", "grace_days")},
-        ),
-        ("Changes in mid-period", {"fields": ("upgrade", "upgrade_times", "downgrade", "pause")}),
-    )
-
-    @display(description="Limit", ordering="limit_nanos")
-    def limit(self, plan: Plan) -> str:
-        return dollars(plan.limit_nanos)
-
-    @display(description="Matched by")
-    def matched_by(self, plan: Plan) -> str:
-        return ", ".join([*plan.price_ids, *plan.lookup_keys, *plan.product_ids]) or "-"
-
-    @action(description="Apply all plans to current windows now", permissions=["operate"])
-    def apply_now(self, request: HttpRequest, queryset: QuerySet[Plan]) -> None:
-        count = plans.apply_now(by=actor(request), now=timezone.now())
-        self.message_user(request, f"{count} customers have what the plans say now.")
-
-    def save_model(self, request: HttpRequest, obj: Plan, form: PlanForm, change: bool) -> None:
-        plans.save(plan=obj, changes={}, by=actor(request), now=timezone.now())
 
 
 class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -121,10 +58,23 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
         return None if amount is None else money.nanos_from_dollars(amount)
 
 
+class OnPlan(admin.SimpleListFilter):
+    """Customers who have a plan, alone or among others."""
+
+    title, parameter_name = "plan", "on_plan"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(plan.name, plan.name) for plan in Plan.objects.all()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> QuerySet[BillingAccount]:
+        plan = Plan.objects.filter(name=self.value()).first() if self.value() else None
+        return queryset.filter(plans.on(plan)) if plan else queryset
+
+
 class BillingAccountAdmin(ConsoleAdmin):
     form = AccountForm
     list_display = ("stripe_customer_id", "tenant", "status", "plan", "limit", "period_start", "period_end", "why")
-    list_filter = ("state", ("tenant", admin.EmptyFieldListFilter))
+    list_filter = ("state", OnPlan, ("tenant", admin.EmptyFieldListFilter))
     list_select_related = ("tenant",)
     search_fields = ("stripe_customer_id", "tenant__slug", "claimed_tenant")
     readonly_fields = (

@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 
-from billing.console import account_admins, stripe_admins, usage_admins
+from billing.console import account_admins, plan_admin, stripe_admins, usage_admins
 from billing.models import (
     BillingAccount,
     BillingPeriod,
@@ -21,7 +21,7 @@ from billing.models import (
 )
 
 ADMINS = {
-    Plan: account_admins.PlanAdmin,
+    Plan: plan_admin.PlanAdmin,
     BillingAccount: account_admins.BillingAccountAdmin,
     TopUp: account_admins.TopUpAdmin,
     BillingPeriod: account_admins.BillingPeriodAdmin,
