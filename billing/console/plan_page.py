@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from django.urls import reverse
 
 from billing.accounts import policy as settings_policy
+from billing.console.tones import STATE_TONES
 from billing.models import BillingAccount, Plan
 from billing.queries import plans
 from billing.queries.plans import SoldPrice
@@ -19,18 +20,6 @@ from governance.rules import policy
 
 SHOWN = 8
 PRICES_SHOWN = 30
-STATE_TONES = {
-    "active": "active",
-    "trial": "info",
-    "provisional": "warned",
-    "free": "info",
-    "frozen": "stopped",
-    "lapsed": "warned",
-    "suspended": "stopped",
-    "closed": "off",
-    "pending": "off",
-    "none": "off",
-}
 
 
 @dataclass(frozen=True, slots=True)
