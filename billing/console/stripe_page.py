@@ -77,7 +77,7 @@ def _cards(found: StripeHealth, now: datetime) -> list[Card]:
             oldest or "everything is handled",
             "hourglass_top",
             "danger" if "lagging" in found.problems else "",
-            f"{events}?processed_at__isempty=1",
+            f"{events}?state=waiting",
         ),
         Card(
             "Failed",
@@ -85,7 +85,7 @@ def _cards(found: StripeHealth, now: datetime) -> list[Card]:
             f"{found.failing:,} tried again, {found.quarantined:,} not ours",
             "mark_email_unread",
             "danger" if found.dead else "warning" if found.failing else "",
-            f"{events}?dead_at__isempty=0",
+            f"{events}?state=put+aside",
         ),
         Card("Lag", _lag(found.handling), f"after {_lag(found.delivery)} on the way, usually", "timer"),
         Card(
