@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
 from billing.accounts import binding, sync
+from billing.console import account_page, unbound_page
 from billing.models import BillingAccount, BillingPeriod, Plan, TopUp
-from billing.queries import plans
+from billing.queries import plans, proposals
 from billing.stripe_api import client
+from governance.console import confirm
 from governance.console.amounts import AmountField
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor
+from governance.models import Tenant
 from governance.rules import money
 
 
@@ -38,7 +45,7 @@ class DollarsField(AmountField):
 
 class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     limit_override = DollarsField(
-        required=False, min_value=0, help_text="In dollars; in place of the plan's limit. Empty: the plan's."
+        label="Limit in dollars", required=False, min_value=0, help_text="In place of the plan's. Empty: the plan's."
     )
 
     class Meta:
@@ -73,6 +80,8 @@ class OnPlan(admin.SimpleListFilter):
 
 class BillingAccountAdmin(ConsoleAdmin):
     form = AccountForm
+    add_form_template = "admin/change_form.html"
+    change_form_template = "console/account.html"
     list_display = ("stripe_customer_id", "tenant", "status", "plan", "limit", "period_start", "period_end", "why")
     list_filter = ("state", OnPlan, ("tenant", admin.EmptyFieldListFilter))
     list_select_related = ("tenant",)
@@ -90,9 +99,19 @@ class BillingAccountAdmin(ConsoleAdmin):
     )
     fields = ("stripe_customer_id", "tenant", "limit_override", *readonly_fields)
     actions = ("accept_claim", "dismiss_claim", "sync_now")
+    actions_detail = ("accept_one", "dismiss_one", "sync_one")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return (*self.readonly_fields, "stripe_customer_id") if obj else self.readonly_fields
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> Any:
+        def read() -> dict[str, Any]:
+            # Only where the page is shown: what was saved leads to another request.
+            return account_page.context(request, self.row(request, object_id), timezone.now())
+
+        return super().change_view(request, object_id, form_url, {"read": read, **(extra_context or {})})
 
     @display(
         description="State",
@@ -140,6 +159,69 @@ class BillingAccountAdmin(ConsoleAdmin):
         for account in queryset:
             self._sync(request, account)
 
+    @action(description="Bind", url_path="accept", permissions=["operate"], icon="link")
+    def accept_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """To the tenant that `tenant` in the address names, else to the one that is proposed."""
+        account = self.row(request, object_id)
+        (proposal,) = proposals.of([account])
+        slug = request.GET.get("tenant", "").strip()[:200]
+        chosen = Tenant.objects.filter(slug=slug).first() if slug and "\0" not in slug else None
+        tenant = chosen or proposal.tenant or account.tenant
+        if tenant is None:
+            self.message_user(request, f"{account} names nobody: choose whom it pays for.", messages.WARNING)
+            return redirect(self._page(account))
+        if request.method == "POST":
+            return self._decided(request, account, partial(binding.bind, tenant=tenant))
+        title, explanation = f"{account} pays for {tenant}", unbound_page.consequence(account, tenant)
+        back = reverse("admin:unbound")
+        return confirm.page(request, model_admin=self, title=title, verb="Bind", explanation=explanation, back=back)
+
+    @action(description="Refuse what is claimed", url_path="dismiss", permissions=["operate"], icon="link_off")
+    def dismiss_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        account = self.row(request, object_id)
+        if request.method == "POST":
+            return self._decided(request, account, binding.dismiss)
+        claimed = account.claimed_tenant or "nobody"
+        explanation = (
+            f"{account} names {claimed}, and is not bound to it. Whatever Stripe's objects say of {claimed} counts no "
+            "more for this customer; it can still be bound by hand."
+        )
+        back = reverse("admin:unbound")
+        return confirm.page(
+            request, model_admin=self, title="Refuse a claim", verb="Refuse", explanation=explanation, back=back
+        )
+
+    @action(description="Read from Stripe", url_path="read", permissions=["operate"], icon="sync")
+    def sync_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        account = self.row(request, object_id)
+        if request.method == "POST":
+            self._sync(request, account)
+            return redirect(self._page(account))
+        explanation = "What Stripe says of its subscriptions and payments now is read, and its budget follows."
+        return confirm.page(
+            request,
+            model_admin=self,
+            title=f"Read {account} anew",
+            verb="Read",
+            explanation=explanation,
+            back=self._page(account),
+        )
+
+    def _decided(self, request: HttpRequest, account: BillingAccount, act: Callable[..., None]) -> HttpResponse:
+        try:
+            act(account=account, by=actor(request), now=timezone.now())
+        except binding.BindingError as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return redirect(self._page(account))
+        self._sync(request, account)
+        account.refresh_from_db()
+        whom = f"pays for {account.tenant}" if account.tenant else "pays for nobody"
+        self.message_user(request, f"{account} {whom}.")
+        return redirect("admin:unbound")
+
+    def _page(self, account: BillingAccount) -> str:
+        return reverse("admin:billing_billingaccount_change", args=[account.pk])
+
     def save_model(self, request: HttpRequest, obj: BillingAccount, form: AccountForm, change: bool) -> None:
         now, by = timezone.now(), actor(request)
         account = binding.of_customer(obj.stripe_customer_id)
@@ -153,7 +235,8 @@ class BillingAccountAdmin(ConsoleAdmin):
         wanted = form.cleaned_data["limit_override"]
         if wanted != account.limit_override_nanos:
             sync.override(account=account, limit_nanos=wanted, by=by, now=now)
-        self._sync(request, account)
+        # Stripe is not waited for while the page's transaction is open.
+        transaction.on_commit(partial(self._sync, request, account))
 
     def _sync(self, request: HttpRequest, account: BillingAccount) -> None:
         try:

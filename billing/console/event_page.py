@@ -149,13 +149,12 @@ def _outcomes(effect: Effect) -> Iterator[Outcome]:
         yield Outcome(_act(act), reverse("admin:governance_auditentry_change", args=[act.pk]), act.reason)
     for window in effect.windows:
         ends = display.moment(window.ends_at, "day")
-        words = format_html("opened a window of {} until {}", display.dollars(window.limit_nanos), ends)
-        yield Outcome(words, reverse("admin:governance_budgetwindow_change", args=[window.pk]))
+        opened = format_html("opened a window of {} until {}", display.dollars(window.limit_nanos), ends)
+        yield Outcome(opened, reverse("admin:governance_budgetwindow_change", args=[window.pk]))
     for topup in effect.topups:
-        words = (
-            f"added a top-up of {display.dollars(topup.amount_nanos)}{'' if tenant else ', which waits for a tenant'}"
-        )
-        yield Outcome(words, reverse("admin:billing_topup_change", args=[topup.pk]))
+        waits = "" if tenant else ", which waits for a tenant"
+        added = f"added a top-up of {display.dollars(topup.amount_nanos)}{waits}"
+        yield Outcome(added, reverse("admin:billing_topup_change", args=[topup.pk]))
     for alert in effect.alerts:
         yield Outcome("told operators", reverse("admin:governance_alert_change", args=[alert.pk]), alert.message)
 

@@ -78,7 +78,7 @@ class StripeEventAdmin(LongTableAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[StripeEvent]:
         rows: QuerySet[StripeEvent] = super().get_queryset(request)
-        is_list = request.resolver_match is not None and request.resolver_match.url_name.endswith("changelist")
+        is_list = request.path == reverse("admin:billing_stripeevent_changelist")
         return rows.defer("payload") if is_list else rows
 
     def get_search_results(self, request: HttpRequest, queryset: Any, search_term: str) -> tuple[Any, bool]:

@@ -71,7 +71,9 @@ def of(event: StripeEvent) -> Effect:
 def _kept(event: StripeEvent) -> Mirrored | None:
     """What Stripe said last of the object that the event is about."""
     id = objects.text(event.object.get("id")) or objects.text(event.related.get("id"))
-    found = (model.objects.filter(stripe_id=id).first() for model in MIRRORS) if id else iter(())
+    if not id:
+        return None
+    found = (model._default_manager.filter(stripe_id=id).first() for model in MIRRORS)
     return next((row for row in found if row is not None), None)
 
 
