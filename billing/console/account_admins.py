@@ -8,6 +8,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import QuerySet
@@ -78,14 +79,23 @@ class OnPlan(admin.SimpleListFilter):
         return queryset.filter(plans.on(plan)) if plan else queryset
 
 
+class AccountList(ChangeList):
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.rows = [account_page.row(account) for account in self.result_list]
+
+
 class BillingAccountAdmin(ConsoleAdmin):
     form = AccountForm
     add_form_template = "admin/change_form.html"
     change_form_template = "console/account.html"
-    list_display = ("stripe_customer_id", "tenant", "status", "plan", "limit", "period_start", "period_end", "why")
+    change_list_template = "console/accounts.html"
+    list_display = ("stripe_customer_id",)
     list_filter = ("state", OnPlan, ("tenant", admin.EmptyFieldListFilter))
     list_select_related = ("tenant",)
+    list_filter_sheet = True
     search_fields = ("stripe_customer_id", "tenant__slug", "claimed_tenant")
+    search_help_text = "The id of a Stripe customer, or the name of one of yours."
     readonly_fields = (
         "state",
         "plan",
@@ -104,6 +114,13 @@ class BillingAccountAdmin(ConsoleAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return (*self.readonly_fields, "stripe_customer_id") if obj else self.readonly_fields
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[AccountList]:
+        return AccountList
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        more = {"may_read": self.has_operate_permission(request)}
+        return super().changelist_view(request, {**more, **(extra_context or {})})
+
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> Any:
@@ -112,22 +129,6 @@ class BillingAccountAdmin(ConsoleAdmin):
             return account_page.context(request, self.row(request, object_id), timezone.now())
 
         return super().change_view(request, object_id, form_url, {"read": read, **(extra_context or {})})
-
-    @display(
-        description="State",
-        label={
-            "active": "success",
-            "trial": "info",
-            "provisional": "warning",
-            "free": "info",
-            "frozen": "danger",
-            "lapsed": "warning",
-            "suspended": "danger",
-            "closed": "danger",
-        },
-    )
-    def status(self, account: BillingAccount) -> str:
-        return account.state
 
     @display(description="Limit")
     def limit(self, account: BillingAccount) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -52,6 +53,27 @@ REASONS = {
     "tenant_has_budgets": "It names {}, which has budgets of its own.",
     "names_another_tenant": "Stripe's objects name {} by now.",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """A customer as the list shows it."""
+
+    account: BillingAccount
+    tone: str
+    gives: SafeString | str
+    until: SafeString | str
+    why: str
+
+
+def row(account: BillingAccount) -> AccountRow:
+    return AccountRow(
+        account=account,
+        tone=STATE_TONES[account.state],
+        gives=display.exact(account.limit_nanos),
+        until=display.moment(account.period_end, "day"),
+        why=" ".join(sentence(str(code)) for code in account.reasons),
+    )
 
 
 def context(request: HttpRequest, account: BillingAccount, now: datetime) -> dict[str, Any]:

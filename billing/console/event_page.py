@@ -138,8 +138,8 @@ def _nothing(event: StripeEvent, effect: Effect, state: str) -> str:
     if not effect.asks_for_something:
         return "Nothing here asks for events of this type. It was kept, and that is all."
     if effect.account is None:
-        return "It concerns no customer of ours, or changed what Stripe's prices and products are known as."
-    return "Nothing had to be changed: everything was already as Stripe says."
+        return "It concerns no customer of ours, or is about Stripe's prices and products."
+    return "No window was opened, nothing bound, bought or stopped; below is what the customer has."
 
 
 def _outcomes(effect: Effect) -> Iterator[Outcome]:

@@ -91,8 +91,12 @@ def row(one: Proposal, *, may_act: bool, may_add: bool) -> ProposalRow:
 def _sentence(one: Proposal) -> str:
     if one.is_guess and one.tenant is not None:
         return f"Nothing names a customer of yours. Its name or address is like {one.tenant.slug}'s."
-    words = SENTENCES.get(one.code)
-    return words(one) if words and one.named else "Nothing names a customer of yours."
+    if not one.named:
+        return "Nothing names a customer of yours."
+    known = SENTENCES.get(one.code)
+    if known is not None:
+        return known(one)
+    return f"It names {one.named}{'' if one.tenant else ', and you have no customer of that name'}."
 
 
 def _act(account: BillingAccount, name: str) -> str:

@@ -124,15 +124,27 @@ def test_a_viewer_reads_a_plan_and_who_has_it(console: Client) -> None:
     assert viewer.get(APPLY).status_code == 403
 
 
-def test_operator_overrides_a_limit_and_binds_a_customer(console: Client) -> None:
+def test_operator_overrides_a_limit_and_binds_a_customer(
+    console: Client, django_capture_on_commit_callbacks: Any
+) -> None:
     account = BillingAccount.objects.get()
     path = f"/admin/billing/billingaccount/{account.pk}/change/"
-    console.post(path, {"tenant": account.tenant_id, "limit_override": "75"})
+    with django_capture_on_commit_callbacks(execute=True):
+        console.post(path, {"tenant": account.tenant_id, "limit_override": "75"})
     assert window_of().limit_nanos == factories.nanos("75")
     other = factories.tenant("other")
-    console.post(path, {"tenant": other.pk, "limit_override": "75"})
+    with django_capture_on_commit_callbacks(execute=True):
+        console.post(path, {"tenant": other.pk, "limit_override": "75"})
     assert window_of("other").limit_nanos == factories.nanos("75")
     assert AuditEntry.objects.filter(action="billing.bind", actor="ann").count() == 1
+    page = console.get(path).content.decode()
+    for words in (
+        "An operator set the limit.",
+        "limit set to $75.00",
+        "bound to other",
+        "customer.subscription.created",
+    ):
+        assert words in page, words
 
 
 def test_events_are_processed_again(console: Client, monkeypatch: pytest.MonkeyPatch) -> None:
