@@ -28,7 +28,7 @@ ACTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class EventRow:
+class InboxRow:
     """An event as the list shows it. `why`: what is in its way, where something is."""
 
     event: StripeEvent
@@ -40,7 +40,7 @@ class EventRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class WayPoint:
     """A moment of an event's way, and how long it took to get there."""
 
     words: str
@@ -49,7 +49,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class EffectLine:
     """A line of what came of an event; `link` leads to it."""
 
     words: SafeString | str
@@ -57,13 +57,13 @@ class Outcome:
     because: str = ""
 
 
-def rows(events: Sequence[StripeEvent]) -> list[EventRow]:
+def rows(events: Sequence[StripeEvent]) -> list[InboxRow]:
     """Two queries."""
     ids = {event.customer_id for event in events} - {""}
     accounts = BillingAccount.objects.filter(stripe_customer_id__in=ids)
     tenants = dict(accounts.values_list("stripe_customer_id", "tenant__slug"))
     return [
-        EventRow(
+        InboxRow(
             event=event,
             at=display.moment(event.received_at, "second"),
             tenant=tenants.get(event.customer_id) or "",
@@ -98,22 +98,22 @@ def context(event: StripeEvent, now: datetime) -> dict[str, Any]:
     }
 
 
-def _steps(event: StripeEvent) -> Iterator[Step]:
+def _steps(event: StripeEvent) -> Iterator[WayPoint]:
     happened = datetime.fromtimestamp(event.created, UTC)
-    yield Step("Happened at Stripe", display.moment(happened, "second"))
+    yield WayPoint("Happened at Stripe", display.moment(happened, "second"))
     # Stripe says whole seconds.
-    yield Step(
+    yield WayPoint(
         "Came", display.moment(event.received_at, "second"), display.duration(_since(happened, event.received_at))
     )
     if event.processed_at:
         tries = f", at try {event.attempts}" if event.attempts > 1 else ""
         took = display.duration(_since(event.received_at, event.processed_at))
-        yield Step(f"Handled{tries}", display.moment(event.processed_at, "second"), took)
+        yield WayPoint(f"Handled{tries}", display.moment(event.processed_at, "second"), took)
     elif event.dead_at:
-        yield Step(f"Put aside after {event.attempts} tries", display.moment(event.dead_at, "second"))
+        yield WayPoint(f"Put aside after {event.attempts} tries", display.moment(event.dead_at, "second"))
     elif event.next_attempt_at and not event.quarantine_reason:
         words = f"Next try, the {event.attempts + 1}." if event.attempts else "Is handled by"
-        yield Step(words, display.moment(event.next_attempt_at, "second"))
+        yield WayPoint(words, display.moment(event.next_attempt_at, "second"))
 
 
 def _since(begin: datetime, end: datetime) -> timedelta:
@@ -142,21 +142,21 @@ def _nothing(event: StripeEvent, effect: Effect, state: str) -> str:
     return "No window was opened, nothing bound, bought or stopped; below is what the customer has."
 
 
-def _outcomes(effect: Effect) -> Iterator[Outcome]:
+def _outcomes(effect: Effect) -> Iterator[EffectLine]:
     account = effect.account
     tenant = account.tenant if account else None
     for act in effect.acts:
-        yield Outcome(_act(act), reverse("admin:governance_auditentry_change", args=[act.pk]), act.reason)
+        yield EffectLine(_act(act), reverse("admin:governance_auditentry_change", args=[act.pk]), act.reason)
     for window in effect.windows:
         ends = display.moment(window.ends_at, "day")
         opened = format_html("opened a window of {} until {}", display.dollars(window.limit_nanos), ends)
-        yield Outcome(opened, reverse("admin:governance_budgetwindow_change", args=[window.pk]))
+        yield EffectLine(opened, reverse("admin:governance_budgetwindow_change", args=[window.pk]))
     for topup in effect.topups:
         waits = "" if tenant else ", which waits for a tenant"
         added = f"added a top-up of {display.dollars(topup.amount_nanos)}{waits}"
-        yield Outcome(added, reverse("admin:billing_topup_change", args=[topup.pk]))
+        yield EffectLine(added, reverse("admin:billing_topup_change", args=[topup.pk]))
     for alert in effect.alerts:
-        yield Outcome("told operators", reverse("admin:governance_alert_change", args=[alert.pk]), alert.message)
+        yield EffectLine("told operators", reverse("admin:governance_alert_change", args=[alert.pk]), alert.message)
 
 
 def _act(row: AuditEntry) -> SafeString | str:

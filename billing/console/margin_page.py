@@ -39,7 +39,7 @@ SHOWS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Period:
+class MarginPeriod:
     """`query`: what the address says to mean it; `error`: what is wrong with the days that it names."""
 
     period: TimeRange
@@ -106,17 +106,17 @@ def _address(query: dict[str, str], show: str) -> str:
     return f"?{urlencode(query | ({'show': show} if show else {}))}"
 
 
-def _period(request: HttpRequest, now: datetime) -> Period:
+def _period(request: HttpRequest, now: datetime) -> MarginPeriod:
     wanted = request.GET.get("period", "")
     error = ""
     if request.GET.get("from"):
         found = ranges.chosen(request.GET, now=now, zone=ZoneInfo("UTC"))
         if not found.error:
             days = {"from": found.first.isoformat(), "to": found.last.isoformat()}
-            return Period(found.period, days, found.words)
+            return MarginPeriod(found.period, days, found.words)
         error = found.error
     name = wanted if wanted in PERIODS else "month"
-    return Period(_named(name, now), {"period": name}, PERIODS[name], error)
+    return MarginPeriod(_named(name, now), {"period": name}, PERIODS[name], error)
 
 
 def _named(name: str, now: datetime) -> TimeRange:
@@ -148,7 +148,7 @@ def _group(row: Margin) -> str:
 
 
 def _cards(
-    rows: Sequence[Margin], groups: dict[str, list[Margin]], chosen: Period, *, is_connected: bool, now: datetime
+    rows: Sequence[Margin], groups: dict[str, list[Margin]], chosen: MarginPeriod, *, is_connected: bool, now: datetime
 ) -> list[Card]:
     cost = sum(row.cost_nanos for row in rows)
     spend = Card("Model cost", display.dollars(cost), "spent by all customers", "neurology", link=_spend(chosen, now))
@@ -191,7 +191,7 @@ def _cards(
     ]
 
 
-def _line(row: Margin, largest: int, chosen: Period, now: datetime) -> TenantMargin:
+def _line(row: Margin, largest: int, chosen: MarginPeriod, now: datetime) -> TenantMargin:
     group = _group(row)
     account = reverse("admin:billing_billingaccount_change", args=[row.account_id]) if row.account_id else ""
     is_known = row.account_id is not None and row.margin_nanos is not None
@@ -214,7 +214,7 @@ def _line(row: Margin, largest: int, chosen: Period, now: datetime) -> TenantMar
     )
 
 
-def _spend(chosen: Period, now: datetime, **of_whom: str) -> str:
+def _spend(chosen: MarginPeriod, now: datetime, **of_whom: str) -> str:
     """The page of spend with the same hours; none where they are more than it shows."""
     starts_at, ends_at = chosen.period.starts_at, chosen.period.ends_at or now
     if starts_at is None or ends_at - starts_at >= timedelta(days=ranges.MOST_DAYS):

@@ -17,7 +17,7 @@ from billing.console import unbound_page
 from billing.inbox import endpoint
 from billing.models import StripeEvent, StripeRun
 from billing.queries import connection, health, proposals
-from billing.queries.connection import Step, StepState
+from billing.queries.connection import Stage, StepState
 from billing.queries.health import Lag, StripeHealth
 from billing.stripe_api import client
 from governance import audit
@@ -57,7 +57,7 @@ class StepRow:
     """A step of connecting, with where it is gone on with in the console."""
 
     number: int
-    step: Step
+    step: Stage
     tone: str
     link: str
     link_words: str
@@ -98,7 +98,7 @@ def _mode(found: StripeHealth) -> str:
     return {True: "live mode", False: "test mode"}[found.live] if found.live is not None else "no key"
 
 
-def _verdict(found: StripeHealth, steps: list[Step], now: datetime) -> tuple[str, str]:
+def _verdict(found: StripeHealth, steps: list[Stage], now: datetime) -> tuple[str, str]:
     """(tone, sentence): how it stands, in words."""
     if found.problems:
         return "danger", "Something is in the way between Stripe and your budgets."
@@ -142,7 +142,7 @@ def _problems(found: StripeHealth) -> list[Problem]:
     return [known[code] for code in found.problems]
 
 
-def _row(number: int, step: Step) -> StepRow:
+def _row(number: int, step: Stage) -> StepRow:
     links = {
         "plans": (reverse("admin:billing_plan_changelist"), "Plans"),
         "customers": (reverse("admin:unbound"), "Customers to bind"),

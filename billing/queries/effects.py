@@ -29,7 +29,7 @@ NOISE = frozenset({"object", "lastResponse", "invoice_pdf", "hosted_invoice_url"
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class FieldChange:
     """A field of the event's object that is another by now; texts, empty for what is more than a word."""
 
     name: str
@@ -44,7 +44,7 @@ class Effect:
     asks_for_something: bool
     account: BillingAccount | None
     kept: Mirrored | None
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[FieldChange] = field(default_factory=list)
     acts: list[AuditEntry] = field(default_factory=list)
     windows: list[BudgetWindow] = field(default_factory=list)
     topups: list[TopUp] = field(default_factory=list)
@@ -96,10 +96,10 @@ def _written(event: StripeEvent, account: BillingAccount, at: datetime) -> dict[
     }
 
 
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[FieldChange]:
     """What an object said that it says otherwise by now, by its fields' names. Pure."""
     names = sorted((then.keys() & now.keys()) - NOISE)
-    return [Difference(name, _word(then[name]), _word(now[name])) for name in names if then[name] != now[name]][:MOST]
+    return [FieldChange(name, _word(then[name]), _word(now[name])) for name in names if then[name] != now[name]][:MOST]
 
 
 def _word(value: Any) -> str:
