@@ -94,7 +94,7 @@ def save(*, plan: Plan, changes: Mapping[str, Any], by: Actor, now: datetime) ->
     return plan
 
 
-def apply_now(*, by: Actor, now: datetime) -> int:
+def apply_now(*, by: Actor, now: datetime, reason: str = "") -> int:
     """Give current windows what plans and metadata say now, instead of what they said when it opened; how many."""
     ids = list(BillingAccount.objects.exclude(tenant=None).values_list("stripe_customer_id", flat=True))
     for customer_id in ids:
@@ -103,5 +103,6 @@ def apply_now(*, by: Actor, now: datetime) -> int:
             account = binding.locked(customer_id)
             sync.apply(account, now=now, anew=True)
             budget_windows.forgive(account)
-    audit.record(action="plan.apply_now", target="current windows", by=by, now=now, new={"customers": len(ids)})
+    new = {"customers": len(ids)}
+    audit.record(action="plan.apply_now", target="current windows", by=by, now=now, reason=reason, new=new)
     return len(ids)

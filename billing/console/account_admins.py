@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminDecimalFieldWidget
 
-from billing.accounts import binding, plans, sync
+from billing.accounts import binding, sync
+from billing.console import account_page, unbound_page
 from billing.models import BillingAccount, BillingPeriod, Plan, TopUp
+from billing.queries import plans, proposals
 from billing.stripe_api import client
+from governance.console import confirm
 from governance.console.amounts import AmountField
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor
-from governance.rules import money, policy
-from governance.rules.errors import FieldError
+from governance.models import Tenant
+from governance.rules import money
 
 
 def dollars(nanos: int | None) -> str:
@@ -36,72 +44,9 @@ class DollarsField(AmountField):
         super().__init__(max_digits=16, decimal_places=6, max_value=most, **kwargs)
 
 
-class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
-    limit = DollarsField(help_text="Budget for each period, in dollars.", min_value=0)
-
-    class Meta:
-        model = Plan
-        fields = tuple(name for name in plans.PLANS.fields if name != "limit_nanos")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.instance.pk:
-            self.fields["limit"].initial = money.dollars_from_nanos(self.instance.limit_nanos)
-
-    def clean(self) -> dict[str, Any]:
-        found = super().clean() or {}
-        if "limit" in found:
-            self.instance.limit_nanos = money.nanos_from_dollars(found["limit"])
-        return found
-
-    def _post_clean(self) -> None:
-        """The domain's rules say which field is wrong; a list left empty is an empty list."""
-        super()._post_clean()  # type: ignore[misc]
-        lists = [name for name, column in policy.COLUMNS.items() if isinstance(column.default, list)]
-        for name in (*plans.MATCHERS, *lists):
-            setattr(self.instance, name, getattr(self.instance, name) or [])
-        if not self.errors:
-            try:
-                plans.validate(self.instance)
-            except FieldError as error:
-                self.add_error(error.field if error.field in self.fields else None, error.message)
-
-
-class PlanAdmin(ConsoleAdmin):
-    form = PlanForm
-    list_display = ("name", "limit", "soft_cap", "hard_cap", "matched_by", "is_default")
-    actions = ("apply_now",)
-    fieldsets = (
-        (None, {"fields": ("name", "limit", "is_default")}),
-        ("Near the limit", {"fields": tuple(policy.COLUMNS)}),
-        ("Stripe", {"fields": ("price_ids", "lookup_keys", "product_ids", "per_unit", "monthly")}),
-        (
-            "Trial and late payment",
-            {"fields": ("trial_percent", "provisional_percent", "credit_percent", "grace_days")},
-        ),
-        ("Changes in mid-period", {"fields": ("upgrade", "upgrade_times", "downgrade", "pause")}),
-    )
-
-    @display(description="Limit", ordering="limit_nanos")
-    def limit(self, plan: Plan) -> str:
-        return dollars(plan.limit_nanos)
-
-    @display(description="Matched by")
-    def matched_by(self, plan: Plan) -> str:
-        return ", ".join([*plan.price_ids, *plan.lookup_keys, *plan.product_ids]) or "-"
-
-    @action(description="Apply all plans to current windows now", permissions=["operate"])
-    def apply_now(self, request: HttpRequest, queryset: QuerySet[Plan]) -> None:
-        count = plans.apply_now(by=actor(request), now=timezone.now())
-        self.message_user(request, f"{count} customers have what the plans say now.")
-
-    def save_model(self, request: HttpRequest, obj: Plan, form: PlanForm, change: bool) -> None:
-        plans.save(plan=obj, changes={}, by=actor(request), now=timezone.now())
-
-
 class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     limit_override = DollarsField(
-        required=False, min_value=0, help_text="In dollars; in place of the plan's limit. Empty: the plan's."
+        label="Limit in dollars", required=False, min_value=0, help_text="In place of the plan's. Empty: the plan's."
     )
 
     class Meta:
@@ -121,12 +66,36 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
         return None if amount is None else money.nanos_from_dollars(amount)
 
 
+class OnPlan(admin.SimpleListFilter):
+    """Customers who have a plan, alone or among others."""
+
+    title, parameter_name = "plan", "on_plan"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(plan.name, plan.name) for plan in Plan.objects.all()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> QuerySet[BillingAccount]:
+        plan = Plan.objects.filter(name=self.value()).first() if self.value() else None
+        return queryset.filter(plans.on(plan)) if plan else queryset
+
+
+class AccountList(ChangeList):
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.rows = [account_page.row(account) for account in self.result_list]
+
+
 class BillingAccountAdmin(ConsoleAdmin):
     form = AccountForm
-    list_display = ("stripe_customer_id", "tenant", "status", "plan", "limit", "period_start", "period_end", "why")
-    list_filter = ("state", ("tenant", admin.EmptyFieldListFilter))
+    add_form_template = "admin/change_form.html"
+    change_form_template = "console/account.html"
+    change_list_template = "console/accounts.html"
+    list_display = ("stripe_customer_id",)
+    list_filter = ("state", OnPlan, ("tenant", admin.EmptyFieldListFilter))
     list_select_related = ("tenant",)
+    list_filter_sheet = True
     search_fields = ("stripe_customer_id", "tenant__slug", "claimed_tenant")
+    search_help_text = "The id of a Stripe customer, or the name of one of yours."
     readonly_fields = (
         "state",
         "plan",
@@ -140,25 +109,26 @@ class BillingAccountAdmin(ConsoleAdmin):
     )
     fields = ("stripe_customer_id", "tenant", "limit_override", *readonly_fields)
     actions = ("accept_claim", "dismiss_claim", "sync_now")
+    actions_detail = ("accept_one", "dismiss_one", "sync_one")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return (*self.readonly_fields, "stripe_customer_id") if obj else self.readonly_fields
 
-    @display(
-        description="State",
-        label={
-            "active": "success",
-            "trial": "info",
-            "provisional": "warning",
-            "free": "info",
-            "frozen": "danger",
-            "lapsed": "warning",
-            "suspended": "danger",
-            "closed": "danger",
-        },
-    )
-    def status(self, account: BillingAccount) -> str:
-        return account.state
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[AccountList]:
+        return AccountList
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        more = {"may_read": self.has_operate_permission(request)}
+        return super().changelist_view(request, {**more, **(extra_context or {})})
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> Any:
+        def read() -> dict[str, Any]:
+            # Only where the page is shown: what was saved leads to another request.
+            return account_page.context(request, self.row(request, object_id), timezone.now())
+
+        return super().change_view(request, object_id, form_url, {"read": read, **(extra_context or {})})
 
     @display(description="Limit")
     def limit(self, account: BillingAccount) -> str:
@@ -190,6 +160,69 @@ class BillingAccountAdmin(ConsoleAdmin):
         for account in queryset:
             self._sync(request, account)
 
+    @action(description="Bind", url_path="accept", permissions=["operate"], icon="link")
+    def accept_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """To the tenant that `tenant` in the address names, else to the one that is proposed."""
+        account = self.row(request, object_id)
+        (proposal,) = proposals.of([account])
+        slug = request.GET.get("tenant", "").strip()[:200]
+        chosen = Tenant.objects.filter(slug=slug).first() if slug and "\0" not in slug else None
+        tenant = chosen or proposal.tenant or account.tenant
+        if tenant is None:
+            self.message_user(request, f"{account} names nobody: choose whom it pays for.", messages.WARNING)
+            return redirect(self._page(account))
+        if request.method == "POST":
+            return self._decided(request, account, partial(binding.bind, tenant=tenant))
+        title, explanation = f"{account} pays for {tenant}", unbound_page.consequence(account, tenant)
+        back = reverse("admin:unbound")
+        return confirm.page(request, model_admin=self, title=title, verb="Bind", explanation=explanation, back=back)
+
+    @action(description="Refuse what is claimed", url_path="dismiss", permissions=["operate"], icon="link_off")
+    def dismiss_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        account = self.row(request, object_id)
+        if request.method == "POST":
+            return self._decided(request, account, binding.dismiss)
+        claimed = account.claimed_tenant or "nobody"
+        explanation = (
+            f"{account} names {claimed}, and is not bound to it. Whatever Stripe's objects say of {claimed} counts no "
+            "more for this customer; it can still be bound by hand."
+        )
+        back = reverse("admin:unbound")
+        return confirm.page(
+            request, model_admin=self, title="Refuse a claim", verb="Refuse", explanation=explanation, back=back
+        )
+
+    @action(description="Read from Stripe", url_path="read", permissions=["operate"], icon="sync")
+    def sync_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        account = self.row(request, object_id)
+        if request.method == "POST":
+            self._sync(request, account)
+            return redirect(self._page(account))
+        explanation = "What Stripe says of its subscriptions and payments now is read, and its budget follows."
+        return confirm.page(
+            request,
+            model_admin=self,
+            title=f"Read {account} anew",
+            verb="Read",
+            explanation=explanation,
+            back=self._page(account),
+        )
+
+    def _decided(self, request: HttpRequest, account: BillingAccount, act: Callable[..., None]) -> HttpResponse:
+        try:
+            act(account=account, by=actor(request), now=timezone.now())
+        except binding.BindingError as error:
+            self.message_user(request, str(error), messages.ERROR)
+            return redirect(self._page(account))
+        self._sync(request, account)
+        account.refresh_from_db()
+        whom = f"pays for {account.tenant}" if account.tenant else "pays for nobody"
+        self.message_user(request, f"{account} {whom}.")
+        return redirect("admin:unbound")
+
+    def _page(self, account: BillingAccount) -> str:
+        return reverse("admin:billing_billingaccount_change", args=[account.pk])
+
     def save_model(self, request: HttpRequest, obj: BillingAccount, form: AccountForm, change: bool) -> None:
         now, by = timezone.now(), actor(request)
         account = binding.of_customer(obj.stripe_customer_id)
@@ -203,7 +236,8 @@ class BillingAccountAdmin(ConsoleAdmin):
         wanted = form.cleaned_data["limit_override"]
         if wanted != account.limit_override_nanos:
             sync.override(account=account, limit_nanos=wanted, by=by, now=now)
-        self._sync(request, account)
+        # Stripe is not waited for while the page's transaction is open.
+        transaction.on_commit(partial(self._sync, request, account))
 
     def _sync(self, request: HttpRequest, account: BillingAccount) -> None:
         try:

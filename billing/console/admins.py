@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 
-from billing.console import account_admins, stripe_admins, usage_admins
+from billing.console import account_admins, inbox_admin, plan_admin, stripe_admins, usage_admins
 from billing.models import (
     BillingAccount,
     BillingPeriod,
@@ -21,7 +21,7 @@ from billing.models import (
 )
 
 ADMINS = {
-    Plan: account_admins.PlanAdmin,
+    Plan: plan_admin.PlanAdmin,
     BillingAccount: account_admins.BillingAccountAdmin,
     TopUp: account_admins.TopUpAdmin,
     BillingPeriod: account_admins.BillingPeriodAdmin,
@@ -29,7 +29,7 @@ ADMINS = {
     Invoice: stripe_admins.InvoiceAdmin,
     Payment: stripe_admins.PaymentAdmin,
     CatalogEntry: stripe_admins.CatalogEntryAdmin,
-    StripeEvent: stripe_admins.StripeEventAdmin,
+    StripeEvent: inbox_admin.StripeEventAdmin,
     StripeRun: stripe_admins.StripeRunAdmin,
     MeterEvent: usage_admins.MeterEventAdmin,
     UsageMeter: usage_admins.UsageMeterAdmin,

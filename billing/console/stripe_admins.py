@@ -1,22 +1,16 @@
-"""Stripe's objects and events in the console, as Stripe said them last."""
+"""Stripe's objects and our runs in the console, as Stripe said them last."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from django.contrib import admin, messages
-from django.db.models import QuerySet
-from django.http import HttpRequest
-from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.decorators import action, display
+from unfold.decorators import display
 
-from billing import dispatch
-from billing.inbox import store
-from billing.models import StripeEvent, StripeRun
-from governance.console.base import LongTableAdmin, ReadOnlyAdmin, actor
+from billing.models import StripeRun
+from governance.console.base import ReadOnlyAdmin
 
 
 class MirrorAdmin(ReadOnlyAdmin):
@@ -53,44 +47,6 @@ class PaymentAdmin(MirrorAdmin):
 class CatalogEntryAdmin(MirrorAdmin):
     list_display = ("stripe_id", "kind", "updated_at")
     list_filter = ("kind",)
-
-
-class StripeEventAdmin(LongTableAdmin):
-    list_display = ("event_id", "type", "customer_id", "status", "attempts", "received_at", "processed_at")
-    list_filter = (
-        "type",
-        ("processed_at", admin.EmptyFieldListFilter),
-        ("quarantine_reason", admin.EmptyFieldListFilter),
-        ("dead_at", admin.EmptyFieldListFilter),
-    )
-    search_fields = ("event_id", "customer_id", "type")
-    exclude = ("payload",)
-    readonly_fields = ("said",)
-    actions = ("process_again",)
-
-    @display(
-        description="State",
-        label={"done": "success", "waiting": "info", "failing": "warning", "put aside": "danger", "not ours": "info"},
-    )
-    def status(self, event: StripeEvent) -> str:
-        if event.processed_at:
-            return "done"
-        if event.quarantine_reason:
-            return "put aside" if event.dead_at else "not ours"
-        return "failing" if event.attempts else "waiting"
-
-    @display(description="Payload")
-    def said(self, event: StripeEvent) -> SafeString:
-        return pretty(event.payload)
-
-    @action(description="Process again", permissions=["operate"])
-    def process_again(self, request: HttpRequest, queryset: QuerySet[StripeEvent]) -> None:
-        due = store.replay(events=queryset, by=actor(request), now=timezone.now())
-        for event_id in due:
-            dispatch.soon(event_id)
-        self.message_user(request, f"{len(due)} events will be processed again.")
-        if left := queryset.count() - len(due):
-            self.message_user(request, f"{left} events are not ours and stay as they are.", messages.WARNING)
 
 
 class StripeRunAdmin(ReadOnlyAdmin):

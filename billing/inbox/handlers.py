@@ -272,6 +272,11 @@ ACCOUNT_TWINS = {"v2.core.account.updated": "customer.updated", "v2.core.account
 HOLDS_UP_INVOICES = "invoice.created"
 
 
+def is_known(type: str) -> bool:
+    """Whether events of a type ask for something, however they come."""
+    return type in EVENT_TYPES or type in ACCOUNT_TWINS or type.removeprefix("v1.") in EVENT_TYPES
+
+
 def asked_for(*, thin: bool = False) -> frozenset[str]:
     """The types that our endpoint at Stripe is to send; `thin`: those of the event destination beside it."""
     return frozenset(name for name, one in EVENT_TYPES.items() if one.thin == thin) - {HOLDS_UP_INVOICES}

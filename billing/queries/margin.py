@@ -31,7 +31,10 @@ UNTOUCHED = Refund(RefundKind.NONE)
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """A tenant's period, in nanodollars. `other` maps each other currency to nano-units of it."""
+    """A tenant's period, in nanodollars. `other` maps each other currency to nano-units of it.
+
+    `account_id`: the customer that pays for it, of which there may be none.
+    """
 
     tenant: str
     plan: str
@@ -39,6 +42,8 @@ class Margin:
     revenue_nanos: int
     cost_nanos: int
     other: Mapping[str, int] = field(default_factory=dict)
+    tenant_id: int | None = None
+    account_id: int | None = None
 
     @property
     def margin_nanos(self) -> int | None:
@@ -93,6 +98,8 @@ def _margin(
         revenue_nanos=sums.pop(USD, 0),
         cost_nanos=cost_nanos,
         other=sums,
+        tenant_id=tenant.pk,
+        account_id=account.pk if account else None,
     )
 
 

@@ -81,15 +81,16 @@ SECTIONS = (
         "account_balance",
         (
             ("stripe-health", "Stripe"),
+            ("billing.stripeevent", "Inbox"),
             ("margin", "Margin"),
             ("billing.plan", "Plans"),
-            ("billing.billingaccount", "Accounts"),
+            ("unbound", "To bind"),
+            ("billing.billingaccount", "Stripe customers"),
             ("billing.subscription", "Subscriptions"),
             ("billing.invoice", "Invoices"),
             ("billing.payment", "Refunds and disputes"),
             ("billing.topup", "Top-ups"),
             ("billing.billingperiod", "Periods"),
-            ("billing.stripeevent", "Inbox"),
             ("billing.striperun", "Runs"),
             ("billing.meterevent", "Usage outbox"),
             ("billing.usagemeter", "Usage meters"),
@@ -135,7 +136,7 @@ class Tab:
 def pages() -> tuple[ConsolePage, ...]:
     """All pages that are no model's."""
     # Not at the top: what registers models needs the site, which is being made while this module is read.
-    from billing.console import margin_page, stripe_page
+    from billing.console import margin_page, stripe_page, unbound_page
     from config.console import overview, story_page
     from governance.console import calls_page, judgement_page, spend_page
 
@@ -147,6 +148,7 @@ def pages() -> tuple[ConsolePage, ...]:
         judgement_page.PAGE,
         stripe_page.PAGE,
         margin_page.PAGE,
+        unbound_page.PAGE,
         story_page.PAGE,
     )
 

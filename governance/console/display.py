@@ -123,13 +123,18 @@ def link(address: str, words: str) -> SafeString:
 
 
 def duration(lasted: timedelta | None) -> str:
-    """How long something took: "840 ms", "2.4 s", "3 min"."""
+    """How long something took: "840 ms", "2.4 s", "3 min", "5 h", "31 d"."""
     if lasted is None:
         return "–"
     seconds = lasted.total_seconds()
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    for limit, size, unit in ((7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:,.0f} d"
 
 
 def rate(nanos: int | None) -> str:

@@ -95,6 +95,10 @@ def session(reference: Any, customer: str = "cus_stranger", **fields: Any) -> Ev
     return checkout_completed(customer=customer, **{"client_reference_id": reference, **fields})
 
 
+def said(console: Client, path: str) -> str:
+    return console.get(path).content.decode()
+
+
 def decide(console: Client, act: str, customer: str = "cus_stranger") -> None:
     form = {"action": act, "_selected_action": [account(customer).pk]}
     assert console.post("/admin/billing/billingaccount/", form).status_code == 302
@@ -154,7 +158,8 @@ class TestAStranger:
         hook(session("acme"), *subscribed("cus_stranger"))
         assert account("cus_stranger").reasons == ["unproven_claim:acme"]
         assert Alert.objects.filter(kind="unproven_claim", cleared_at=None).count() == 1
-        assert b"unproven_claim:acme" in console.get("/admin/billing/billingaccount/").content
+        assert "Whoever paid named acme, and nothing of yours did." in said(console, "/admin/billing/billingaccount/")
+        assert "Whoever paid typed acme, and nothing of yours says so." in said(console, "/admin/unbound/")
         hook(cancelled("cus_stranger"), now=LATER)
         assert not Alert.objects.filter(kind="unproven_claim", cleared_at=None).exists()
 

@@ -13,12 +13,14 @@ from django.contrib.auth.models import User
 from django.db import OperationalError
 from django.test import Client
 
-from billing.inbox import envelope, runs, store
+from billing.inbox import endpoint, envelope, runs, store
 from billing.models import BillingAccount, StripeEvent
 from billing.queries import health, metrics
-from governance.models import Tenant
+from governance.models import AuditEntry, Tenant
+from tests import factories
 from tests.billing.conftest import Deliver
 from tests.billing.events import DAY, START, checkout_completed, invoice_paid, subscription_created
+from tests.fakes import stripe_api
 
 pytestmark = pytest.mark.django_db
 HOUR = timedelta(hours=1)
@@ -35,6 +37,11 @@ def console(client: Client) -> Callable[[], str]:
         return response.content.decode()
 
     return page
+
+
+def steps(client: Client) -> list[Any]:
+    with time_machine.travel(START, tick=False):
+        return list(client.get("/admin/stripe/").context["steps"])
 
 
 def figures(*, now: Any = START) -> dict[str, float]:
@@ -75,9 +82,9 @@ class TestConsole:
         runs.note("reconcile", now=START, figures={"customers": 3, "differed": 1, "failed": 0}, findings=[])
         page = console()
         for words in (
-            "Events were put aside",
+            "1 event was put aside after too many tries",
             "12 tries",
-            "names the tenant nobody",
+            "It names nobody, and you have no customer of that name.",
             "we_1 is disabled",
             "2 of 9 had not come",
             "evt_lost",
@@ -86,6 +93,54 @@ class TestConsole:
             "test mode",
         ):
             assert words in page, words
+
+    def test_it_says_what_is_next_and_asks_nobody_for_what_is_done(
+        self, console: Callable[[], str], client: Client, tenant: Tenant, deliver: Deliver, settings: Any
+    ) -> None:
+        settings.STRIPE_WEBHOOK_SECRETS = []
+        states = [row.step.state.value for row in steps(client)]
+        assert states == ["to do", "to do", "to do", "to do", "to do", "done", "to do"]
+        assert "next, secret key" in console()
+        settings.STRIPE_SECRET_KEY, settings.APP_URL = "sk_live_1", "https://governor.example.com"
+        settings.STRIPE_WEBHOOK_SECRETS = ["whsec_1"]
+        runs.note("endpoint", now=START, figures={"serious": 1}, findings=["we_1 is disabled: Stripe sends nothing."])
+        assert [row.step.state.value for row in steps(client)][:5] == ["done", "done", "needs you", "done", "to do"]
+        runs.note("endpoint", now=START, figures={"serious": 0})
+        settings.STRIPE_SECRET_KEY = ""
+        deliver(checkout_completed(), subscription_created(price="price_odd"), invoice_paid(price="price_odd"))
+        settings.STRIPE_SECRET_KEY = "sk_live_1"
+        found = {row.step.key: row.step for row in steps(client)}
+        assert {key for key, step in found.items() if step.state != "done"} == {"plans"}
+        assert "price_odd" in found["plans"].found
+        assert "every event had its effect" in console()
+
+    def test_the_endpoint_is_made_at_stripe_and_its_secret_shown_once(self, client: Client, settings: Any) -> None:
+        settings.STRIPE_SECRET_KEY, settings.APP_URL = "sk_test_1", "https://governor.example.com"
+        client.force_login(factories.person("bea", "billing"))
+        with stripe_api.answering() as account:
+            asked = client.post("/admin/stripe/", {"act": "set_up"}).content.decode()
+            assert "create an endpoint for https://governor.example.com/api/webhooks/stripe" in asked
+            assert account.webhook_endpoints == []
+            made = client.post("/admin/stripe/", {"act": "do_set_up"}).content.decode()
+            assert account.webhook_endpoints[0]["url"] == endpoint.our_url()
+            assert "whsec_made" in made
+            again = client.post("/admin/stripe/", {"act": "do_set_up"}).content.decode()
+            assert "it is as it should be" in again
+            assert "whsec_made" not in again
+        assert AuditEntry.objects.get(action="billing.set_up_endpoint").actor == "bea"
+        assert "whsec_made" not in str(AuditEntry.objects.values_list("new", flat=True))
+
+    def test_stripe_is_asked_by_those_alone_who_may(self, client: Client, settings: Any) -> None:
+        for role in ("viewer", "operator"):
+            client.force_login(factories.person(role, role))
+            assert client.get("/admin/stripe/").status_code == 200
+            assert client.post("/admin/stripe/", {"act": "check"}).status_code == 403
+        client.force_login(factories.person("bea", "billing"))
+        answer = client.post("/admin/stripe/", {"act": "check"}, follow=True)
+        assert "STRIPE_SECRET_KEY is not set, so Stripe cannot be asked." in answer.content.decode()
+        settings.STRIPE_SECRET_KEY, settings.APP_URL = "sk_test_1", "http://127.0.0.1:8000"
+        answer = client.post("/admin/stripe/", {"act": "check"}, follow=True)
+        assert "https addresses only" in answer.content.decode()
 
     def test_it_is_in_the_sidebar_and_closed_to_strangers(self, console: Callable[[], str]) -> None:
         assert 'href="/admin/stripe/"' in console()

@@ -219,6 +219,34 @@ class TestPage:
             assert words in page
         assert page.index("acme") < page.index("globex")
 
+    def test_what_nobody_knows_is_no_loss(self, staff: Client, tenant: Tenant, deliver: Deliver) -> None:
+        spend("globex", "60")
+        alone = staff.get("/admin/margin/", {"period": "all"})
+        assert [card.value for card in alone.context["cards"]] == ["Not known", "$60.00", "Not known"]
+        assert "connect Stripe" in alone.content.decode()
+        pays(deliver, "acme", 5000)
+        spend("acme", "12.50")
+        found = staff.get("/admin/margin/", {"period": "all"})
+        assert [card.value for card in found.context["cards"]] == ["$50.00", "$72.50", "$37.50", "0", "1"]
+        rows = found.context["lines"]
+        assert [(row.tenant, row.margin, row.tone) for row in rows] == [
+            ("acme", "$37.50", "ok"),
+            ("globex", "not known", "off"),
+        ]
+        only = staff.get("/admin/margin/", {"period": "all", "show": "unconnected"}).context["lines"]
+        assert [row.tenant for row in only] == ["globex"]
+
+    def test_rows_lead_to_customers_and_to_as_much_spend(self, staff: Client, tenant: Tenant, deliver: Deliver) -> None:
+        pays(deliver, "acme", 5000)
+        spend("acme", "12.50")
+        asked = {"from": START.date().isoformat(), "to": (START + 20 * DAY).date().isoformat()}
+        [row] = staff.get("/admin/margin/", asked).context["lines"]
+        assert row.link == f"/admin/governance/tenant/{tenant.pk}/change/"
+        assert "/admin/billing/billingaccount/" in row.revenue_link
+        assert "$12.50" in staff.get(row.cost_link).content.decode()
+        odd = staff.get("/admin/margin/", {"from": "2026-02-31"})
+        assert "is a day such as" in odd.content.decode()
+
     def test_strangers_do_not_see_it(self, client: Client, db: None) -> None:
         assert client.get("/admin/margin/").status_code == 302
 

@@ -7,7 +7,8 @@ import pytest
 from django.core.management import load_command_class
 
 from billing.api.plans import PlanBody
-from billing.console.account_admins import PlanAdmin, PlanForm
+from billing.console.plan_admin import PlanAdmin
+from billing.console.plan_form import PlanForm
 from billing.models import Plan
 from governance.api.budgets import BudgetBody
 from governance.console.budget_admins import BudgetAdmin
