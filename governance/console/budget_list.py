@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
 
-from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from unfold.views import ChangeList
 
 from governance.api import tables
 from governance.console import display
+from governance.console.state_list import StateList
 from governance.models import Budget
 from governance.models.budgets import EACH
 from governance.queries import budget_status
 from governance.queries.budget_status import STATES, BudgetStatus, Standing
 from governance.rules import money
 
-# What of the list's address is its own, beside Django's filters.
-STATE, SORT = "state", "sort"
-WORST = "worst"
 # A budget without an end comes last of those that are sorted by theirs.
 _NEVER = datetime.max.replace(tzinfo=UTC)
 SORTS: dict[str, Callable[[Standing], Any]] = {
-    WORST: lambda one: (STATES.index(one.state), -one.share),
+    "worst": lambda one: (STATES.index(one.state), -one.share),
     "used": lambda one: -one.share,
     "limit": lambda one: -one.limit_nanos,
     "resets": lambda one: one.ends_at or _NEVER,
@@ -53,14 +47,6 @@ COLUMNS = [
     "used_percent",
     "resets_at",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class StateTab:
-    words: str
-    count: int
-    link: str
-    is_chosen: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,63 +84,19 @@ class BudgetRow:
         return self.status.subject if self.budget.scope_key == EACH else ""
 
 
-class BudgetList(ChangeList):
-    """Django's list, filtered and searched by it; tabs of states, order and pages are made of how budgets stand."""
+class BudgetList(StateList):
+    """The tables of budgets, by how they stand."""
 
-    def get_filters_params(self, params: Any = None) -> Any:
-        found = super().get_filters_params(params)
-        self.own = {name: found.pop(name, [""])[-1] for name in (STATE, SORT)}
-        return found
+    sorts_by = SORTS
+    states = STATES
+    always = ("stopped", "active")
 
-    def get_results(self, request: HttpRequest) -> None:
-        now = timezone.now()
-        everything = budget_status.standings(self.queryset, now=now)
-        self.state = self.own[STATE] if self.own[STATE] in STATES else ""
-        self.sort = self.own[SORT] if self.own[SORT] in SORTS else WORST
-        self.chosen = [one for one in everything if self.state in ("", one.state)]
-        self.chosen.sort(key=SORTS[self.sort])
-        self.tabs = self._tabs(Counter(one.state for one in everything))
-        self.paginator = Paginator(self.chosen, self.list_per_page)
-        # A page that is not there is the last one.
-        self.page = self.paginator.get_page(self.page_num)  # type: ignore[has-type]
-        self.page_num = self.page.number
-        self.rows = list(rows_of(self.page.object_list, now=now))
-        self.result_list: Any = [row.budget for row in self.rows]
-        self.result_count = self.full_result_count = len(self.chosen)
-        self.show_full_result_count = self.show_admin_actions = False
-        self.can_show_all, self.multi_page = False, self.paginator.num_pages > 1
+    def read(self) -> list[Standing]:
+        return budget_status.standings(self.queryset, now=timezone.now())
 
-    def address(self, **changes: str | int) -> str:
-        """This list with something else of it; what is empty is left out."""
-        asked = {name: values[-1] for name, values in self.filter_params.items()}
-        kept = asked | {"q": self.query, STATE: self.state, SORT: self.sort} | changes
-        usual = {SORT: WORST, "p": 1}
-        return "?" + urlencode({name: value for name, value in kept.items() if value and usual.get(name) != value})
-
-    def _tabs(self, counts: Counter[str]) -> list[StateTab]:
-        shown = ["", *(state for state in STATES if counts[state] or state in (self.state, "stopped", "active"))]
-        return [
-            StateTab(
-                state.capitalize() or "All",
-                counts[state] if state else counts.total(),
-                self.address(state=state),
-                state == self.state,
-            )
-            for state in shown
-        ]
-
-    @property
-    def sorts(self) -> dict[str, str]:
-        """The address of each order, by its name."""
-        return {name: self.address(sort=name) for name in SORTS}
-
-    @property
-    def before(self) -> str:
-        return self.address(p=self.page_num - 1) if self.page.has_previous() else ""
-
-    @property
-    def after(self) -> str:
-        return self.address(p=self.page_num + 1) if self.page.has_next() else ""
+    def show(self, page: list[Standing]) -> list[Budget]:
+        self.rows = list(rows_of(page, now=timezone.now()))
+        return [row.budget for row in self.rows]
 
 
 def rows_of(standings: Iterable[Standing], *, now: datetime) -> Iterator[BudgetRow]:
