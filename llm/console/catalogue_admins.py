@@ -22,7 +22,7 @@ from governance.console.amounts import AmountField
 from governance.console.base import ConsoleAdmin, actor, may
 from governance.ledger import clock
 from llm.catalogue import overruns, prices
-from llm.console import model_page
+from llm.console import model_list, model_page
 from llm.console.model_list import ModelList
 from llm.models import Model, Price
 from llm.rules.capabilities import CAPABILITIES, KINDS
@@ -105,6 +105,16 @@ class ModelAdmin(CatalogueAdmin):
         may_price = may(request, "llm.add_price")
         more = {"read": read, "may_add_price": may_price, "may_correct": may(request, "llm.change_price")}
         return super().change_view(request, object_id, form_url, {**more, **(extra_context or {})})
+
+    def get_actions_detail(self, request: HttpRequest, object_id: int | str) -> list[Any]:
+        """Without what would do nothing."""
+        row = self.get_object(request, str(object_id))
+        if row is None:
+            return []
+        done = {"serve_one": row.status == Model.Status.GA, "retire_one": row.status == Model.Status.RETIRED}
+        done["clear_overruns"] = not model_list.overrun_words(row)
+        found: list[Any] = super().get_actions_detail(request, object_id)
+        return [each for each in found if not any(each.action_name.endswith(name) for name in done if done[name])]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         said = ("billing_name", "listed_at", "deprecated_at", "replacement")

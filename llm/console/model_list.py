@@ -19,6 +19,7 @@ from llm.models import Model
 from llm.queries import model_standings, model_use
 from llm.queries.model_standings import STATES, ModelStanding
 from llm.queries.model_use import USED_DAYS, Used
+from llm.rules.pricing import WRITING_KINDS
 
 SORTS: dict[str, Callable[[ModelStanding], Any]] = {
     "spent": lambda one: (-one.cost_nanos, -one.calls),
@@ -63,14 +64,14 @@ class ModelRow:
 
     @property
     def prices(self) -> tuple[str, str, str]:
-        return rates.token_cells(self.standing.rates)
+        return rates.token_cells(self.standing.rates, writes=not WRITING_KINDS.isdisjoint(self.model.kinds))
 
     @property
     def by_token(self) -> bool:
         return self.standing.rates is not None and self.standing.rates.by_token
 
     @property
-    def units(self) -> str:
+    def units(self) -> list[str]:
         return rates.unit_words(self.standing.rates)
 
     @property

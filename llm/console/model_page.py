@@ -192,7 +192,7 @@ def _cards(standing: ModelStanding, at: datetime) -> list[Card]:
     if found is None:
         cards.append(Card("Price", "None", "calls of it are refused", "price_check", "danger"))
     elif found.by_token:
-        told = rates.token_cells(found)
+        told = ModelRow(standing).prices
         notes = ("a million tokens", "of the input, from a cache", "a million tokens written")
         icons = ("input", "cached", "output")
         cards += [Card(*each) for each in zip(("In", "Cached", "Out"), told, notes, icons, strict=True)]

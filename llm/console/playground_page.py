@@ -203,13 +203,13 @@ def answer(decision: Decision, call: Call, *, audience: Audience, now: datetime)
         else remedies.sentence(remedies.remedy(decision, now=now), audience=audience),
         "model": _model_sentence(decision, call),
         "hold": _hold_sentence(decision.quote) if decision.quote else "",
-        "asked_for": _hold_sentence(asked) if asked and not decision.allowed else "",
+        "needs": _needs(decision, call.model, asked) if not decision.allowed else [],
         "clamp": _clamp_sentence(decision, call),
         "downgrades": [_downgrade_sentence(step, audience) for step in decision.downgrades],
         "taken": ", ".join(decision.disabled_tools),
         "kept": ", ".join(name for name in call.tools if name not in decision.disabled_tools),
         "amount": display.exact(decision.quote.cost_nanos) if decision.quote else "",
-        "budgets": [_budget(view, decision, asked, audience) for view in decision.views],
+        "budgets": [_budget(view, decision, decision.wanted or asked, audience) for view in decision.views],
         "limited_by": decision.limited_by.scope if decision.limited_by else "",
     }
 
@@ -226,6 +226,13 @@ def _model_sentence(decision: Decision, call: Call) -> str:
     if decision.model != call.model:
         return f"{decision.model}{means}, in the place of {call.model}."
     return f"{decision.model}{means}, as it was asked for."
+
+
+def _needs(decision: Decision, model: str, asked: Quote | None) -> list[tuple[str, str]]:
+    """(model, sum) at the model that is asked for, and at the one that it would need the least at."""
+    least = decision.wanted
+    quotes = [asked, least if least is not None and least.model != model else None]
+    return [(quote.model, _hold_sentence(quote)) for quote in quotes if quote is not None]
 
 
 def _hold_sentence(quote: Quote) -> str:
@@ -257,9 +264,9 @@ def _downgrade_sentence(step: Any, audience: Audience) -> str:
     return f"{window.name} moves {', '.join(sorted(step.rule.sources))} to {step.rule.to}{share}."
 
 
-def _budget(view: WindowView, decision: Decision, asked: Quote | None, audience: Audience) -> BudgetVerdict:
+def _budget(view: WindowView, decision: Decision, judged: Quote | None, audience: Audience) -> BudgetVerdict:
     shown = audience.window(view)
-    words, tone = _judged(view, decision, asked) if audience.sees_amounts(view.scope) else ("not told to you", "off")
+    words, tone = _judged(view, decision, judged) if audience.sees_amounts(view.scope) else ("not told to you", "off")
     is_mine = shown.is_own and view.budget_id
     return BudgetVerdict(
         name=shown.name,
@@ -274,27 +281,27 @@ def _budget(view: WindowView, decision: Decision, asked: Quote | None, audience:
     )
 
 
-def _judged(view: WindowView, decision: Decision, asked: Quote | None) -> tuple[str, str]:
-    """What one budget by itself does to the call, at the model that it asks for."""
-    if asked is None:
+def _judged(view: WindowView, decision: Decision, quote: Quote | None) -> tuple[str, str]:
+    """What one budget by itself does to the call: at the model asked for, or where it would need the least."""
+    if quote is None:
         return "nothing to judge: the model has no price", "off"
-    cost = display.dollars(asked.cost_nanos)
+    cost = display.dollars(quote.cost_nanos)
     if view.spent_out:
         return "refuses: all of it is spent", "stopped"
-    if not view.would_admit_alone(asked.cost_nanos):
-        missing = display.dollars(asked.cost_nanos - view.room_nanos - view.reserved_nanos)
-        return f"has no room for {cost}: {missing} more than is left", "stopped"
-    if not view.admits(asked.cost_nanos):
+    if not view.would_admit_alone(quote.cost_nanos):
+        missing = display.dollars(quote.cost_nanos - view.room_nanos - view.reserved_nanos)
+        return f"has no room for {cost} (at {quote.model}): {missing} more than is left", "stopped"
+    if not view.admits(quote.cost_nanos):
         return f"has room for {cost} once calls in flight give back what they hold", "stopped"
     acts = [f"moves it to {step.rule.to}" for step in decision.downgrades if step.view is view]
     removed = sorted(view.policy.disabled_tools & set(decision.disabled_tools))
-    if removed and view.pressed_by(asked.cost_nanos):
+    if removed and view.pressed_by(quote.cost_nanos):
         acts.append(f"takes {', '.join(removed)} away")
     if acts:
         return " and ".join(acts), "warned"
-    if view.pressed_by(asked.cost_nanos):
+    if view.pressed_by(quote.cost_nanos):
         return "lets it through, announced: the hold reaches its soft cap", "warned"
-    after = display.dollars(max(0, view.room_nanos - asked.cost_nanos))
+    after = display.dollars(max(0, view.room_nanos - quote.cost_nanos))
     return f"has room: {after} left beside the hold", "active"
 
 

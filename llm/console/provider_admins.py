@@ -76,7 +76,6 @@ class ProviderEndpointAdmin(ConsoleAdmin):
     change_list_template = "console/providers.html"
     list_display = ("name", "kind", "base_url", "key", "enabled")
     list_per_page = 200
-    search_fields = ("name", "base_url")
     fieldsets = (
         (None, {"fields": (("name", "kind"), "base_url", "enabled")}),
         ("Its key", {"fields": (("key_env", "new_key"),)}),

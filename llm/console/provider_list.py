@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.urls import reverse
 
 from llm.models import Model, ProviderEndpoint
@@ -65,8 +66,10 @@ def _of_environment(
         state, tone, note = "replaced", "off", "The provider of the same name below is called in its place."
     elif one.has_key:
         state, tone, note = "configured", "active", ""
+    elif one.is_configured and one.base_url == settings.SANDBOX_URL:
+        state, tone, note = "simulated", "info", f"Its answers cost nothing. Set {one.variable} for the real one."
     elif one.is_configured:
-        state, tone, note = "without a key", "info", "A simulated Mistral, or another address that may need none."
+        state, tone, note = "without a key", "info", "The address may need none."
     else:
         state, tone, note = "no key", "off", f"Set {one.variable} and start anew to call it."
     home = DEFAULT_PROVIDER if one.name in ZONE_PROVIDERS else one.name

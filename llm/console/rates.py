@@ -10,25 +10,28 @@ from llm.rules import price_periods
 from llm.rules.pricing import Rates
 
 
-def token_cells(rates: Rates | None) -> tuple[str, str, str]:
-    """In, cached, out, a million tokens; dashes where there is no such price."""
+def token_cells(rates: Rates | None, *, writes: bool = True) -> tuple[str, str, str]:
+    """In, cached, out, a million tokens; dashes where there is no such price. `writes`: its answers are tokens."""
     if rates is None or not rates.by_token:
         return ("–", "–", "–")
-    picos = (rates.input_picos, rates.cached_picos, rates.output_picos)
-    found = [price_sentence.a_million(each) for each in picos]
-    return (found[0], found[1], found[2])
+    out = million(rates.output_picos) if writes or rates.output_picos else "–"
+    return (million(rates.input_picos), million(rates.cached_picos), out)
 
 
-def unit_words(rates: Rates | None) -> str:
-    """What is not counted in tokens: "$4.00 per 1,000 pages"; empty where all is."""
-    return " · ".join(price_periods.of_unit(unit, picos) for unit, picos in rates.units.items()) if rates else ""
+def million(picos: int) -> str:
+    return price_sentence.a_million(picos) if picos else "free"
+
+
+def unit_words(rates: Rates | None) -> list[str]:
+    """What is not counted in tokens: "$4.00 per 1,000 pages"; nothing where all is."""
+    return [price_periods.of_unit(unit, picos) for unit, picos in sorted(rates.units.items())] if rates else []
 
 
 def cell(unit: str, picos: int | None) -> SafeString | str:
     """A price of one unit as a table has it, the exact rate in its tooltip."""
     if picos is None:
         return "–"
-    shown = price_sentence.a_million(picos) if unit in price_periods.TOKENS else price_periods.of_unit(unit, picos)
+    shown = million(picos) if unit in price_periods.TOKENS else price_periods.of_unit(unit, picos)
     return format_html('<span class="sg-amount" title="{} picodollars a unit">{}</span>', f"{picos:,}", shown)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from governance.rules import price_sentence
+from governance.rules import money, price_sentence
 
 # How price lists say what is not counted in tokens: of so many units, and what these are called.
 LISTED_BY: Mapping[str, tuple[int, str]] = {
@@ -77,7 +77,9 @@ def words(picos: Mapping[str, int]) -> str:
 def of_unit(unit: str, picos: int) -> str:
     """The price of what is not counted in tokens: "$4.00 per 1,000 pages"."""
     units, called = LISTED_BY.get(unit, (1, f"a {unit.replace('_', ' ')}"))
-    return f"{price_sentence.listed(picos, units=units)} {called}"
+    # A rate is a whole number of picodollars: of many units its rounding shows, which no price list has.
+    whole_nanos = money.round_from_picos(picos * units) * 1_000
+    return f"{price_sentence.listed(whole_nanos)} {called}"
 
 
 def change_words(before: Mapping[str, int], after: Mapping[str, int]) -> str:
