@@ -188,7 +188,7 @@ class Price(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.model} {self.get_unit_display()}: {price_periods.words({self.unit: self.picos_per_unit})}"
+        return f"{self.model} {self.get_unit_display()}: {price_periods.of_unit(self.unit, self.picos_per_unit)}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self._state.adding:

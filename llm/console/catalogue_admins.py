@@ -10,6 +10,7 @@ from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.decorators import action, display
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
@@ -17,15 +18,17 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
+from governance.console import display as show
 from governance.console import reasons
 from governance.console.amounts import AmountField
 from governance.console.base import ConsoleAdmin, actor, may
 from governance.ledger import clock
 from llm.catalogue import overruns, prices
-from llm.console import model_list, model_page
+from llm.console import model_list, model_page, rates
 from llm.console.model_list import ModelList
 from llm.models import Model, Price
 from llm.rules.capabilities import CAPABILITIES, KINDS
+from llm.rules.price_periods import TOKENS
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS
 
 PLACE = ("zone", "tier", "batch")
@@ -236,7 +239,7 @@ class CorrectForm(reasons.ReasonForm):
 
 class PriceAdmin(ConsoleAdmin):
     form = PriceForm
-    list_display = ("named", "unit", "dollars", "effective_from", "state", "zone", "tier", "batch", "source")
+    list_display = ("named", "unit", "amount", "begins", "state", "place", "source")
     list_filter = ("unit", "zone", "tier", "batch", "model__provider", "model")
     search_fields = ("model__name", "model__aliases__name", "source")
     autocomplete_fields = ("model",)
@@ -294,6 +297,21 @@ class PriceAdmin(ConsoleAdmin):
     @display(description="State", label={"superseded": "danger", "coming": "info", "begun": "success"})
     def state(self, price: Price) -> str:
         return model_page.state_of(price, at=clock.known_now())
+
+    @display(description="Price", ordering="picos_per_unit")
+    def amount(self, price: Price) -> Any:
+        per = "" if price.unit not in TOKENS else " a million"
+        return format_html(
+            '<span class="sg-what sg-right">{}{}</span>', rates.cell(price.unit, price.picos_per_unit), per
+        )
+
+    @display(description="From", ordering="effective_from")
+    def begins(self, price: Price) -> Any:
+        return show.moment(price.effective_from, "year") if price.effective_from else "the beginning"
+
+    @display(description="Where", ordering="zone")
+    def place(self, price: Price) -> str:
+        return model_page.place_words((price.zone, price.tier, price.batch))
 
     @display(description="$ per million", ordering="picos_per_unit")
     def dollars(self, price: Price) -> str:

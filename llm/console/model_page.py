@@ -37,6 +37,7 @@ class PeriodRow:
     source: str
     when: str
     tone: str
+    words: str
     sentence: SafeString
     change: str
 
@@ -116,7 +117,7 @@ def _table(place: tuple[str, str, bool], periods: Sequence[PricePeriod], at: dat
     rows = [
         _period(period, periods[number - 1] if number else None, units, at) for number, period in enumerate(periods)
     ]
-    return PriceTable(_place_words(place), heads, rows[::-1])
+    return PriceTable(place_words(place), heads, rows[::-1])
 
 
 def _period(period: PricePeriod, before: PricePeriod | None, units: Sequence[str], at: datetime) -> PeriodRow:
@@ -134,12 +135,13 @@ def _period(period: PricePeriod, before: PricePeriod | None, units: Sequence[str
         source=", ".join(period.sources),
         when=when,
         tone=tone,
+        words=words,
         sentence=format_html("From {} until {}: {}.", begins, ends, words),
         change=price_periods.change_words(before.picos, period.picos) if before else "",
     )
 
 
-def _place_words(place: tuple[str, str, bool]) -> str:
+def place_words(place: tuple[str, str, bool]) -> str:
     zone, tier, batch = place
     parts = [
         "" if zone == Price.Zone.GLOBAL else f"in the {zone.upper()} zone",
@@ -165,7 +167,7 @@ def _price_row(price: Price, at: datetime) -> PriceRow:
     return PriceRow(
         price=price,
         amount=rates.cell(price.unit, price.picos_per_unit),
-        place=_place_words((price.zone, price.tier, price.batch)),
+        place=place_words((price.zone, price.tier, price.batch)),
         begins=display.moment(price.effective_from, "year") if price.effective_from else "the beginning",
         recorded=display.moment(price.recorded_at, "year") if price.recorded_at else "shipped",
         state="corrected" if state == "superseded" else state,

@@ -76,6 +76,7 @@ class ProviderEndpointAdmin(ConsoleAdmin):
     change_list_template = "console/providers.html"
     list_display = ("name", "kind", "base_url", "key", "enabled")
     list_per_page = 200
+    show_full_result_count = True
     fieldsets = (
         (None, {"fields": (("name", "kind"), "base_url", "enabled")}),
         ("Its key", {"fields": (("key_env", "new_key"),)}),

@@ -12,8 +12,9 @@ from decimal import Decimal
 
 from governance.rules import money, price_sentence
 
-# How price lists say what is not counted in tokens: of so many units, and what these are called.
+# How price lists say what a unit costs: of how many, and what these are called.
 LISTED_BY: Mapping[str, tuple[int, str]] = {
+    **dict.fromkeys(("input", "cached_input", "output"), (1_000_000, "a million")),
     "page": (1_000, "per 1,000 pages"),
     "annotated_page": (1_000, "per 1,000 annotated pages"),
     "audio_second": (60, "a minute of audio"),
@@ -75,7 +76,7 @@ def words(picos: Mapping[str, int]) -> str:
 
 
 def of_unit(unit: str, picos: int) -> str:
-    """The price of what is not counted in tokens: "$4.00 per 1,000 pages"."""
+    """The price of one unit: "$0.15 a million", "$4.00 per 1,000 pages"."""
     units, called = LISTED_BY.get(unit, (1, f"a {unit.replace('_', ' ')}"))
     # A rate is a whole number of picodollars: of many units its rounding shows, which no price list has.
     whole_nanos = money.round_from_picos(picos * units) * 1_000
