@@ -300,7 +300,7 @@ class PriceAdmin(ConsoleAdmin):
 
     @display(description="Price", ordering="picos_per_unit")
     def amount(self, price: Price) -> Any:
-        per = "" if price.unit not in TOKENS else " a million"
+        per = " a million" if price.unit in TOKENS and price.picos_per_unit else ""
         return format_html(
             '<span class="sg-what sg-right">{}{}</span>', rates.cell(price.unit, price.picos_per_unit), per
         )
