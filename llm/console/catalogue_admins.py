@@ -25,7 +25,7 @@ from governance.console.base import ConsoleAdmin, actor, may
 from governance.ledger import clock
 from llm.catalogue import overruns, prices
 from llm.console import model_list, model_page, rates
-from llm.console.model_list import ModelList
+from llm.console.model_list import StandingList
 from llm.models import Model, Price
 from llm.rules.capabilities import CAPABILITIES, KINDS
 from llm.rules.price_periods import TOKENS
@@ -95,8 +95,8 @@ class ModelAdmin(CatalogueAdmin):
         priced = Prefetch("prices", Price.objects.select_related("superseded_by"))
         return overruns.shown(super().get_queryset(request).prefetch_related("aliases", priced))
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ModelList]:
-        return ModelList
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[StandingList]:
+        return StandingList
 
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None

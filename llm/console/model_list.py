@@ -12,6 +12,7 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from governance.console import display
+from governance.console.calls_page import Badge
 from governance.console.state_list import StateList
 from governance.ledger import clock
 from llm.console import rates
@@ -37,14 +38,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "preview": ("preview", "info"),
     "retired": ("retired", "off"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Badge:
-    word: str
-    tone: str
-    # What it means, for its tooltip.
-    meaning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +129,7 @@ def _meaning(standing: ModelStanding) -> str:
     return ""
 
 
-class ModelList(StateList):
+class StandingList(StateList):
     """The catalogue, by how its models stand."""
 
     sorts_by = SORTS

@@ -49,7 +49,7 @@ VERDICTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedCall:
     """What a call is about, as it was typed, and what is wrong with it."""
 
     typed: Mapping[str, str]
@@ -102,7 +102,7 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
     return page | {"answer": answer(decision, call, audience=audience, now=now)}
 
 
-def _asked(request: HttpRequest, bound_to: Tenant | None) -> Asked:
+def _asked(request: HttpRequest, bound_to: Tenant | None) -> AskedCall:
     sent = request.POST if request.method == "POST" else request.GET
     typed = {name: sent.get(name, "").strip() for name in FIELDS}
     typed["max_tokens"] = typed["max_tokens"] if typed["max_tokens"] or "max_tokens" in sent else "512"
@@ -111,7 +111,7 @@ def _asked(request: HttpRequest, bound_to: Tenant | None) -> Asked:
     if bound_to is not None:
         typed["tenant"] = bound_to.slug
     if not typed["model"]:
-        return Asked(typed, allow_downgrade)
+        return AskedCall(typed, allow_downgrade)
     errors, tenant = [], bound_to
     if typed["prompt"] and typed["input_tokens"]:
         errors.append(("Prompt", "give either it or a number of input tokens, not both."))
@@ -120,7 +120,7 @@ def _asked(request: HttpRequest, bound_to: Tenant | None) -> Asked:
     if not typed["prompt"] and not typed["input_tokens"]:
         if request.method == "POST":
             errors.append(("Input tokens", "give them, or a prompt."))
-        return Asked(typed, allow_downgrade, tuple(errors))
+        return AskedCall(typed, allow_downgrade, tuple(errors))
     if tenant is None:
         found = typed["tenant"]
         tenant = Tenant.objects.filter(slug=found).first() if "\0" not in found else None
@@ -133,7 +133,7 @@ def _asked(request: HttpRequest, bound_to: Tenant | None) -> Asked:
             (WORDS.get(name, str(name).replace("_", " ").capitalize()), _first(why))
             for name, why in serializer.errors.items()
         ]
-    return Asked(typed, allow_downgrade, tuple(errors), tenant)
+    return AskedCall(typed, allow_downgrade, tuple(errors), tenant)
 
 
 def _first(why: Any) -> str:
@@ -162,18 +162,18 @@ def _number(text: str) -> int | str:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else text
 
 
-def _valid(asked: Asked) -> dict[str, Any]:
+def _valid(asked: AskedCall) -> dict[str, Any]:
     serializer = DecisionRequest(data=_body(asked.typed, asked.allow_downgrade))
     serializer.is_valid(raise_exception=True)
     return dict(serializer.validated_data)
 
 
-def _caller(asked: Asked, tenant: Tenant) -> Caller:
+def _caller(asked: AskedCall, tenant: Tenant) -> Caller:
     said = _valid(asked)
     return Caller(tenant_id=tenant.pk, tenant=tenant.slug, agent=said.get("agent", ""), user=said.get("user", ""))
 
 
-def _call(asked: Asked, tenant: Tenant, audience: Audience) -> Call:
+def _call(asked: AskedCall, tenant: Tenant, audience: Audience) -> Call:
     """Raises PromptRefused."""
     said = _valid(asked)
     if not asked.typed["prompt"]:

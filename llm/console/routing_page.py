@@ -13,7 +13,7 @@ from governance.models import Alert
 from llm.console import rates
 from llm.models import Model
 from llm.queries import routes
-from llm.queries.routes import Step
+from llm.queries.routes import RouteStep
 from llm.rules.routing import Kind
 from llm.state import routing
 
@@ -53,7 +53,7 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
     }
 
 
-def _row(step: Step, links: dict[tuple[str, str], int]) -> dict[str, Any]:
+def _row(step: RouteStep, links: dict[tuple[str, str], int]) -> dict[str, Any]:
     option = step.option
     entry = option.entry
     pk = links.get((entry.provider, entry.upstream)) or links.get(("mistral", entry.upstream)) if entry else None

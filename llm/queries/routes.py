@@ -12,7 +12,7 @@ from llm.state.breakers import BreakerStatus
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RouteStep:
     """A model that the file names. `problem`: why no call goes there, whatever the budgets say; empty: one may."""
 
     option: Option
@@ -38,9 +38,9 @@ class Step:
 class Routes:
     """`strategies` in the order in which each would look at its models, as far as the file alone says it."""
 
-    pool: list[Step]
-    strategies: list[tuple[Strategy, list[Step]]]
-    chains: list[tuple[str, list[Step]]]
+    pool: list[RouteStep]
+    strategies: list[tuple[Strategy, list[RouteStep]]]
+    chains: list[tuple[str, list[RouteStep]]]
 
 
 def options() -> Options:
@@ -61,7 +61,7 @@ def read(*, now: datetime) -> Routes:
     return Routes(list(steps.values()), strategies, chains)
 
 
-def _step(option: Option, now: datetime) -> Step:
+def _step(option: Option, now: datetime) -> RouteStep:
     at = now.timestamp()
     status = breakers.shared().status(option.place, at) if option.entry else None
-    return Step(option, status, status.breaker.known_latency_ms(at) if status else None)
+    return RouteStep(option, status, status.breaker.known_latency_ms(at) if status else None)
