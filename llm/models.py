@@ -11,7 +11,7 @@ from django.db.models import Q
 
 from governance.rules import names
 from governance.rules.errors import FieldError
-from llm.rules import addresses, request_fields
+from llm.rules import addresses, price_periods, request_fields
 from llm.rules.capabilities import CAPABILITIES, KINDS
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS
 
@@ -188,7 +188,7 @@ class Price(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.model} {self.get_unit_display()}: {self.picos_per_unit} picodollars"
+        return f"{self.model} {self.get_unit_display()}: {price_periods.of_unit(self.unit, self.picos_per_unit)}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self._state.adding:

@@ -23,7 +23,7 @@ PRICES_SHOWN = 30
 
 
 @dataclass(frozen=True, slots=True)
-class PriceRow:
+class PlanPriceRow:
     """A price of Stripe's. `gives`: what it is worth; `link`: of the plan that says so."""
 
     name: str
@@ -80,25 +80,25 @@ def context(plan: Plan) -> dict[str, Any]:
     }
 
 
-def price_rows() -> list[PriceRow]:
+def price_rows() -> list[PlanPriceRow]:
     """Those that nothing is said of first."""
     links = {plan.name: reverse("admin:billing_plan_change", args=[plan.pk]) for plan in Plan.objects.all()}
     return [_price(one, links) for one in plans.prices(settings_policy.plan_rules())[:PRICES_SHOWN]]
 
 
-def unnamed() -> list[PriceRow]:
+def unnamed() -> list[PlanPriceRow]:
     """The prices that nothing is said of: their customers have the default plan's limit."""
     return [row for row in price_rows() if row.is_unnamed]
 
 
-def _price(one: SoldPrice, links: dict[str, str]) -> PriceRow:
+def _price(one: SoldPrice, links: dict[str, str]) -> PlanPriceRow:
     worth = one.worth
     if worth.level in (Level.PRICE_METADATA, Level.PRODUCT_METADATA):
         given = changes.shown(f"{worth.share_e4 / 10_000}") if worth.share_e4 else display.dollars(worth.limit_nanos)
         says = f"{given}{' of what it bills' if worth.share_e4 else ''}, by its metadata"
     else:
         says = worth.plan
-    return PriceRow(
+    return PlanPriceRow(
         name=one.product,
         id=one.price.lookup_key or one.price.id,
         costs=one.costs,

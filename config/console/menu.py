@@ -70,7 +70,10 @@ SECTIONS = (
         "neurology",
         (
             ("llm.model", "Models"),
+            ("playground", "Playground"),
+            ("routing", "Pool and chains"),
             ("llm.price", "Prices"),
+            ("offers", "Prices elsewhere"),
             ("llm.modelalias", "Aliases"),
             ("llm.providerendpoint", "Providers"),
         ),
@@ -139,6 +142,7 @@ def pages() -> tuple[ConsolePage, ...]:
     from billing.console import margin_page, stripe_page, unbound_page
     from config.console import overview, story_page
     from governance.console import calls_page, judgement_page, spend_page
+    from llm.console import offers_page, playground_page, routing_page
 
     return (
         overview.LIVE,
@@ -146,6 +150,9 @@ def pages() -> tuple[ConsolePage, ...]:
         spend_page.PAGE,
         calls_page.PAGE,
         judgement_page.PAGE,
+        playground_page.PAGE,
+        routing_page.PAGE,
+        offers_page.PAGE,
         stripe_page.PAGE,
         margin_page.PAGE,
         unbound_page.PAGE,

@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 
 from governance.api import tables
 from governance.console import display
-from governance.console.state_list import WORST, StateList
+from governance.console.state_list import StateList
 from governance.models import Budget
 from governance.models.budgets import EACH
 from governance.queries import budget_status
@@ -24,7 +24,7 @@ from governance.rules import money
 # A budget without an end comes last of those that are sorted by theirs.
 _NEVER = datetime.max.replace(tzinfo=UTC)
 SORTS: dict[str, Callable[[Standing], Any]] = {
-    WORST: lambda one: (STATES.index(one.state), -one.share),
+    "worst": lambda one: (STATES.index(one.state), -one.share),
     "used": lambda one: -one.share,
     "limit": lambda one: -one.limit_nanos,
     "resets": lambda one: one.ends_at or _NEVER,

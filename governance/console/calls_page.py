@@ -25,10 +25,13 @@ from governance.rules.errors import FieldError
 
 @dataclass(frozen=True, slots=True)
 class Badge:
-    """A word for what became of a call. `tone`: active, warned, stopped or info, with its colour."""
+    """A word for what became of a call, or for how something stands. `tone`: active, warned, stopped, info or off, with
+    its colour; `meaning` is for a tooltip.
+    """
 
     word: str
     tone: str
+    meaning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from unfold.views import ChangeList as UnfoldChangeList
 
 from governance import ports
 from governance.console import display
-from governance.console.state_list import WORST, StateList
+from governance.console.state_list import StateList
 from governance.models import Tenant
 from governance.ports import CustomerPlan
 from governance.queries import customers
@@ -26,7 +26,7 @@ from governance.rules.spend_sums import share_e4
 # What pays, in the words of whoever reads it.
 NO_PLAN = CustomerPlan("", "none")
 ORDERS: dict[str, Callable[[CallerStanding], Any]] = {
-    WORST: lambda one: one.rank,
+    "worst": lambda one: one.rank,
     "spent": lambda one: (-one.spent_nanos, one.pk),
     "used": lambda one: (-(one.share or 0.0), one.pk),
     "newest": lambda one: -one.pk,

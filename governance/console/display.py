@@ -76,12 +76,13 @@ def plain_dollars(nanos: int) -> str:
 def moment(at: datetime | None, style: str = "minute") -> SafeString | str:
     """A moment, which console.js writes in the reader's own zone; its tooltip says it in UTC.
 
-    `style`: "minute", "second", or "day" with the weekday.
+    `style`: "minute", "second", "day" with the weekday, or "year" with the year.
     """
     if at is None:
         return "–"
     utc = at.astimezone(UTC)
-    shown = f"{utc:%b} {utc.day}, {utc:%H:%M} UTC"
+    year = f" {utc.year}," if style == "year" else ""
+    shown = f"{utc:%b} {utc.day},{year} {utc:%H:%M} UTC"
     return format_html(
         '<time data-moment="{}" datetime="{}" title="{} UTC">{}</time>',
         style,

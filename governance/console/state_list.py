@@ -1,4 +1,4 @@
-"""Lists whose tabs, order and pages are made of how their rows stand now: budgets, customers. The worst come first."""
+"""Lists whose tabs, order and pages are made of how their rows stand now: budgets, customers, models. The worst first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 from django.core.paginator import Paginator
@@ -16,7 +16,6 @@ from unfold.views import ChangeList
 
 # What of a list's address is its own, beside Django's filters.
 STATE, SORT = "state", "sort"
-WORST = "worst"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +29,16 @@ class StateTab:
 class StateList(ChangeList):
     """Django's list, filtered and searched by it.
 
-    A subclass says how rows stand (`standings`, each with a `state`), by what they can be sorted (`orders`, which has
-    WORST), and what is shown of those of a page (`rows_of`, `row_of`).
+    A subclass says how rows stand (`standings`, each with a `state`), by what they can be sorted (`orders`, the usual
+    one first), and what is shown of those of a page (`rows_of`, `row_of`).
     """
 
-    states: Sequence[str]
-    always_shown: Sequence[str]
-    orders: Mapping[str, Callable[[Any], Any]]
+    states: ClassVar[Sequence[str]]
+    # States that have a tab where nothing is in them.
+    always_shown: ClassVar[Sequence[str]]
+    orders: ClassVar[Mapping[str, Callable[[Any], Any]]]
+    # How a tab calls a state, where not by its own name.
+    words: ClassVar[Mapping[str, str]] = {}
 
     def standings(self, now: datetime) -> Sequence[Any]:
         raise NotImplementedError
@@ -56,7 +58,7 @@ class StateList(ChangeList):
         now = timezone.now()
         everything = self.standings(now)
         self.state = self.own[STATE] if self.own[STATE] in self.states else ""
-        self.sort = self.own[SORT] if self.own[SORT] in self.orders else WORST
+        self.sort = self.own[SORT] if self.own[SORT] in self.orders else self.usual
         self.chosen = sorted((one for one in everything if self.state in ("", one.state)), key=self.orders[self.sort])
         self.tabs = self._tabs(Counter(one.state for one in everything))
         self.paginator = Paginator(self.chosen, self.list_per_page)
@@ -69,18 +71,22 @@ class StateList(ChangeList):
         self.show_full_result_count = self.show_admin_actions = False
         self.can_show_all, self.multi_page = False, self.paginator.num_pages > 1
 
+    @property
+    def usual(self) -> str:
+        return next(iter(self.orders))
+
     def address(self, **changes: str | int) -> str:
         """This list with something else of it; what is empty is left out."""
         asked = {name: values[-1] for name, values in self.filter_params.items()}
         kept = asked | {"q": self.query, STATE: self.state, SORT: self.sort} | changes
-        usual = {SORT: WORST, "p": 1}
+        usual = {SORT: self.usual, "p": 1}
         return "?" + urlencode({name: value for name, value in kept.items() if value and usual.get(name) != value})
 
     def _tabs(self, counts: Counter[str]) -> list[StateTab]:
         shown = ["", *(state for state in self.states if counts[state] or state in (self.state, *self.always_shown))]
         return [
             StateTab(
-                state.capitalize() or "All",
+                self.words.get(state, state).capitalize() or "All",
                 counts[state] if state else counts.total(),
                 self.address(state=state),
                 state == self.state,

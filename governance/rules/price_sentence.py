@@ -51,9 +51,18 @@ def _parts(usage: Usage, rates: UnitRates) -> list[tuple[int, str, int, int]]:
     return [part for part in counted if part[0]]
 
 
-def _rate(picos: int, scale: int) -> str:
-    dollars = Decimal(picos).scaleb(scale).normalize()
+def listed(picos: int, *, units: int = 1) -> str:
+    """Dollars of so many units at a rate, as price lists have them: "$0.15", "$0.015", "$7.50"."""
+    dollars = (Decimal(picos) * units).scaleb(_ONE).normalize()
     # A whole number of cents, or all the decimals that there are.
     exponent = dollars.as_tuple().exponent
-    text = f"{dollars:,.2f}" if isinstance(exponent, int) and exponent >= -2 else f"{dollars:,f}"
-    return f"${text}/M" if scale == _A_MILLION else f"${text}"
+    return f"${dollars:,.2f}" if isinstance(exponent, int) and exponent >= -2 else f"${dollars:,f}"
+
+
+def a_million(picos: int) -> str:
+    """The same of a million: "$0.15"."""
+    return listed(picos, units=1_000_000)
+
+
+def _rate(picos: int, scale: int) -> str:
+    return f"{a_million(picos)}/M" if scale == _A_MILLION else listed(picos)

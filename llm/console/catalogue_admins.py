@@ -6,11 +6,11 @@ from decimal import Decimal
 from typing import Any
 
 from django import forms
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
-from unfold.admin import TabularInline
+from django.utils.html import format_html
 from unfold.decorators import action, display
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
@@ -18,15 +18,18 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
+from governance.console import display as show
 from governance.console import reasons
 from governance.console.amounts import AmountField
 from governance.console.base import ConsoleAdmin, actor, may
 from governance.ledger import clock
-from llm.catalogue import overruns, prices, snapshot
+from llm.catalogue import overruns, prices
+from llm.console import model_list, model_page, rates
+from llm.console.model_list import StandingList
 from llm.models import Model, Price
 from llm.rules.capabilities import CAPABILITIES, KINDS
+from llm.rules.price_periods import TOKENS
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS
-from llm.state import breakers
 
 PLACE = ("zone", "tier", "batch")
 
@@ -37,40 +40,6 @@ class CatalogueAdmin(ConsoleAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: forms.ModelForm[Any], change: bool) -> None:
         old = {name: str(form.initial.get(name)) for name in form.changed_data} if change else None
         prices.save(row=obj, old=old, by=actor(request), now=timezone.now())
-
-
-class PricesInline(TabularInline):
-    """What a model's units cost from when on, the corrected rows too."""
-
-    model = Price
-    verbose_name_plural = "prices"
-    fields = ("unit", "dollars", "effective_from", "zone", "tier", "batch", "state", "source", "recorded_at")
-    readonly_fields = fields
-    ordering = ("unit", "-effective_from", "-id")
-    extra = 0
-    can_delete = False
-    hide_title = True
-    show_change_link = True
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Price]:
-        return super().get_queryset(request).select_related("model", "superseded_by")  # type: ignore[no-any-return]
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return may(request, "llm.view_price")
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    @display(description="$ per million")
-    def dollars(self, price: Price) -> str:
-        return _per_million(price.picos_per_unit)
-
-    @display(description="state")
-    def state(self, price: Price) -> str:
-        return _state(price)
 
 
 class ModelForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -90,21 +59,16 @@ class ModelForm(forms.ModelForm):  # type: ignore[type-arg]
 
 class ModelAdmin(CatalogueAdmin):
     form = ModelForm
-    list_display = (
-        "named",
-        "state",
-        "breaker",
-        "overrun",
-        "kind_list",
-        "capability_list",
-        "context_tokens",
-        "rates",
-        "alias_list",
-    )
-    list_filter = ("status", "provider")
+    change_list_template = "console/models.html"
+    add_form_template = "admin/change_form.html"
+    change_form_template = "console/model.html"
+    list_display = ("__str__",)
+    list_per_page = 100
+    list_filter = ("provider", "status")
+    list_filter_sheet = True
     search_fields = ("name", "provider", "aliases__name")
+    search_help_text = "A model, one of its other names, or a provider."
     ordering = ("name", "provider")
-    inlines = (PricesInline,)
     actions_detail = ("serve_one", "retire_one", "clear_overruns")
     fieldsets = (
         (None, {"fields": (("name", "status"), ("provider", "owned_by"))}),
@@ -127,66 +91,38 @@ class ModelAdmin(CatalogueAdmin):
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
-        return overruns.shown(super().get_queryset(request).prefetch_related("aliases", "prices"))
+        # Django looks once for what a row is; a price's successor is asked for on every page of a model.
+        priced = Prefetch("prices", Price.objects.select_related("superseded_by"))
+        return overruns.shown(super().get_queryset(request).prefetch_related("aliases", priced))
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[StandingList]:
+        return StandingList
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> Any:
+        def read() -> dict[str, Any]:
+            # Only where the page is shown: what was saved leads to another request.
+            return model_page.context(self.row(request, object_id), timezone.now())
+
+        may_price = may(request, "llm.add_price")
+        more = {"read": read, "may_add_price": may_price, "may_correct": may(request, "llm.change_price")}
+        return super().change_view(request, object_id, form_url, {**more, **(extra_context or {})})
+
+    def get_actions_detail(self, request: HttpRequest, object_id: int | str) -> list[Any]:
+        """Without what would do nothing."""
+        row = self.get_object(request, str(object_id))
+        if row is None:
+            return []
+        done = {"serve_one": row.status == Model.Status.GA, "retire_one": row.status == Model.Status.RETIRED}
+        done["clear_overruns"] = not model_list.overrun_words(row)
+        found: list[Any] = super().get_actions_detail(request, object_id)
+        return [each for each in found if not any(each.action_name.endswith(name) for name in done if done[name])]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Model | None = None) -> tuple[str, ...]:
         said = ("billing_name", "listed_at", "deprecated_at", "replacement")
         # Entries of the ledger name a model by its id.
         return ("name", "provider", *said) if obj else said
-
-    @display(description="Model", header=True, ordering="name")
-    def named(self, model: Model) -> list[str]:
-        return [model.name, model.provider]
-
-    @display(
-        description="status",
-        ordering="status",
-        label={"ga": "success", "preview": "info", "deprecated": "warning", "retired": "danger"},
-    )
-    def state(self, model: Model) -> tuple[str, str]:
-        return model.status, model.get_status_display()
-
-    @display(
-        description="breaker",
-        label={"closed": "success", "cooling down": "warning", "half-open": "warning", "open": "danger"},
-    )
-    def breaker(self, model: Model) -> tuple[str, str] | None:
-        now = timezone.now().timestamp()
-        status = breakers.shared().status(f"{model.provider}/{model.name}", now)
-        if status is None:
-            return None
-        latency_ms = status.breaker.known_latency_ms(now)
-        shown = status.label if latency_ms is None else f"{status.label}, {latency_ms:,.0f} ms"
-        if status.tenants and not status.is_impaired:
-            shown += f", open for {status.tenants} tenant{'s' if status.tenants > 1 else ''}"
-        return status.label, shown
-
-    @display(description="Token bound", label={"passed": "danger"})
-    def overrun(self, model: Model) -> tuple[str, str] | None:
-        sides = (("overran_tokens", "written"), ("overread_tokens", "read"))
-        seen = [f"{tokens:,} {what}" for name, what in sides if (tokens := getattr(model, name, None)) is not None]
-        return ("passed", f"passed: {', '.join(seen)}") if seen else None
-
-    @display(description="kinds")
-    def kind_list(self, model: Model) -> str:
-        return ", ".join(model.kinds)
-
-    @display(description="can")
-    def capability_list(self, model: Model) -> str:
-        return ", ".join(word for word in model.capabilities if word not in model.kinds)
-
-    @display(description="$ per million now")
-    def rates(self, model: Model) -> str:
-        rates = snapshot.rates_at(model=model, at=clock.known_now())
-        if rates is None:
-            return "no price: calls are refused"
-        tokens = [("in", rates.input_picos), ("cached", rates.cached_picos), ("out", rates.output_picos)]
-        units = [(unit.replace("_", " "), picos) for unit, picos in rates.units.items()]
-        return " · ".join(f"{name} {_per_million(picos)}" for name, picos in [*tokens * rates.by_token, *units])
-
-    @display(description="also called")
-    def alias_list(self, model: Model) -> str:
-        return ", ".join(alias.name for alias in model.aliases.all())
 
     @action(description="Confirm and serve", url_path="serve", permissions=["operate"], icon="check_circle")
     def serve_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -303,7 +239,7 @@ class CorrectForm(reasons.ReasonForm):
 
 class PriceAdmin(ConsoleAdmin):
     form = PriceForm
-    list_display = ("named", "unit", "dollars", "effective_from", "state", "zone", "tier", "batch", "source")
+    list_display = ("named", "unit", "amount", "begins", "state", "place", "source")
     list_filter = ("unit", "zone", "tier", "batch", "model__provider", "model")
     search_fields = ("model__name", "model__aliases__name", "source")
     autocomplete_fields = ("model",)
@@ -318,9 +254,9 @@ class PriceAdmin(ConsoleAdmin):
 
     def get_fields(self, request: HttpRequest, obj: Price | None = None) -> tuple[str | tuple[str, ...], ...]:
         if obj is None:
-            return ("model", ("unit", "usd_per_million"), PLACE, "effective_from", ("source", "verified_at"))
+            return ("model", ("unit", "usd_per_million"), PLACE, "effective_from", "source", "verified_at")
         begins = ("effective_from", "state")
-        return ("model", ("unit", "dollars"), PLACE, begins, ("source", "verified_at"), ("supersedes", "recorded_at"))
+        return ("model", ("unit", "dollars"), PLACE, begins, "source", "verified_at", ("supersedes", "recorded_at"))
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         # As prices begin: by the database's clock.
@@ -360,18 +296,26 @@ class PriceAdmin(ConsoleAdmin):
 
     @display(description="State", label={"superseded": "danger", "coming": "info", "begun": "success"})
     def state(self, price: Price) -> str:
-        return _state(price)
+        return model_page.state_of(price, at=clock.known_now())
+
+    @display(description="Price", ordering="picos_per_unit")
+    def amount(self, price: Price) -> Any:
+        per = " a million" if price.unit in TOKENS and price.picos_per_unit else ""
+        return format_html(
+            '<span class="sg-what sg-right">{}{}</span>', rates.cell(price.unit, price.picos_per_unit), per
+        )
+
+    @display(description="From", ordering="effective_from")
+    def begins(self, price: Price) -> Any:
+        return show.moment(price.effective_from, "year") if price.effective_from else "the beginning"
+
+    @display(description="Where", ordering="zone")
+    def place(self, price: Price) -> str:
+        return model_page.place_words((price.zone, price.tier, price.batch))
 
     @display(description="$ per million", ordering="picos_per_unit")
     def dollars(self, price: Price) -> str:
         return _per_million(price.picos_per_unit)
-
-
-def _state(price: Price) -> str:
-    """Whether it was put right by another, is still to come, or has begun."""
-    if getattr(price, "superseded_by", None) is not None:
-        return "superseded"
-    return "coming" if price.effective_from and price.effective_from > clock.known_now() else "begun"
 
 
 def _per_million(picos: int | None) -> str:

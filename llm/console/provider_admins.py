@@ -6,8 +6,10 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminPasswordWidget
@@ -15,8 +17,9 @@ from unfold.widgets import UnfoldAdminPasswordWidget
 from governance import staff
 from governance.console import confirm
 from governance.console.base import ConsoleAdmin, actor
+from llm.console import provider_list
 from llm.models import ProviderEndpoint
-from llm.providers import endpoints, trial
+from llm.providers import endpoints, registry, trial
 from llm.rules import addresses
 
 
@@ -70,8 +73,10 @@ class ProviderEndpointAdmin(ConsoleAdmin):
     """Where models can be called besides the environment's providers."""
 
     form = ProviderEndpointForm
+    change_list_template = "console/providers.html"
     list_display = ("name", "kind", "base_url", "key", "enabled")
-    search_fields = ("name", "base_url")
+    list_per_page = 200
+    show_full_result_count = True
     fieldsets = (
         (None, {"fields": (("name", "kind"), "base_url", "enabled")}),
         ("Its key", {"fields": (("key_env", "new_key"),)}),
@@ -79,6 +84,18 @@ class ProviderEndpointAdmin(ConsoleAdmin):
     )
     actions_list = ("try_all",)
     actions_detail = ("try_one",)
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.try_environment)
+        own = path("environment/<slug:name>/try/", view, name="llm_providerendpoint_try_environment")
+        return [own, *super().get_urls()]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        answer = super().changelist_view(request, extra_context)
+        if isinstance(answer, TemplateResponse) and answer.context_data and "cl" in answer.context_data:
+            found = provider_list.rows(answer.context_data["cl"].result_list, now=timezone.now())
+            answer.context_data |= {"providers": found, "may_test": self.has_operate_permission(request)}
+        return answer
 
     def get_readonly_fields(self, request: HttpRequest, obj: ProviderEndpoint | None = None) -> tuple[str, ...]:
         # The catalogue's models and the ledger's entries go by the name.
@@ -120,6 +137,21 @@ class ProviderEndpointAdmin(ConsoleAdmin):
         self._report(request, tried)
         if not tried:
             messages.warning(request, f"{endpoint.name} is switched off, or its key cannot be had.")
+        return HttpResponseRedirect(back)
+
+    def try_environment(self, request: HttpRequest, name: str) -> HttpResponse:
+        """As `try_one`, of a provider that has no row."""
+        if not self.has_operate_permission(request):
+            raise PermissionDenied
+        if name not in {one.name for one in registry.ENVIRONMENTS}:
+            raise Http404
+        back = reverse("admin:llm_providerendpoint_changelist")
+        if request.method != "POST":
+            return self._ask(request, f"Try the connection to {name}", back)
+        tried = trial.try_out(only=name)
+        self._report(request, tried)
+        if not tried:
+            messages.warning(request, f"{name} has no key: set its variable, and start anew.")
         return HttpResponseRedirect(back)
 
     def _ask(self, request: HttpRequest, title: str, back: str) -> HttpResponse:

@@ -43,6 +43,11 @@ def usable() -> tuple[Endpoint, ...]:
     return _sorted()[0]
 
 
+def unusable() -> dict[str, str]:
+    """Why those that are enabled and cannot be called are not, by name."""
+    return _sorted()[1]
+
+
 class Watch:
     """Reads the endpoints again and again; tells operators when one cannot be called, and when it can again."""
 

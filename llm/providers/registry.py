@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from django.conf import settings
@@ -17,6 +18,7 @@ from llm.providers.anthropic import Anthropic
 from llm.providers.endpoints import Endpoint
 from llm.providers.mistral import Mistral
 from llm.providers.openai_compatible import OpenAICompatible
+from llm.rules.pricing import DEFAULT_PROVIDER
 
 log = logging.getLogger(__name__)
 
@@ -133,17 +135,45 @@ def everything(endpoints: Iterable[Endpoint]) -> dict[str, Provider]:
     }
 
 
-def _of_the_environment() -> Iterable[Provider]:
-    # Somewhere else than at Mistral's own, such as the sandbox, no key may be needed.
-    if settings.MISTRAL_API_KEY or settings.MISTRAL_API_BASE != MISTRALS_OWN:
-        yield Mistral(api_base=settings.MISTRAL_API_BASE, api_key=settings.MISTRAL_API_KEY or "sandbox")
-    for zone in ("EU", "US"):
-        base, key = getattr(settings, f"MISTRAL_{zone}_API_BASE"), getattr(settings, f"MISTRAL_{zone}_API_KEY")
-        if key:
-            yield Mistral(name=f"mistral-{zone.lower()}", api_base=base, api_key=key)
-    if settings.OPENAI_API_KEY:
-        yield OpenAICompatible(
-            name="openai", api_base=settings.OPENAI_API_BASE, api_key=settings.OPENAI_API_KEY, native=True
+@dataclass(frozen=True, slots=True)
+class EnvironmentsProvider:
+    """A provider that the environment may configure: settings `{setting}_API_BASE` and `{setting}_API_KEY`."""
+
+    name: str
+    setting: str
+    made_by: Callable[..., Provider]
+
+    @property
+    def base_url(self) -> str:
+        return str(getattr(settings, f"{self.setting}_API_BASE"))
+
+    @property
+    def variable(self) -> str:
+        return f"{self.setting}_API_KEY"
+
+    @property
+    def has_key(self) -> bool:
+        return bool(getattr(settings, self.variable))
+
+    @property
+    def is_configured(self) -> bool:
+        # Somewhere else than at Mistral's own, such as the sandbox, no key may be needed.
+        return self.has_key or (self.name == DEFAULT_PROVIDER and self.base_url != MISTRALS_OWN)
+
+    def make(self) -> Provider:
+        return self.made_by(
+            name=self.name, api_base=self.base_url, api_key=getattr(settings, self.variable) or "sandbox"
         )
-    if settings.ANTHROPIC_API_KEY:
-        yield Anthropic(api_base=settings.ANTHROPIC_API_BASE, api_key=settings.ANTHROPIC_API_KEY)
+
+
+ENVIRONMENTS = (
+    EnvironmentsProvider("mistral", "MISTRAL", Mistral),
+    EnvironmentsProvider("mistral-eu", "MISTRAL_EU", Mistral),
+    EnvironmentsProvider("mistral-us", "MISTRAL_US", Mistral),
+    EnvironmentsProvider("openai", "OPENAI", partial(OpenAICompatible, native=True)),
+    EnvironmentsProvider("anthropic", "ANTHROPIC", Anthropic),
+)
+
+
+def _of_the_environment() -> Iterable[Provider]:
+    return (each.make() for each in ENVIRONMENTS if each.is_configured)

@@ -193,10 +193,11 @@ class Options:
 
     def __init__(self, routing: Routing, catalogue: Resolver) -> None:
         self.routing, self.catalogue = routing, catalogue
-        self.pool = {name: self._option(name) for name in routing.by_name}
-        self._chains = [[self._option(step) for step in chain] for chain in routing.chains.values()]
+        self.pool = {name: self.named(name) for name in routing.by_name}
+        self._chains = [[self.named(step) for step in chain] for chain in routing.chains.values()]
 
-    def _option(self, name: str) -> Option:
+    def named(self, name: str) -> Option:
+        """What the file may say of a name, whether or not the pool has it."""
         model = self.routing.by_name.get(name) or PoolModel(name)
         entry = self.catalogue.resolve(name)
         is_usable = entry is not None and entry.rates is not None and model.enabled
@@ -222,7 +223,7 @@ class Options:
         rest = _rest(self._chains, asked)
         if rest is None and _names_provider(asked):
             # The chains speak of bare names: the same steps, at the provider that was asked for.
-            there = [[self._option(f"{asked.provider}/{step.name}") for step in chain] for chain in self._chains]
+            there = [[self.named(f"{asked.provider}/{step.name}") for step in chain] for chain in self._chains]
             rest = _rest(there, asked)
         return rest or ()
 

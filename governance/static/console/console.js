@@ -87,11 +87,12 @@
     paint(chart);
   };
 
-  // <time data-moment="minute | second | day" datetime="...">: its title says the same in UTC.
+  // <time data-moment="minute | second | day | year" datetime="...">: its title says the same in UTC.
   const styles = {
     minute: { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
     second: { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" },
     day: { weekday: "short", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
+    year: { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" },
   };
   const tellTime = (part) => {
     for (const time of part.querySelectorAll("time[data-moment]"))

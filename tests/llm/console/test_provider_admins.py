@@ -168,3 +168,35 @@ def test_one_that_is_switched_off_is_not_tried(operator: Client, own: str) -> No
     operator.post(LIST + "add/", form(base_url=own, enabled=""))
     row = ProviderEndpoint.objects.get()
     assert "switched off" in operator.post(f"{LIST}{row.pk}/try/", follow=True).content.decode()
+
+
+def test_the_environments_providers_stand_in_the_list_and_are_tested_there(operator: Client, settings: Any) -> None:
+    settings.OPENAI_API_KEY, settings.ANTHROPIC_API_KEY = KEY, ""
+    with served(OpenAI(key=KEY)) as url:
+        settings.OPENAI_API_BASE = f"{url}/v1"
+        rows = {row.name: row for row in operator.get(LIST).context["providers"]}
+        assert (rows["openai"].state, rows["openai"].key) == ("configured", "OPENAI_API_KEY")
+        assert (rows["anthropic"].state, rows["anthropic"].test) == ("no key", "")
+        told = operator.post(rows["openai"].test, follow=True).content.decode()
+        assert "openai: It works: " in told
+        settings.OPENAI_API_KEY = "another"
+        told = operator.post(rows["openai"].test, follow=True).content.decode()
+    assert "status 401" in told
+    assert KEY not in told
+    assert operator.get(rows["openai"].test).status_code == 200
+    assert "has no key" in operator.post(f"{LIST}environment/anthropic/try/", follow=True).content.decode()
+    assert operator.post(f"{LIST}environment/groq/try/").status_code == 404
+    viewer = Client()
+    viewer.force_login(factories.person("vera", "viewer"))
+    assert viewer.post(rows["openai"].test).status_code == 403
+    assert "formaction" not in page(viewer, LIST)
+
+
+def test_what_keeps_a_provider_from_being_called_is_said(operator: Client, settings: Any) -> None:
+    settings.PRIVATE_ENDPOINTS = True
+    operator.post(LIST + "add/", form(base_url="http://10.0.0.1/v1"))
+    operator.post(LIST + "add/", form(name="away", enabled=""))
+    settings.PRIVATE_ENDPOINTS = False
+    rows = {row.name: row for row in operator.get(LIST).context["providers"]}
+    assert (rows["groq"].state, rows["away"].state, rows["away"].test) == ("unusable", "switched off", "")
+    assert "private network" in rows["groq"].note
