@@ -1,4 +1,4 @@
-"""Lists whose tabs, order and pages are made of how their rows stand now: budgets, customers, models. The worst first."""
+"""Lists whose tabs, order and pages are made of how their rows stand now: budgets, customers, models. Worst first."""
 
 from __future__ import annotations
 
