@@ -34,7 +34,7 @@ from governance.queries.breakdown import MoreThanRead
 from governance.queries.budget_status import BudgetStatus
 from governance.queries.spend import Reader, TimeRange
 from governance.queries.sums import LongSum
-from governance.rules.spend_sums import HOUR, NOTHING, share_e4
+from governance.rules.spend_sums import HOUR, share_e4
 
 CLOSEST, ALERTS = 5, 8
 # What spend is told apart by; names of customers' own are never added up.
@@ -265,21 +265,17 @@ def _last_bar(address: Address, now: datetime) -> dict[str, Any] | None:
     place, label, begin = spend_chart.bar_at(address, now)
     span, parts = (begin.astimezone(UTC), now), breakdown.GROUPS[address.group]
     try:
-        found = breakdown.costs(address.question(span), parts)
+        found = breakdown.first(address.question(span), parts, most=MOST_GROUPS)
     except MoreThanRead:
         return None
-    dearest = sorted(found, key=lambda key: -found[key].cost_nanos)[:MOST_GROUPS]
-    total = sum(found.values(), NOTHING)
     return {
         "place": place,
         "label": label,
-        "total": [display.plain_dollars(total.cost_nanos), total.calls],
+        "total": [display.plain_dollars(found.total.cost_nanos), found.total.calls],
         "groups": {
-            spend_chart.name_of(address, parts, key): [
-                display.plain_dollars(found[key].cost_nanos),
-                found[key].calls,
-            ]
-            for key in dearest
+            spend_chart.name_of(address, parts, key): [display.plain_dollars(sums.cost_nanos), sums.calls]
+            for key, sums in found.found.items()
+            if sums.calls or sums.cost_nanos
         },
     }
 
@@ -288,16 +284,15 @@ def _chart(address: Address) -> dict[str, Any]:
     """What was spent, stacked by the group, and the same as a list and as a table."""
     parts = breakdown.GROUPS[address.group]
     try:
-        timed = spend_chart.read(address)
-        lines = breakdown.costs(address.question(), parts) if timed is None else timed.by(parts)
-        drawn = spend_chart.draw(address, lines, timed)
+        lines = breakdown.first(address.question(), parts, most=spend_chart.TOP)
+        drawn = spend_chart.draw(address, lines)
     except MoreThanRead as error:
         return {"chart": None, "chart_error": str(error)}
-    total = sum(lines.values(), NOTHING)
+    total = lines.total
     return {
         "chart": drawn,
         "chart_figures": drawn.figures | {"legend": False},
-        "legend": _legend(address, drawn.figures["series"], lines, total.cost_nanos),
+        "legend": _legend(address, drawn.figures["series"], lines.found, total.cost_nanos),
         "group_word": WORDS[address.group].lower(),
         "any_spend": bool(total.calls),
         "range_spent": display.dollars(total.cost_nanos),

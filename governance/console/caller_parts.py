@@ -22,7 +22,7 @@ from governance.console.spend_address import Address
 from governance.console.spend_chart import Chart
 from governance.models import ApiKey, Budget, EmergencyStop, RefusedCall, Reservation, Tenant
 from governance.queries import breakdown, forecasts, key_use, spend
-from governance.queries.breakdown import Key, MoreThanRead
+from governance.queries.breakdown import MoreThanRead
 from governance.queries.budget_status import OFF, BudgetStatus
 from governance.queries.spend import Reader, TimeRange
 from governance.queries.sums import LongSum
@@ -47,10 +47,9 @@ class StopLine:
 
 @dataclass(frozen=True, slots=True)
 class SpendPart:
-    """What was spent in the page's range. `lines`: sums by the names of the address's groups; None of too many."""
+    """What was spent in the page's range. `chart`: None where nothing was, or of too many calls."""
 
     chart: Chart | None
-    lines: Mapping[Key, SpendSums]
     total: SpendSums
     link: str
     error: str = ""
@@ -126,12 +125,12 @@ def _spellings(kind: str, text: str) -> tuple[str, ...]:
 def spend_part(address: Address) -> SpendPart:
     """The chart of the range, and its sums by the groups of the address."""
     try:
-        timed = spend_chart.read(address)
-        lines = breakdown.costs(address.question(), address.parts) if timed is None else timed.by(address.parts)
-        chart = _shortened(spend_chart.draw(address, lines, timed), address) if lines else None
+        lines = breakdown.first(address.question(), address.parts, most=spend_chart.TOP)
+        is_charged = lines.total.calls or lines.total.cost_nanos
+        chart = _shortened(spend_chart.draw(address, lines), address) if is_charged else None
     except MoreThanRead as error:
-        return SpendPart(None, {}, NOTHING, address.link(), str(error))
-    return SpendPart(chart, lines, sum(lines.values(), NOTHING), address.link())
+        return SpendPart(None, NOTHING, address.link(), str(error))
+    return SpendPart(chart, lines.total, address.link())
 
 
 def _shortened(chart: Chart, address: Address) -> Chart:

@@ -74,10 +74,10 @@ class Address:
         return Question(reader=self.by, period=period, zone=self.zone, where=self.where)
 
     def before(self, now: datetime) -> Span:
-        """The period before, up to where the present one is by now: half a day is compared with half a day."""
+        """The period before, up to where the present one is by now: half an hour is compared with half an hour."""
         begin = self.range.begin_before.astimezone(UTC)
         so_far = now - self.range.starts_at.astimezone(UTC)
-        return begin, min(self.range.starts_at.astimezone(UTC), begin + max(so_far, HOUR))
+        return begin, min(self.range.starts_at.astimezone(UTC), begin + max(so_far, timedelta()))
 
     def query(self) -> dict[str, str]:
         """All of the address."""

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
 
 from governance.console import display, spend_table
 from governance.console.display import SERIES_COLOURS, Series
 from governance.console.spend_address import Address
 from governance.queries import breakdown
-from governance.queries.breakdown import GROUPS, TIMES, Key, TooManyGroups
+from governance.queries.breakdown import GROUPS, TIMES, Key, Lines
 from governance.rules.spend_sums import HOUR, NOTHING, SpendSums, whole_hour
 
 TOP, REST = len(SERIES_COLOURS) - 1, "All others"
@@ -48,46 +47,25 @@ class _Bars:
         return value - timedelta(days=value.weekday()) if self.unit == "week" else value
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """What was read once for the table and the chart: groups by their parts, the last of which is a time."""
-
-    found: Mapping[Key, SpendSums]
-    parts: Sequence[str]
-    zone: ZoneInfo
-
-    def by(self, parts: Sequence[str]) -> dict[Key, SpendSums]:
-        return breakdown.by_parts(self.found, self.parts, parts, self.zone)
-
-
 def group_of(address: Address) -> str:
     """What the chart tells apart: the first group that is no time; empty where there is none."""
     return next((name for name in (address.group, address.within) if name and name not in TIMES), "")
 
 
-def read(address: Address) -> Timed | None:
-    """None where these would be too many groups: then table and chart each read what they show."""
-    named = [part for part in address.parts if part not in TIMES]
-    parts = (*named, "hour" if "hour" in (*address.parts, _bars(address).part) else "day")
-    try:
-        return Timed(breakdown.costs(address.question(), parts), parts, address.zone)
-    except TooManyGroups:
-        return None
-
-
-def draw(address: Address, lines: Mapping[Key, SpendSums], timed: Timed | None) -> Chart:
-    """`lines` and `timed` are what was read for the table. Raises MoreThanRead."""
-    bars, parts = _bars(address), GROUPS.get(group_of(address), ())
-    top = _dearest(address, lines, parts)
-    question, over_time = address.question(), (*parts, bars.part)
-    rest = _summed(breakdown.costs(question, over_time[-1:]) if timed is None else timed.by(over_time[-1:]), bars)[()]
-    sums = _summed(
-        breakdown.costs(question, over_time, of=parts, only=top) if timed is None else timed.by(over_time), bars
-    )
+def draw(address: Address, groups: Lines) -> Chart:
+    """`groups` are the table's, the dearest first. Raises MoreThanRead."""
+    bars, parts, question = _bars(address), GROUPS.get(group_of(address), ()), address.question()
+    if parts and group_of(address) != address.group:
+        groups = breakdown.first(question, parts, most=TOP)
+    top = [key for key, sums in groups.found.items() if sums.cost_nanos][:TOP] if parts else []
+    sums = _summed(breakdown.costs(question, (*parts, bars.part), of=parts, only=top), bars)
     columns = [(name_of(address, parts, key), dict(zip(parts, key, strict=True)), sums[key]) for key in top]
-    for _, _, own in columns:
-        for begin, part in own.items():
-            rest[begin] -= part
+    rest: defaultdict[Any, SpendSums] = defaultdict(lambda: NOTHING)
+    if not parts or groups.count > len(top):
+        rest = _summed(breakdown.costs(question, (bars.part,)), bars)[()]
+        for _, _, own in columns:
+            for begin, part in own.items():
+                rest[begin] -= part
     if any(left.cost_nanos for left in rest.values()) or not columns:
         columns.append((REST if columns else "Spent", {}, rest))
     series = [
@@ -121,14 +99,6 @@ def _bars(address: Address) -> _Bars:
     if len(days) <= MOST_BARS:
         return _Bars("day", days)
     return _Bars("week", sorted({day - timedelta(days=day.weekday()) for day in days}))
-
-
-def _dearest(address: Address, lines: Mapping[Key, SpendSums], parts: Sequence[str]) -> list[Key]:
-    places = [address.parts.index(part) for part in parts]
-    costs: defaultdict[Key, int] = defaultdict(int)
-    for key, sums in lines.items():
-        costs[tuple(key[place] for place in places)] += sums.cost_nanos
-    return sorted((key for key in costs if key and costs[key]), key=lambda key: (-costs[key], key))[:TOP]
 
 
 def _summed(found: Mapping[Key, SpendSums], bars: _Bars) -> defaultdict[Key, defaultdict[Any, SpendSums]]:

@@ -10,17 +10,17 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
 from governance.api import tables
-from governance.console import display, ranges, spend_address, spend_chart, spend_table
+from governance.console import display, ranges, spend_address, spend_chart, spend_figures, spend_table
 from governance.console.base import has_role, may
 from governance.console.display import Card
 from governance.console.pages import ConsolePage
 from governance.console.spend_address import WORDS, Address
-from governance.console.spend_chart import Timed
-from governance.console.spend_table import HEADS, Figures
+from governance.console.spend_figures import Figures
+from governance.console.spend_table import HEADS
 from governance.models import SpendRollup
 from governance.queries import breakdown
-from governance.queries.breakdown import MoreThanRead
-from governance.rules.spend_sums import HOUR, NOTHING, share_e4
+from governance.queries.breakdown import Lines, MoreThanRead
+from governance.rules.spend_sums import HOUR, share_e4
 
 
 def context(request: HttpRequest, now: datetime) -> dict[str, Any] | HttpResponse:
@@ -32,64 +32,39 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any] | HttpRespons
         return redirect(address.link())
     shown = {**_address(request, address), "errors": list(address.errors), "heads": HEADS}
     try:
-        figures, timed = read(address, now)
         if request.GET.get("format") == tables.CSV:
-            return _csv(address, figures)
-        chart = spend_chart.draw(address, figures.lines, timed)
+            return _csv(address, spend_figures.every(address, now))
+        figures = spend_figures.first(address, now)
+        chart = spend_chart.draw(address, Lines({each.key: each.sums for each in figures.groups}, figures.count))
     except MoreThanRead as error:
         return shown | {"errors": [*shown["errors"], str(error)], "too_much": True}
-    found = spend_table.groups(address, figures)
+    named = {*(name for group in figures.groups for line in (group, *group.within) for name in line.key)}
     return shown | {
         "cards": _cards(address, figures),
         "chart": chart,
         "chart_word": WORDS.get(spend_chart.group_of(address), ""),
         "refused_models": figures.knows_refusals and "model" in {*address.parts, *address.filters},
         "refusals_since": _refusals_since(address, figures, now),
-        "any_spend": any(sums.cost_nanos for sums in figures.lines.values()),
-        "lines": spend_table.lines(address, figures, found),
+        "any_spend": any(group.sums.cost_nanos for group in figures.groups),
+        "lines": spend_table.lines(address, figures),
         "total": spend_table.total(address, figures),
-        "left_out": max(0, len(found) - spend_table.MOST_GROUPS),
-        "compared": _words_of_before(address, figures) if figures.before is not None else "",
-        "suggested": sorted({name for key in figures.lines for name in key if isinstance(name, str) and name})[:50],
-        "is_new": not figures.lines and not SpendRollup.objects.filter(address.by.scope).exists(),
+        "csv_has_all": figures.count <= breakdown.MOST_GROUPS,
+        "left_out": figures.count - len(figures.groups),
+        "compared": _words_of_before(address, figures) if figures.total_before is not None else "",
+        "suggested": sorted(name for name in named if isinstance(name, str) and name)[:50],
+        "is_new": not figures.groups and not SpendRollup.objects.filter(address.by.scope).exists(),
         "may_add_key": may(request, "governance.add_apikey"),
     }
 
 
 def _csv(address: Address, figures: Figures) -> HttpResponse:
-    rows = spend_table.csv_rows(address, figures, spend_table.groups(address, figures))
+    rows = spend_table.csv_rows(address, figures)
     answer = HttpResponse(
         "".join(tables.lines_of(rows, spend_table.csv_columns(address))), content_type="text/csv; charset=utf-8"
     )
     days = f"{address.range.first.isoformat()}-{address.range.last.isoformat()}"
     answer["Content-Disposition"] = f'attachment; filename="spend-{days}.csv"'
     return answer
-
-
-def read(address: Address, now: datetime) -> tuple[Figures, Timed | None]:
-    """The lines of the table, of now and before, and what the chart is drawn of. Raises MoreThanRead."""
-    question, parts = address.question(), address.parts
-    knows_refusals = breakdown.knows_refusals(question, parts)
-    timed = spend_chart.read(address)
-    lines = breakdown.added(
-        breakdown.costs(question, parts) if timed is None else timed.by(parts),
-        breakdown.estimates(question, parts),
-        breakdown.refusals(question, parts) if knows_refusals else {},
-    )
-    span_before = address.before(now)
-    try:
-        before = breakdown.costs_alone(address.question(span_before), parts) or None
-    except MoreThanRead:
-        before = None
-    figures = Figures(
-        lines=lines,
-        total=sum(lines.values(), NOTHING),
-        before=before,
-        span_before=span_before,
-        link_before=address.link(**ranges.hours(*span_before)),
-        knows_refusals=knows_refusals,
-    )
-    return figures, timed
 
 
 def _address(request: HttpRequest, address: Address) -> dict[str, Any]:

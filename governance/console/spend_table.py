@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from html import escape
 from typing import Any
@@ -13,13 +12,12 @@ from typing import Any
 from django.utils.safestring import SafeString
 
 from governance.console import display
-from governance.console.spend_address import Address, Span
-from governance.queries.breakdown import GROUPS, TIMES, Key
+from governance.console.spend_address import Address
+from governance.console.spend_figures import Figures, Group, Line
+from governance.queries.breakdown import GROUPS
 from governance.rules import money
-from governance.rules.spend_sums import NOTHING, WHOLE_E4, SpendSums, change_e4, share_e4
+from governance.rules.spend_sums import WHOLE_E4, SpendSums, change_e4, share_e4
 
-# Of a page; the CSV has them all.
-MOST_GROUPS, MOST_WITHIN = 50, 6
 # From ten times on, a change reads better as how many times it is.
 MANY_TIMES_E4 = 9 * WHOLE_E4
 HEADS = (
@@ -39,22 +37,6 @@ MEASURES = (
     *("cost", "share", "cost_before", "change", "calls", "cost_a_call", "cost_a_thousand_tokens"),
     *("input_tokens", "cached_tokens", "output_tokens", "cached_share", "estimated_cost", "estimated_share", "refused"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What was read, by the parts of a line's name. `before`: None where there is nothing to compare with."""
-
-    lines: Mapping[Key, SpendSums]
-    total: SpendSums
-    before: Mapping[Key, int] | None
-    span_before: Span
-    link_before: str
-    knows_refusals: bool
-
-    @property
-    def total_before(self) -> int | None:
-        return None if self.before is None else sum(self.before.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,55 +74,24 @@ class SpendLine:
     more: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A group's own sums with its cost of the period before, and the lines within it in the order they are shown in."""
-
-    key: Key
-    sums: SpendSums
-    before: int | None
-    within: Mapping[Key, SpendSums]
-
-
-def groups(address: Address, figures: Figures) -> list[Group]:
-    """The dearest first, times from the latest on."""
-    size = len(GROUPS[address.group])
-    nested: dict[Key, dict[Key, SpendSums]] = {}
-    for key, sums in figures.lines.items():
-        nested.setdefault(key[:size], {})[key] = sums
-    summed = {key: sum(within.values(), NOTHING) for key, within in nested.items()}
-    before: defaultdict[Key, int] = defaultdict(int)
-    for key, nanos in (figures.before or {}).items():
-        before[key[:size]] += nanos
-    return [
-        Group(
-            key,
-            summed[key],
-            None if figures.before is None else before[_earlier(address, key)],
-            {each: nested[key][each] for each in _ordered(address.within, nested[key])},
-        )
-        for key in _ordered(address.group, summed)
-    ]
-
-
-def lines(address: Address, figures: Figures, found: Sequence[Group]) -> list[SpendLine]:
-    return [_line(address, figures, group) for group in found[:MOST_GROUPS]]
+def lines(address: Address, figures: Figures) -> list[SpendLine]:
+    return [_line(address, figures, group) for group in figures.groups]
 
 
 def total(address: Address, figures: Figures) -> SpendLine:
-    return SpendLine(["Total"], "", _cells(address, figures, {}, figures.total, figures.total_before))
+    return SpendLine(["Total"], "", _cells(address, figures, {}, Line((), figures.total, figures.total_before)))
 
 
 def csv_columns(address: Address) -> list[str]:
     return [*address.parts, *MEASURES]
 
 
-def csv_rows(address: Address, figures: Figures, found: Sequence[Group]) -> Iterator[dict[str, Any]]:
+def csv_rows(address: Address, figures: Figures) -> Iterator[dict[str, Any]]:
     """All lines in the table's order, then the total. Amounts are dollars; shares and changes are of one."""
-    for group in found:
-        for key, sums in group.within.items():
-            named = {part: _text(value, address) for part, value in zip(address.parts, key, strict=True)}
-            yield named | _measures(figures, sums, _before(address, figures, key))
+    for group in figures.groups:
+        for line in group.within:
+            named = {part: _text(value, address) for part, value in zip(address.parts, line.key, strict=True)}
+            yield named | _measures(figures, line.sums, line.before)
     nameless = dict.fromkeys(address.parts, "") | {address.parts[0]: "total"}
     yield nameless | _measures(figures, figures.total, figures.total_before)
 
@@ -157,29 +108,26 @@ def label(part: str, value: Any, address: Address) -> str:
 
 def _line(address: Address, figures: Figures, group: Group) -> SpendLine:
     named = dict(zip(address.parts, group.key, strict=False))
-    within = list(group.within.items()) if address.within else []
     return SpendLine(
         names=[label(part, value, address) for part, value in named.items()],
         link=address.slice_of(named),
-        cells=_cells(address, figures, named, group.sums, group.before),
-        within=[_line_within(address, figures, key, sums) for key, sums in within[:MOST_WITHIN]],
-        more=max(0, len(within) - MOST_WITHIN),
+        cells=_cells(address, figures, named, group),
+        within=[_line_within(address, figures, line) for line in group.within],
+        more=max(0, group.count - len(group.within)),
     )
 
 
-def _line_within(address: Address, figures: Figures, key: Key, sums: SpendSums) -> SpendLine:
-    size, named = len(GROUPS[address.group]), dict(zip(address.parts, key, strict=True))
+def _line_within(address: Address, figures: Figures, line: Line) -> SpendLine:
+    size, named = len(GROUPS[address.group]), dict(zip(address.parts, line.key, strict=True))
     return SpendLine(
         names=[label(part, value, address) for part, value in list(named.items())[size:]],
         link=address.slice_of(named),
-        cells=_cells(address, figures, named, sums, _before(address, figures, key)),
+        cells=_cells(address, figures, named, line),
     )
 
 
-def _cells(
-    address: Address, figures: Figures, named: Mapping[str, Any], sums: SpendSums, before: int | None
-) -> list[Cell]:
-    calls = address.calls(named)
+def _cells(address: Address, figures: Figures, named: Mapping[str, Any], line: Line) -> list[Cell]:
+    calls, sums, before = address.calls(named), line.sums, line.before
     of_status = {status: f"{calls}&status={status}" if calls else "" for status in ("served", "estimated", "refused")}
     share = share_e4(sums.cost_nanos, figures.total.cost_nanos)
     found = [
@@ -223,29 +171,6 @@ def change(now: int, before: int | None) -> str:
 
 def _against(before: int | None) -> str:
     return "" if before is None else f"{display.dollars(before)} in the period before"
-
-
-def _before(address: Address, figures: Figures, key: Key) -> int | None:
-    if figures.before is None:
-        return None
-    return figures.before.get(_earlier(address, key), 0)
-
-
-def _earlier(address: Address, key: Key) -> Key:
-    """The group that is compared with: the same, and of times those as far on in the period before."""
-    before = address.range.begin_before
-    days = (address.range.starts_at.date() - before.date()).days
-    passed = address.range.starts_at.astimezone(UTC) - before.astimezone(UTC)
-    return tuple(
-        value if part not in TIMES else value - passed if isinstance(value, datetime) else value - timedelta(days=days)
-        for part, value in zip(address.parts, key, strict=False)
-    )
-
-
-def _ordered(group: str, summed: Mapping[Key, SpendSums]) -> list[Key]:
-    if group in TIMES:
-        return sorted(summed, reverse=True)
-    return sorted(summed, key=lambda key: (-summed[key].cost_nanos, -summed[key].refused, key))
 
 
 def _text(value: Any, address: Address) -> str:

@@ -17,7 +17,7 @@ from django.db.models import Count, Q
 
 from governance import ports
 from governance.models import RefusedCall, SpendEntry, SpendRollup
-from governance.queries.breakdown import BeginOf
+from governance.queries.breakdown import DayOf
 from governance.queries.spend import Reader, TimeRange
 from governance.queries.sums import LongSum
 from governance.rules import decision_notes
@@ -176,10 +176,10 @@ def _together(model: str, usages: list[Usage]) -> Usage:
 def _cached(reader: Reader, period: TimeRange, now: datetime) -> tuple[int, int]:
     """(nanodollars, tokens) of what came from providers' caches, at the catalogue's prices for plain calls."""
     rows = SpendRollup.objects.filter(reader.scope, period.on("hour"), cached_tokens__gt=0).order_by()
-    named = rows.annotate(day=BeginOf("hour", unit="day")).values_list("day", "provider", "model")
+    named = rows.annotate(day=DayOf("hour")).values_list("day", "provider", "model")
     nanos = tokens = 0
     for day, provider, model, cached in named.annotate(cached=LongSum("cached_tokens")):
-        at = _end_of(day.date(), now)
+        at = _end_of(day, now)
         plain = ports.true_cost(Usage(provider, model, cached, 0, 0), at=at)
         reduced = ports.true_cost(Usage(provider, model, cached, cached, 0), at=at)
         if plain is not None and reduced is not None:

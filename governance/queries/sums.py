@@ -23,7 +23,7 @@ class LongSum(Sum):
         part = f"CAST(%(expressions)s AS bigint) / {PART}", f"CAST(%(expressions)s AS bigint) %%%% {PART}"
         high, low = (f"SUM({each})" for each in part)
         fits = f"ABS({high} + {low} / {PART}) < {9 * PART}"
-        template = f"CASE WHEN {fits} THEN {high} * {PART} + {low} ELSE TOTAL(%(expressions)s) END"
+        template = f"CASE WHEN {fits} THEN {high} * {PART} + {low} ELSE {high} * {PART}.0 + {low} END"
         return self.as_sql(compiler, connection, template=template, **context)
 
     def get_db_converters(self, connection: Any) -> list[Any]:

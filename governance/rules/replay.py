@@ -21,7 +21,8 @@ from governance.rules.policy import Policy
 class PastCall:
     """A call as it was: in which window, when it was asked for and when it was charged, and what it cost.
 
-    `output_tokens`: what it wrote; None where that is not known, as of a call that was refused then.
+    `output_tokens`: what it wrote; None where that is not known, as of a call that was refused then. `times`: how many
+    there were like it, one after another.
     """
 
     window_id: int
@@ -33,6 +34,7 @@ class PastCall:
     served: frozenset[str]
     cost_nanos: int
     output_tokens: int | None = None
+    times: int = 1
 
     def cost_at(self, held: Quote) -> int:
         """What it would have cost at what was held for it."""
@@ -64,19 +66,19 @@ class ReplayOutcome:
     def downgraded(self) -> int:
         return self.downgrades.total()
 
-    def note(self, call: PastCall, decided: Decision) -> None:
-        self.looked_at += 1
+    def note(self, call: PastCall, decided: Decision, times: int) -> None:
+        self.looked_at += times
         if decided.action is Action.IN_FLIGHT:
-            self.waited += 1
+            self.waited += times
         elif not decided.allowed:
-            self.refused += 1
+            self.refused += times
             self.first_refused_at = self.first_refused_at or call.asked_at
         elif decided.action is Action.DEGRADE:
-            self.downgrades[call.model, decided.model] += 1
+            self.downgrades[call.model, decided.model] += times
             self.first_downgraded_at = self.first_downgraded_at or call.asked_at
         elif decided.action is Action.WARN:
-            self.warned += 1
-        self.clamped += decided.clamped
+            self.warned += times
+        self.clamped += times * decided.clamped
 
 
 def replay(
@@ -105,14 +107,36 @@ def replay(
             outcome.spent_nanos += cost_nanos
 
     for call in sorted(calls, key=lambda call: call.asked_at):
-        settle_until(call.asked_at)
-        view = views[call.window_id]
-        decided = decision.decide(Call(call.model, call.quote), [view])
-        outcome.note(call, decided)
-        if decided.quote is None:
-            continue
-        held_nanos = decided.quote.cost_nanos
-        views[call.window_id] = replace(view, reserved_nanos=view.reserved_nanos + held_nanos)
-        heapq.heappush(running, (call.settled_at, next(order), call.window_id, held_nanos, call.cost_at(decided.quote)))
+        left = call.times
+        while left:
+            settle_until(call.asked_at)
+            view = views[call.window_id]
+            decided = decision.decide(Call(call.model, call.quote), [view])
+            times = _alike(call, view, decided, left)
+            outcome.note(call, decided, times)
+            left -= times
+            if decided.quote is None:
+                continue
+            held_nanos, cost_nanos = times * decided.quote.cost_nanos, times * call.cost_at(decided.quote)
+            views[call.window_id] = replace(view, reserved_nanos=view.reserved_nanos + held_nanos)
+            heapq.heappush(running, (call.settled_at, next(order), call.window_id, held_nanos, cost_nanos))
     settle_until(None)
     return outcome
+
+
+def _alike(call: PastCall, view: WindowView, decided: Decision, most: int) -> int:
+    """Of so many calls like this one, how many are decided on like it: a refused one changes nothing, and what the
+    others spend makes decisions stricter, never milder.
+    """
+    if decided.quote is None:
+        return most
+    cost_nanos, least = call.cost_at(decided.quote), 1
+    while least < most:
+        middle = (least + most + 1) // 2
+        later = replace(view, settled_nanos=view.settled_nanos + (middle - 1) * cost_nanos)
+        again = decision.decide(Call(call.model, call.quote), [later])
+        if (again.action, again.quote) == (decided.action, decided.quote):
+            least = middle
+        else:
+            most = middle - 1
+    return least

@@ -18,7 +18,7 @@ from django.test import Client
 
 from governance import ledger
 from governance.actions.refusal_log import NotedRefusal, RefusalLog
-from governance.console import spend_table
+from governance.console import spend_chart, spend_figures, spend_table
 from governance.models import Tenant
 from governance.queries import breakdown
 from governance.rules.calls import Usage
@@ -219,19 +219,20 @@ def test_a_long_time_is_drawn_in_weeks(viewer: Client, history: None) -> None:
     assert parse_qs(urlsplit(figures["links"][0][0]).query)["from"] == ["2025-10-01"]
 
 
-def test_too_many_groups_for_one_read_are_read_apart(
+def test_a_page_shows_the_first_of_more_lines_than_a_table_of_all_may_have(
     viewer: Client, history: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spent("1", agent="support", at=NOON - timedelta(days=1))
     known = opened(viewer, group="agent", subgroup="")
-    # Three agents, of which one has two days.
-    monkeypatch.setattr(breakdown, "MOST_GROUPS", 3)
-    apart = opened(viewer, group="agent", subgroup="")
-    assert lines(apart) == lines(known)
     monkeypatch.setattr(breakdown, "MOST_GROUPS", 2)
-    refused = opened(viewer, group="agent", subgroup="")
-    assert "more than 2 lines: choose less time" in refused
-    assert "sg-breakdown" not in refused
+    monkeypatch.setattr(spend_figures, "MOST_GROUPS", 1)
+    monkeypatch.setattr(spend_chart, "TOP", 1)
+    page = opened(viewer, group="agent", subgroup="")
+    assert lines(page) == [lines(known)[0], lines(known)[-1]]
+    assert "the other 2 are more than the CSV takes" in page
+    assert [series["name"] for series in chart(page)["series"]] == ["globex / support", "All others"]
+    answer = viewer.get(PAGE, {"group": "agent", "subgroup": "", "format": "csv"})
+    assert "more than 2 lines: choose less time" in answer.content.decode()
+    assert "sg-breakdown" not in answer.content.decode()
 
 
 def test_the_same_lines_are_a_table_for_a_spreadsheet(viewer: Client, history: None) -> None:
@@ -272,8 +273,8 @@ def test_a_name_that_a_spreadsheet_would_run_is_quoted(viewer: Client) -> None:
 def test_lines_beyond_what_a_page_shows_are_in_the_table(
     viewer: Client, history: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spend_table, "MOST_GROUPS", 1)
-    monkeypatch.setattr(spend_table, "MOST_WITHIN", 1)
+    monkeypatch.setattr(spend_figures, "MOST_GROUPS", 1)
+    monkeypatch.setattr(spend_figures, "MOST_WITHIN", 1)
     page = opened(viewer, group="tenant", subgroup="agent")
     assert [name for name, _ in lines(page)] == ["globex", "support", "Total"]
     assert "the CSV has the other 1 too" in page
@@ -389,5 +390,59 @@ def test_it_asks_a_bounded_number_of_queries(
 ) -> None:
     for number in range(10):
         spent("1", agent=f"a{number}", user=f"u{number}")
-    with django_assert_max_num_queries(14):
+    with django_assert_max_num_queries(16):
         opened(viewer, **asked)
+
+
+def csv_of(client: Client, **asked: str) -> list[dict[str, str]]:
+    answer = client.get(PAGE, {"subgroup": "", "format": "csv", **asked})
+    return list(csv.DictReader(io.StringIO(answer.content.decode())))
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "before"),
+    [
+        # No multiple of 24 hours: the days before are other stretches of hours.
+        ("2026-03-03T00Z", "2026-03-04T11Z", ["", ""]),
+        ("2026-03-03T06Z", "2026-03-04T05Z", ["6.00", "18.00"]),
+        ("2026-03-03", "2026-03-04", ["24.00", "24.00"]),
+    ],
+)
+def test_a_day_is_compared_with_as_much_of_a_day_or_with_none(
+    viewer: Client, begin: str, end: str, before: list[str]
+) -> None:
+    for hour in range(8 * 24):
+        spent("1", at=datetime(2026, 2, 26, tzinfo=UTC) + timedelta(hours=hour))
+    rows = csv_of(viewer, group="day", **{"from": begin, "to": end})
+    assert [row["cost_before"] for row in rows[:-1]] == before
+    assert {row["change"] for row in rows[:-1]} <= {"", "0.0000"}
+    assert rows[-1]["change"] == "0.0000"
+
+
+@pytest.mark.parametrize(("day", "hours"), [("2025-11-02", 25), ("2026-03-08", 23)])
+def test_an_hour_that_the_day_before_had_not_is_compared_with_none(
+    viewer: Client, globex: Tenant, day: str, hours: int
+) -> None:
+    begin = datetime.fromisoformat(day).replace(tzinfo=globex.zone).astimezone(UTC) - timedelta(days=1)
+    with time_machine.travel(begin + timedelta(days=3), tick=False):
+        for hour in range(24 + hours):
+            made = factories.reporting("1", by=factories.caller(globex), occurred_at=begin + timedelta(hours=hour))
+            ledger.record(made, now=begin + timedelta(days=3))
+        rows = csv_of(viewer, tenant="globex", group="hour", **{"from": day, "to": day})
+    assert [row["cost_before"] for row in rows] == [*[""] * (hours - 24), *["1.00"] * min(hours, 24), "24.00"]
+
+
+@pytest.mark.parametrize(("minutes", "spent_before"), [(13 * 60 + 30, "81.00"), (10, "1.00")])
+def test_a_day_so_far_is_compared_with_the_day_before_as_far(viewer: Client, minutes: int, spent_before: str) -> None:
+    midnight = datetime(2026, 3, 9, tzinfo=UTC)
+    now = midnight + timedelta(minutes=minutes)
+    with time_machine.travel(now, tick=False):
+        for ten in range(24 * 6 + minutes // 10):
+            at = midnight - timedelta(days=1) + timedelta(minutes=10 * ten)
+            ledger.record(factories.reporting("1", occurred_at=at), now=now)
+        today = {"from": "2026-03-09", "to": "2026-03-09"}
+        rows = csv_of(viewer, group="tenant", **today)
+        assert [(row["cost"], row["cost_before"], row["change"]) for row in rows] == [
+            (spent_before, spent_before, "0.0000")
+        ] * 2
+        assert f"change against Mar 8, 00:00 to Mar 8, {now:%H:%M}" in opened(viewer, group="tenant", **today)

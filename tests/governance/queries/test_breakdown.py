@@ -13,10 +13,11 @@ from django.test.utils import CaptureQueriesContext
 
 from governance import ledger
 from governance.actions.refusal_log import NotedRefusal, RefusalLog
-from governance.models import Tenant
+from governance.models import SpendRollup, Tenant
 from governance.queries import breakdown
 from governance.queries.breakdown import MoreThanRead, Question, TooManyGroups
 from governance.queries.spend import EVERYTHING, Reader, TimeRange
+from governance.rules import money
 from governance.rules.calls import Usage
 from governance.rules.spend_sums import SpendSums
 from tests import factories
@@ -56,12 +57,12 @@ def test_agents_of_one_name_are_two_where_they_are_two_customers() -> None:
     spent("1", agent="support")
     spent("0.25", agent="support")
     spent("2", agent="support", owner=factories.tenant("globex"))
-    found = breakdown.costs(asked(), ("tenant", "agent"))
+    found = breakdown.every(asked(), ("tenant", "agent"))
     assert found == {
         ("acme", "support"): SpendSums(factories.nanos("1.25"), 2, 200, 80, 40),
         ("globex", "support"): SpendSums(factories.nanos("2"), 1, 100, 40, 20),
     }
-    assert breakdown.costs_alone(asked(), ("tenant",)) == {
+    assert breakdown.costs_until(asked(), ("tenant",)) == {
         ("acme",): factories.nanos("1.25"),
         ("globex",): factories.nanos("2"),
     }
@@ -80,7 +81,7 @@ def test_users_tasks_and_keys_are_read_from_the_entries_and_add_up_to_the_rollup
     spent("1", user="zoe", task="t-1", key_id=key.pk, key_prefix=key.prefix)
     spent("0.50", user="zoe")
     spent("2", user="zoe", owner=factories.tenant("globex"))
-    users = breakdown.costs(asked(), ("tenant", "user"))
+    users = breakdown.every(asked(), ("tenant", "user"))
     assert users == {
         ("acme", "zoe"): SpendSums(factories.nanos("1.50"), 2, 200, 80, 40),
         ("globex", "zoe"): SpendSums(factories.nanos("2"), 1, 100, 40, 20),
@@ -136,17 +137,17 @@ def test_an_hour_that_midnight_falls_into_is_of_the_day_that_it_begins_in() -> N
         refused(1, at=midnight + timedelta(minutes=minutes), model=f"m{minutes}")
     today = asked(period=TimeRange(midnight, midnight + timedelta(days=1)), zone=kolkata)
     yesterday = asked(period=TimeRange(midnight - timedelta(days=1), midnight), zone=kolkata)
-    for read in (breakdown.costs, breakdown.estimates, breakdown.refusals):
-        assert read(today, ("day",)) == {}
-        assert list(read(yesterday, ("day",))) == [(date(2026, 3, 9),)]
+    assert breakdown.every(today, ("day",)) == breakdown.costs(today, ("day",)) == {}
+    [(day, sums)] = breakdown.every(yesterday, ("day",)).items()
+    assert (day, sums.calls, sums.refused) == ((date(2026, 3, 9),), 4, 2)
+    assert sums.estimated_nanos == factories.nanos("2")
 
 
 def test_what_was_charged_at_an_estimate_is_part_of_the_cost() -> None:
     spent("1")
     spent("0.25", certainty="estimated")
-    assert breakdown.estimates(asked(), ("tenant", "model")) == {
-        ("acme", "large"): SpendSums(estimated_nanos=factories.nanos("0.25"))
-    }
+    [sums] = breakdown.every(asked(), ("tenant", "model")).values()
+    assert sums.estimated_nanos == factories.nanos("0.25")
     assert dollars(breakdown.costs(asked(), ("tenant",))) == {("acme",): "1.25"}
 
 
@@ -154,13 +155,13 @@ def test_refused_calls_are_counted_with_those_that_have_no_row(settings: Any) ->
     settings.REFUSALS_A_MINUTE = 2
     refused(5, agent="support", user="zoe")
     refused(1, model="small", agent="support", at=NOON + timedelta(minutes=5))
-    found = breakdown.refusals(asked(), ("tenant", "agent"))
-    assert found == {("acme", "support"): SpendSums(refused=6)}
-    assert breakdown.refusals(asked(), ("model",)) == {
+    assert breakdown.every(asked(), ("tenant", "agent")) == {("acme", "support"): SpendSums(refused=6)}
+    assert breakdown.every(asked(), ("model",)) == {
         ("large",): SpendSums(refused=5),
         ("small",): SpendSums(refused=1),
     }
-    assert breakdown.refusals(asked(model="small"), ("tenant",)) == {("acme",): SpendSums(refused=1)}
+    assert breakdown.every(asked(model="small"), ("tenant",)) == {("acme",): SpendSums(refused=1)}
+    assert breakdown.every(asked(), ("provider",)) == {}
     assert not breakdown.knows_refusals(asked(), ("provider",))
     assert not breakdown.knows_refusals(asked(provider="mistral"), ("tenant",))
     assert breakdown.knows_refusals(asked(), ("tenant", "user"))
@@ -172,24 +173,10 @@ def test_a_reader_sees_its_own_in_every_figure() -> None:
         spent("1", owner=owner, certainty="estimated", user="zoe")
         refused(1, owner=owner, agent="support", model=owner.slug)
     mine = asked(reader=Reader(globex))
-    for read in (breakdown.costs, breakdown.estimates, breakdown.refusals):
-        assert list(read(mine, ("tenant",))) == [("globex",)]
+    [(key, sums)] = breakdown.every(mine, ("tenant",)).items()
+    assert (key, sums.calls, sums.refused, sums.estimated_nanos) == (("globex",), 1, 1, factories.nanos("1"))
     assert list(breakdown.costs(mine, ("tenant", "user"))) == [("globex", "zoe")]
     assert breakdown.costs(asked(reader=Reader(globex), tenant="acme"), ("tenant",)) == {}
-
-
-def test_figures_are_put_together_and_added_up_for_wider_groups() -> None:
-    one, two = {("a", NOON): SpendSums(1)}, {("a", NOON): SpendSums(refused=1), ("b", NOON): SpendSums(refused=2)}
-    both = breakdown.added(one, two)
-    assert both == {("a", NOON): SpendSums(1, refused=1), ("b", NOON): SpendSums(refused=2)}
-    zone = ZoneInfo("Pacific/Auckland")
-    assert breakdown.by_parts(both, ("agent", "hour"), ("day",), zone) == {
-        (date(2026, 3, 11),): SpendSums(1, refused=3)
-    }
-    assert breakdown.by_parts(both, ("agent", "hour"), ("hour", "agent"), zone) == {
-        (NOON, "a"): SpendSums(1, refused=1),
-        (NOON, "b"): SpendSums(refused=2),
-    }
 
 
 def test_only_some_groups_are_read_where_only_those_are_asked_for() -> None:
@@ -213,3 +200,76 @@ def test_too_many_entries_or_groups_are_refused_with_what_to_do(monkeypatch: pyt
     monkeypatch.setattr(breakdown, "MOST_GROUPS", 2)
     with pytest.raises(TooManyGroups, match="more than 2 lines"):
         breakdown.costs(asked(), ("tenant", "agent"))
+    with pytest.raises(TooManyGroups, match="more than 2 lines"):
+        breakdown.every(asked(), ("tenant", "agent"))
+
+
+def test_the_first_are_the_dearest_then_those_with_most_refusals_beside_what_all_come_to() -> None:
+    globex = factories.tenant("globex")
+    for agent, cost in (("a", "1"), ("b", "3"), ("c", "2")):
+        spent(cost, agent=agent)
+        spent(cost, agent=agent, owner=globex, certainty="estimated")
+    refused(3, agent="noisy", model="small")
+    refused(1, agent="b")
+    every = breakdown.every(asked(), ("tenant", "agent"))
+    found = breakdown.first(asked(), ("tenant", "agent"), most=4)
+    assert list(found.found) == [("acme", "b"), ("globex", "b"), ("acme", "c"), ("globex", "c")]
+    assert found.found.items() <= every.items()
+    assert (found.count, found.total) == (7, sum(every.values(), SpendSums()))
+    assert found.total == SpendSums(factories.nanos("12"), 6, 600, 240, 120, factories.nanos("6"), 4)
+    assert list(breakdown.first(asked(), ("tenant", "agent"), most=7).found)[-1] == ("acme", "noisy")
+    within = breakdown.within(asked(), ("tenant", "agent"), 1, of={("acme",)}, most=2)
+    assert list(within) == [("acme",)]
+    assert (list(within["acme",].found), within["acme",].count) == ([("acme", "b"), ("acme", "c")], 4)
+    assert breakdown.within(asked(), ("tenant", "agent"), 1, of={("nobody",)}, most=2) == {}
+    assert breakdown.within(asked(), ("tenant", "agent"), 1, of=set(), most=2) == {}
+    assert breakdown.first(asked(agent="nobody"), ("tenant",), most=2) == breakdown.Lines({}, 0)
+
+
+def test_the_first_of_times_are_the_latest_and_within_one_as_well() -> None:
+    for hours, agent in ((0, "a"), (1, "a"), (1, "b"), (2, "c")):
+        spent(f"{9 - hours}", agent=agent, at=NOON + timedelta(hours=hours))
+    found = breakdown.first(asked(), ("hour",), most=2)
+    assert [key[0] - NOON for key in found.found] == [timedelta(hours=2), timedelta(hours=1)]
+    assert (found.count, found.total.calls) == (3, 4)
+    agents = breakdown.within(asked(), ("hour", "tenant", "agent"), 1, of=found.found, most=1)
+    assert {key[0] - NOON: (next(iter(lines.found))[2], lines.count) for key, lines in agents.items()} == {
+        timedelta(hours=2): ("c", 1),
+        timedelta(hours=1): ("a", 2),
+    }
+    hours = breakdown.within(asked(), ("tenant", "hour"), 1, of={("acme",)}, most=2)["acme",]
+    assert [key[1] - NOON for key in hours.found] == [timedelta(hours=2), timedelta(hours=1)]
+    days = breakdown.first(asked(zone=ZoneInfo("Asia/Tokyo")), ("day",), most=5)
+    assert list(days.found) == [(date(2026, 3, 10),)]
+    models = breakdown.within(asked(zone=ZoneInfo("Asia/Tokyo")), ("day", "model"), 1, of=days.found, most=5)
+    assert [lines.count for lines in models.values()] == [1]
+
+
+def test_a_total_beyond_64_bits_is_a_sum_like_another() -> None:
+    tenant = factories.tenant()
+    more = {"provider": "mistral", "model": "large", "hour": NOON, "cost_nanos": money.MAX_SUM}
+    SpendRollup.objects.bulk_create(SpendRollup(tenant=tenant, agent=f"a{number}", **more) for number in range(3))
+    assert breakdown.first(asked(), ("tenant", "agent"), most=1).total.cost_nanos == 3 * money.MAX_SUM
+    # Of one group SQLite's is right to 15 digits.
+    [one] = breakdown.first(asked(), ("tenant",), most=1).found.values()
+    assert one.cost_nanos == pytest.approx(3 * money.MAX_SUM, rel=1e-15)
+    SpendRollup.objects.all().delete()
+
+
+def test_an_hour_that_is_not_over_is_read_from_its_entries() -> None:
+    for minutes in (0, 29, 30, 59, 61):
+        spent("1", agent="a", user="zoe", at=NOON + timedelta(minutes=minutes))
+    until = asked(period=TimeRange(NOON, NOON + timedelta(minutes=30)))
+    assert breakdown.costs_until(until, ("agent",)) == {("a",): factories.nanos("2")}
+    assert breakdown.costs_until(until, ("tenant", "user")) == {("acme", "zoe"): factories.nanos("2")}
+    assert breakdown.costs_until(until, ("agent",), only=[("b",)]) == {}
+    assert breakdown.costs_until(until, ("agent",), only=[]) == {}
+    assert breakdown.total_until(until, ("tenant",)) == factories.nanos("2")
+    assert breakdown.total_until(until, ("tenant", "user")) == factories.nanos("2")
+    longer = replace(until, period=TimeRange(NOON, NOON + timedelta(minutes=61)))
+    assert breakdown.total_until(longer, ("tenant",)) == factories.nanos("4")
+    whole = replace(until, period=TimeRange(NOON, NOON + timedelta(hours=1)))
+    assert breakdown.costs_until(whole, ("day",)) == {(date(2026, 3, 10),): factories.nanos("4")}
+    assert breakdown.total_until(replace(until, period=TimeRange(NOON, NOON)), ("tenant",)) is None
+    with pytest.raises(ValueError, match="without an end"):
+        breakdown.total_until(replace(until, period=TimeRange(NOON)), ("tenant",))

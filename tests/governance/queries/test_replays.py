@@ -10,7 +10,8 @@ import pytest
 import uuid_utils.compat as uuids
 
 from governance import ledger, ports
-from governance.models import Budget, RefusedCall
+from governance.ledger.operations import Adjust
+from governance.models import Budget, RefusedCall, SpendEntry
 from governance.queries import replays
 from governance.queries.replays import PolicyPreview
 from governance.rules import policy
@@ -217,3 +218,93 @@ def test_a_model_without_a_price_today_is_held_for_as_it_was() -> None:
 
 def test_policies_are_read_as_decisions_read_them() -> None:
     assert policy.of(policy.columns_of(Budget())) == Policy()
+
+
+def test_calls_that_have_no_row_of_their_own_are_refused_as_those_like_them() -> None:
+    budget = factories.budget("1", window="day", clamp=False)
+    call("1.00")
+    row = refused(budget, at=NOON + timedelta(minutes=1))
+    RefusedCall.objects.filter(pk=row.pk).update(more=1_000_000)
+    found = preview(budget, limit="401", now=NOON + DAY)
+    assert (found.now.looked_at, found.now.refused, found.now.spent_nanos) == (1_000_002, 1_000_001, nanos("1"))
+    assert (found.then.refused, found.then.spent_nanos) == (1_000_001 - 400, nanos("401"))
+    assert not found.is_part
+
+
+def test_calls_that_were_only_counted_make_it_a_part() -> None:
+    budget = factories.budget("1", window="day", clamp=False)
+    support = factories.budget("1", window="day", scope_type="agent", scope_key="support")
+    more = {"tenant": factories.tenant(), "reason": "budget_exhausted", "status": 429, "more": 7}
+    RefusedCall.objects.create(refused_at=NOON, agent="churn", **more)
+    assert (preview(budget).is_part, preview(support).is_part) == (True, False)
+    # Of the agents of a minute, or of an hour, that had too many names.
+    RefusedCall.objects.create(refused_at=NOON, **more)
+    assert preview(support).is_part
+    assert preview(support).then.looked_at == 0
+    assert not preview(budget, now=NOON + DAY * 31).is_part
+
+
+def test_refusals_that_are_kept_for_less_time_make_it_a_part(settings: Any) -> None:
+    budget = factories.budget("1", window="day", clamp=False)
+    call("1.00")
+    assert not preview(budget).is_part
+    settings.REFUSALS_DAYS = 29
+    assert preview(budget).is_part
+
+
+def test_days_on_which_every_call_was_refused_are_looked_at() -> None:
+    budget = factories.budget("0.50", window="day", clamp=False)
+    for days in range(4):
+        for minute in range(10):
+            at = NOON + DAY * days + timedelta(minutes=minute)
+            assert not ledger.reserve(factories.reserving("1.00"), now=at).allowed
+            refused(budget, at=at)
+    found = preview(budget, limit="5", now=NOON + DAY * 4)
+    assert (found.now.looked_at, found.now.refused, found.is_part) == (40, 40, False)
+    assert (found.then.refused, found.then.spent_nanos, found.since) == (20, nanos("20"), NOON)
+
+
+def test_calls_that_waited_for_others_are_looked_at() -> None:
+    budget = factories.budget("1", window="day", clamp=False)
+    ids = []
+    for second in range(12):
+        id, at = uuids.uuid7(), NOON + timedelta(seconds=second)
+        if ledger.reserve(factories.reserving("0.30", id=id), now=at).allowed:
+            ids.append(id)
+        else:
+            row = refused(budget, at=at, wanted="0.30")
+            RefusedCall.objects.filter(pk=row.pk).update(reason="budget_in_flight")
+    for id in ids:
+        ledger.settle(factories.settling(id, "0.01"), now=NOON + timedelta(minutes=5))
+    found = preview(budget, limit="4")
+    assert (found.now.looked_at, found.now.waited, found.now.refused) == (12, 9, 0)
+    assert (found.then.waited, found.then.spent_nanos) == (0, nanos("0.03") + nanos("2.70"))
+
+
+def test_a_call_costs_what_its_corrections_have_left() -> None:
+    budget = factories.budget("10", window="day", clamp=False)
+    for minute in range(9):
+        call("1.00", at=NOON + timedelta(minutes=minute))
+    for entry in SpendEntry.objects.all():
+        for delta in ("-0.50", "-0.49"):
+            ledger.adjust(Adjust(uuids.uuid7(), entry.pk, nanos(delta), "refund"), now=NOON + timedelta(hours=1))
+    found = preview(budget, limit="1.05")
+    assert budget.windows.get().settled_nanos == found.now.spent_nanos == nanos("0.09")
+    # Each was held for at a dollar.
+    assert (found.then.looked_at, found.then.waited + found.then.refused) == (9, 3)
+
+
+@pytest.mark.parametrize("most", ["MOST_REFUSALS", "MOST_WINDOWS", "MOST_ROWS"])
+def test_it_says_so_where_a_bound_cuts(monkeypatch: pytest.MonkeyPatch, most: str) -> None:
+    budget = factories.budget("1", window="day", clamp=False)
+    for days in range(3):
+        call("1.00", at=NOON + DAY * days)
+        refused(budget, at=NOON + DAY * days + timedelta(minutes=1))
+    monkeypatch.setattr(replays, most, 3)
+    now = NOON + DAY * 3
+    assert (preview(budget, now=now).is_part, preview(budget, now=now).now.looked_at) == (False, 6)
+    monkeypatch.setattr(replays, most, 2)
+    found = preview(budget, now=now)
+    assert (found.is_part, found.since) == (True, NOON + DAY + timedelta(minutes=most == "MOST_REFUSALS"))
+    # What is further behind is not of the last 30 days.
+    assert not preview(budget, now=NOON + DAY * 31).is_part or most == "MOST_REFUSALS"

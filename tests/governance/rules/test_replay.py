@@ -6,6 +6,9 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
+from governance.rules import decision
 from governance.rules import replay as replays
 from governance.rules.decision import Quote, Quoter, WindowView
 from governance.rules.policy import Policy, Rule
@@ -180,3 +183,29 @@ def test_an_answer_as_long_as_it_may_be_costs_what_it_cost() -> None:
 def test_what_costs_nothing_leaves_all_of_the_money() -> None:
     calls = [past(0, "0"), past(10, "1.00", window_id=1)]
     assert replayed(calls, PLAIN).refused == 0
+
+
+def test_calls_like_one_another_are_decided_on_as_if_each_was_written_out() -> None:
+    """Into the thirds of a limit: as asked for, then at the smaller model, then shortened, then not at all."""
+    policies = [
+        PLAIN,
+        replace(SMALLER, soft_e4=5_000),
+        replace(CLAMPING, soft_e4=5_000, warn_e4=3_000),
+        replace(CLAMPING, rules=(Rule(frozenset({"large"}), "small", 4_000),)),
+    ]
+    quotes = [priced({"large": "0.03", "small": "0.007"}), by_tokens({"large": 30_000, "small": 7_000})]
+    for policy in policies:
+        for quote in quotes:
+            call = past(0, "0.03", lasts=0, quote=quote, output_tokens=None)
+            apart, together = replayed([call] * 200, policy), replayed([replace(call, times=200)], policy)
+            assert apart == together
+            assert (together.looked_at, together.refused > 0, together.spent_nanos > 0) == (200, True, True)
+
+
+def test_a_million_calls_like_one_another_take_few_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    decide = decision.decide
+    monkeypatch.setattr(decision, "decide", lambda *given: asked.append(given) or decide(*given))
+    outcome = replayed([past(0, "0.01", lasts=0, times=1_000_000)], PLAIN, limit="5000")
+    assert (outcome.refused, outcome.spent_nanos) == (500_000, nanos("5000"))
+    assert len(asked) < 100
