@@ -47,6 +47,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     last = BillingPeriod.objects.filter(tenant=tenant).first()
     starts_at = _start(account, period, last, now)
     is_new = last is None or starts_at > last.starts_at
+    before = [] if last is None else last.parts
     row = _row(account, tenant, starts_at, found, None if is_new else last)
     known = {name: getattr(row, name) for name in NOTED}
     windows = list(budget.windows.filter(source_kind=SOURCE).order_by("starts_at"))
@@ -56,15 +57,16 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     row.past_nanos = min(money.MAX_SUM, settled)
     ended = _ended(row, windows)
     owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
+    lowered = _lowered(before, row.parts) if found.by_operator else {}
 
-    def looked(window: BudgetWindow | None, ended: Sequence[Ended] = ()) -> Limit:
+    def looked(window: BudgetWindow | None, **since: Any) -> Limit:
         topups = purchases.of_tenant(tenant)
         carried = balance.carried(past, topups, alive=[part.key for part in parts])
         used = window.settled_nanos if window else 0
-        spell = Spell(row.starts_at, parts, used, _draws(row), _undone(row), ended)
+        spell = Spell(row.starts_at, parts, used, _draws(row), _undone(row), **since)
         return _noted(row, balance.limit(carried, spell, topups, owes_nothing=owes_nothing), window)
 
-    limit = looked(None if is_new else _open_one(windows), ended)
+    limit = looked(None if is_new else _open_one(windows), ended=ended, lowered=lowered)
     opening = OpenPeriod(
         budget_id=budget.pk,
         starts_at=starts_at,
@@ -161,15 +163,10 @@ def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now:
     budgets.delete(budget=held, by=STRIPE, now=now)
 
 
-def forgive(account: BillingAccount) -> None:
-    """After an operator's act that lowered a limit below what is used: that is never owed. `account` is locked."""
-    begun = account.window_start
-    row = BillingPeriod.objects.filter(tenant=account.tenant, starts_at=begun).first() if begun else None
-    parts = {_key(part): part for part in map(_part, row.parts)} if row else {}
-    drawn = sum(draw.nanos for key, draw in _draws(row).items() if key in parts) if row else 0
-    if row is not None and drawn > sum(part.limit_nanos for part in parts.values()):
-        row.given_nanos = drawn
-        row.save(update_fields=["given_nanos"])
+def _lowered(before: Sequence[Any], now: Sequence[Any]) -> dict[str, int]:
+    """How much less each part of a window allows than before, by its key."""
+    old = {_key(part): part.limit_nanos for part in map(_part, before)}
+    return {_key(part): old.get(_key(part), part.limit_nanos) - part.limit_nanos for part in map(_part, now)}
 
 
 def _noted(row: BillingPeriod, limit: Limit, window: BudgetWindow | None) -> Limit:
@@ -179,8 +176,7 @@ def _noted(row: BillingPeriod, limit: Limit, window: BudgetWindow | None) -> Lim
     row.draws = {key: list(astuple(draw)) for key, draw in sorted(limit.draws.items()) if key or draw.nanos}
     row.undone = {key: list(astuple(one)) for key, one in sorted(limit.undone.items())}
     row.peak_nanos = max(row.peak_nanos, limit.nanos - limit.beyond_nanos)
-    is_waiting = limit.kept_nanos or row.held
-    row.seen_nanos = window.settled_nanos if window is not None and is_waiting else None
+    row.seen_nanos = window.settled_nanos if window is not None else 0
     return limit
 
 
@@ -193,10 +189,10 @@ def _waiting_for(row: BillingPeriod, ids: Sequence[str], most_nanos: Mapping[str
 
 
 def _ended(row: BillingPeriod, windows: Sequence[BudgetWindow]) -> list[Ended]:
-    """What the calls cost that were under way and have ended; the others stay noted. Of those that began in a window
-    that is over what they hold counts as used there; when they end, that is looked at again."""
+    """What the calls cost that were under way and have ended; the others stay noted. Of those that began in an earlier
+    window what they hold counts as used there; when they end, that is looked at again."""
     for window in windows:
-        if window.closed_at is not None and window.reserved_nanos:
+        if window.starts_at < row.starts_at and window.reserved_nanos:
             row.held = _waiting_for(row, holds.under_way(window), {})
     costs = holds.ended([id for ids, _ in row.held for id in ids])
     found = [Ended(sum(costs.get(id, 0) for id in ids), most) for ids, most in row.held]
@@ -304,6 +300,7 @@ def _paid_parts(
         period = grants.until_next(part.period, lines)
         parts.append(paid_for(replace(part, cycle=cycle, period=period), lines, facts.refunds))
     covered = [max(part.paid_nanos, part.given_nanos) for part in parts]
+    # Rows of earlier versions have what an operator had given; it is in `undone` by now.
     if parts and (missing := row.given_nanos - sum(covered)) > 0:
         parts[-1] = replace(parts[-1], given_nanos=covered[-1] + missing)
     return tuple(parts)

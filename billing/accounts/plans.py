@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import transaction
 
-from billing.accounts import binding, budget_windows, sync
+from billing.accounts import binding, sync
 from billing.models import BillingAccount, Plan
 from governance import audit
 from governance.actions.scoped_rules import ScopedRules
@@ -101,8 +101,7 @@ def apply_now(*, by: Actor, now: datetime, reason: str = "") -> int:
         # One customer a transaction: none of them waits for all the others.
         with transaction.atomic():
             account = binding.locked(customer_id)
-            sync.apply(account, now=now, anew=True)
-            budget_windows.forgive(account)
+            sync.apply(account, now=now, anew=True, by_operator=True)
     new = {"customers": len(ids)}
     audit.record(action="plan.apply_now", target="current windows", by=by, now=now, reason=reason, new=new)
     return len(ids)

@@ -131,10 +131,12 @@ def due(*, now: datetime, limit: int = 200) -> int:
     # Of these the ledger says something else, and Stripe need not be asked.
     for customer_id in window_watch.changed():
         try:
-            ledger.run_again(transaction.atomic(write))(customer_id, None, now=now)
+            ledger.run_again(transaction.atomic(_hear))(customer_id, now=now)
         except Exception:
             log.exception("customer %s could not be computed", customer_id)
-            BillingAccount.objects.filter(stripe_customer_id=customer_id).update(due_at=now)
+            with transaction.atomic():
+                window_watch.heard(customer_id)
+                BillingAccount.objects.filter(stripe_customer_id=customer_id).update(due_at=now)
     # Rows of the version before this field have none; they are over when their period is.
     over = Q(due_at__lte=now) | Q(due_at__isnull=True, period_end__lte=now, state__in=LIVE)
     unfit = Q(state__in=STOPPING, tenant__status=Tenant.Status.ACTIVE, has_begun=True, due_at=None)
@@ -203,6 +205,12 @@ def write(
     return account
 
 
+def _hear(customer_id: str, *, now: datetime) -> None:
+    """Write what a customer comes to by what the ledger says now. It is heard with that, or not at all."""
+    window_watch.heard(customer_id)
+    write(customer_id, None, now=now)
+
+
 @contextmanager
 def standing_in(*, tenant: str, now: datetime) -> Iterator[None]:
     """While a budget of a tenant's own goes, in the caller's transaction: whoever pays for the tenant, or waits for it,
@@ -258,14 +266,16 @@ def _digest(account: BillingAccount, reading: Reading) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def apply(account: BillingAccount, *, now: datetime, anew: bool = False) -> Entitlement:
-    """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in this window."""
+def apply(account: BillingAccount, *, now: datetime, anew: bool = False, by_operator: bool = False) -> Entitlement:
+    """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in this window.
+    `by_operator`: what it comes to less is an operator's doing, and never owed."""
     facts = mirror.facts(account)
     found = _entitlement(account, facts, now=now, kept={} if anew else account.kept_values)
     begun = account.window_start
     if account.kept_values and not anew and not (found.period and begun and found.period.starts_at <= begun):
         # A new window takes plans and metadata as they are now.
         found = _entitlement(account, facts, now=now, kept={})
+    found = replace(found, by_operator=by_operator)
     wrong = purchases.note(account, facts.invoices, facts.refunds, facts.payments, now=now)
     account.has_begun = account.has_begun or found.state in BEGUN or _has_begun(facts)
     limit = None
@@ -330,8 +340,7 @@ def override(*, account: BillingAccount, limit_nanos: int | None, by: Actor, now
             old={"limit_nanos": old},
             new={"limit_nanos": limit_nanos},
         )
-        apply(account, now=now)
-        budget_windows.forgive(account)
+        apply(account, now=now, by_operator=True)
 
 
 def look_again(entry: objects.Object, *, now: datetime) -> None:

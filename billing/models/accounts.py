@@ -125,20 +125,22 @@ class BillingPeriod(models.Model):
     ends_at = models.DateTimeField()
     parts = models.JSONField(default=list)
     kept_values = models.JSONField(default=dict)
-    given_nanos = models.BigIntegerField(default=0, help_text="Given by an operator; it is never owed.")
+    given_nanos = models.BigIntegerField(
+        default=0, help_text="Given by an operator, as rows of earlier versions have it; never owed."
+    )
     peak_nanos = models.BigIntegerField(default=0, help_text="The highest limit that the window had, in nanodollars.")
     # Of parts and top-ups, by their keys, what of the window's use was drawn on each when it was looked at last, and
     # the most that could be; without a key what was used beyond everything.
     draws = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
-    # Of parts that lost some of their payment, what of that was used when it was heard of, how much was lost, and what
-    # stood then.
+    # Of parts that lost some of what they allowed, what of that was used when it was heard of, how much was lost, what
+    # stood then, and what of it an operator took away.
     undone = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
     # Calls that were under way when something came to allow less: their ids, and the most that each could be drawn on.
     held = models.JSONField(default=list, db_default=models.Value([], models.JSONField()))
     seen_nanos = models.BigIntegerField(
         null=True,
         blank=True,
-        help_text="What was used when it was looked at last, where what is used less, or ends, lowers its limit.",
+        help_text="What was used when it was looked at last, in nanodollars; None once it is known that less is.",
     )
     past_nanos = models.BigIntegerField(
         null=True,

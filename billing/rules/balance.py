@@ -69,19 +69,21 @@ NO_DRAW = Draw(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """What of a part's payment has gone, and what of that was used when it was heard of, beyond what stood then: that
-    stays used beside whatever is paid for the part afterwards."""
+    """What of a part has gone, of its payment and `given_nanos` that an operator took away, and what of that was used
+    when it was heard of, beyond what stood then: that stays used beside whatever is paid for the part afterwards."""
 
     used_nanos: int = 0
     gone_nanos: int = 0
     stood_nanos: int = 0
+    given_nanos: int = 0
 
     def now(self, gone_nanos: int, stands_nanos: int, used_nanos: int, *, ended_nanos: int = 0) -> Undone:
-        """As it is where so much has gone, so much of the part stands, and so much of it is used by now, of which
-        calls that were under way then have used `ended_nanos` since."""
+        """As it is where so much has gone in all, so much of the part stands, and so much of it is used by now, of
+        which calls that were under way then have used `ended_nanos` since."""
         stood = stands_nanos if gone_nanos > self.gone_nanos else self.stood_nanos
         new = max(0, gone_nanos - self.gone_nanos) + ended_nanos
-        return Undone(max(0, min(gone_nanos, used_nanos - stood, self.used_nanos + new)), gone_nanos, stood)
+        used = max(0, min(gone_nanos, used_nanos - stood, self.used_nanos + new))
+        return replace(self, used_nanos=used, gone_nanos=gone_nanos, stood_nanos=stood)
 
 
 NONE = Undone()
@@ -99,7 +101,8 @@ class Ended:
 @dataclass(frozen=True, slots=True)
 class Spell:
     """One window: its parts, what was used in it, how that was drawn on parts and top-ups, by their keys, when the
-    window was looked at last; of its parts what had gone by then, and which calls have ended since."""
+    window was looked at last; of its parts what had gone by then; which calls have ended since, and how much less an
+    operator lets parts allow, or more where it is less than nothing."""
 
     starts_at: datetime
     parts: tuple[Part, ...]
@@ -107,6 +110,7 @@ class Spell:
     draws: Mapping[str, Draw] = field(default_factory=dict)
     undone: Mapping[str, Undone] = field(default_factory=dict)
     ended: Sequence[Ended] = ()
+    lowered: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +152,14 @@ class Balance:
 class Limit:
     """A window's limit: the plan's part of it, what top-ups add, and what was held back for debts.
 
-    `left_nanos` of it are not used. `kept_nanos` of it do not stand and were used, `beyond_nanos` of these beyond
-    everything. `draws`, `undone`: as of a `Spell`. `most_nanos`: where something allows less by now, the most that
-    could be drawn on each before.
+    `left_nanos` of it are not used, `beyond_nanos` are what was used beyond everything. `draws`, `undone`: as of a
+    `Spell`. `most_nanos`: where something allows less by now, the most that could be drawn on each before.
     """
 
     plan_nanos: int
     topups_nanos: int
     owed_nanos: int
     left_nanos: int
-    kept_nanos: int = 0
     beyond_nanos: int = 0
     draws: Mapping[str, Draw] = field(default_factory=dict)
     undone: Mapping[str, Undone] = field(default_factory=dict)
@@ -207,8 +209,9 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_noth
     for part in parts:
         whole, drawn = (0 if part.frozen else part.whole_nanos), balance.drawn.get(part.key, 0)
         before = now.undone.get(part.key) or balance.undone.get(part.key, NONE)
-        ended = known[part.key].nanos - now.draws.get(part.key, NO_DRAW).nanos
-        undone[part.key] = before.now(part.gone_nanos, whole, drawn + used[part.key], ended_nanos=ended)
+        before = replace(before, given_nanos=max(0, before.given_nanos + now.lowered.get(part.key, 0)))
+        gone, ended = part.gone_nanos + before.given_nanos, _ended(now, known, part.key)
+        undone[part.key] = before.now(gone, whole, drawn + used[part.key], ended_nanos=ended)
         debt += _owed_now(part, drawn, used[part.key], undone[part.key])
         sources.append(_source(part, known, drawn, whole, undone[part.key]))
     held = 0 if owes_nothing else max(0, min(debt, sum(one.stands_nanos for one in sources)))
@@ -225,14 +228,12 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_noth
     left = sum(draw.most_nanos - draw.nanos for draw in found.values())
     # What is used beyond everything is in the way of nothing that is left.
     beyond = draws[NOTHING] if left else 0
-    kept = sum(max(0, draws[one.key] - one.stands_nanos) for one in (*sources, *others))
     fell = any(draw.most_nanos < known[key].most_nanos for key, draw in found.items())
     return Limit(
         plan_nanos=plan + beyond,
         topups_nanos=added,
         owed_nanos=held,
         left_nanos=left,
-        kept_nanos=kept + sum(one.used_nanos for one in undone.values()) + beyond,
         beyond_nanos=beyond,
         draws=_worth_keeping(found, _rooms(balance, counting)) | {NOTHING: Draw(draws[NOTHING], draws[NOTHING])},
         undone={key: one for key, one in undone.items() if one.gone_nanos},
@@ -263,6 +264,11 @@ def _known(balance: Balance, spell: Spell, parts: Sequence[Part], topups: Sequen
             for key, draw in known.items()
         }
     return known | {NOTHING: spell.draws.get(NOTHING, NO_DRAW)}
+
+
+def _ended(spell: Spell, known: Mapping[str, Draw], key: str) -> int:
+    """What calls that have ended cost of a part since it was looked at last."""
+    return known[key].nanos - spell.draws.get(key, NO_DRAW).nanos
 
 
 def _rooms(balance: Balance, topups: Sequence[Purchase]) -> dict[str, int]:
@@ -334,13 +340,15 @@ def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
     parts, counting = _in_order(spell.parts), _counting(topups, spell.starts_at)
     known = _known(balance, spell, parts, counting)
     used = _until_now(balance, spell, parts, known)
-    balance.undone |= spell.undone
     sources = []
     for part in parts:
         # What was paid for it since counts, unless it could not be used then.
         whole = 0 if known[part.key].is_stopped else part.covered_nanos
-        drawn, undone = balance.drawn.get(part.key, 0), balance.undone.get(part.key, NONE)
-        sources.append(_source(part, known, drawn, whole, undone))
+        drawn, undone = balance.drawn.get(part.key, 0), spell.undone.get(part.key)
+        if undone is not None:
+            ended = _ended(spell, known, part.key)
+            balance.undone[part.key] = undone.now(undone.gone_nanos, 0, drawn + used[part.key], ended_nanos=ended)
+        sources.append(_source(part, known, drawn, whole, balance.undone.get(part.key, NONE)))
     # What was held back for debts has paid them.
     sources = _less(sources, used, max(0, min(balance.debt_nanos, sum(one.stands_nanos for one in sources))))
     others = [_Source(one.key, known[one.key], 0) for one in counting]
@@ -374,7 +382,8 @@ def _standing(parts: Sequence[Part]) -> list[Part]:
 def _close(balance: Balance, part: Part) -> None:
     """A part is over: what was drawn beyond what covers it is owed, what was paid and is left repays what is owed."""
     drawn = balance.drawn.pop(part.key, 0)
-    undone = balance.undone.pop(part.key, NONE).now(part.gone_nanos, part.covered_nanos, drawn)
+    undone = balance.undone.pop(part.key, NONE)
+    undone = undone.now(part.gone_nanos + undone.given_nanos, part.covered_nanos, drawn)
     left = max(0, part.paid_nanos - drawn)
     balance.debt_nanos = max(0, balance.debt_nanos + _owed(part, drawn, undone) - left)
 
@@ -388,4 +397,5 @@ def _owed_now(part: Part, drawn: int, used: int, undone: Undone) -> int:
 
 
 def _owed(part: Part, drawn: int, undone: Undone) -> int:
-    return max(0, drawn - part.covered_nanos - min(part.forgiven_nanos, undone.used_nanos))
+    forgiven = part.forgiven_nanos + undone.given_nanos
+    return max(0, drawn - part.covered_nanos - min(forgiven, undone.used_nanos))

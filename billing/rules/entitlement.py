@@ -100,6 +100,7 @@ class SubscriptionStatus:
 class Entitlement:
     """`limit_nanos` is that of the plans, before anything used or owed. `trials` maps a product to the subscription
     that tries it. `until`: when time alone changes it. Caps are ten thousandths, None where no metadata names them.
+    `by_operator`: what it is less than before is an operator's doing.
     """
 
     state: EntitlementState
@@ -114,6 +115,7 @@ class Entitlement:
     until: datetime | None = None
     soft_e4: int | None = None
     hard_e4: int | None = None
+    by_operator: bool = False
 
 
 def entitle(

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import pytest
 
-from billing.accounts import binding, sync, window_watch
-from billing.models import BillingAccount, TopUp
+from billing.accounts import binding, plans, sync, window_watch
+from billing.models import BillingAccount, Plan, TopUp
 from governance import ledger
 from governance.actions import corrections
 from governance.audit import Actor
@@ -210,6 +210,106 @@ def test_use_that_an_operator_voids_was_none(shop: Shop, beside: int) -> None:
     assert left(shop) == (70 if beside else 0)
 
 
+def override(shop: Shop, dollars: int | None) -> None:
+    limit_nanos = dollars * USD if dollars else None
+    sync.override(account=BillingAccount.objects.get(), limit_nanos=limit_nanos, by=ANN, now=at(shop))
+
+
+def renew(shop: Shop) -> None:
+    shop.account.advance(by=32 * DAY)
+    hear(shop)
+
+
+@pytest.mark.parametrize("ends", ["before", "after"])
+@pytest.mark.parametrize(("act", "owed"), [("refund", 0), ("dispute", 40), ("override", 0), ("apply", 0)])
+def test_a_call_that_ends_after_the_renewal_is_as_one_that_ended_before(
+    shop: Shop, act: str, owed: int, ends: str
+) -> None:
+    """Of $50, or what an operator made of it, a call of $40 is used, when it falls to what the call may not be."""
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
+    hear(shop)
+    buy(shop, customer)
+    charge, again = str(shop.all("charges")[-1]["id"]), 50
+    if act == "override":
+        override(shop, 100)
+    held = hold(shop, 90 if act == "override" else 40)
+    if act == "refund":
+        undo(shop, "refund", charge)
+    elif act == "dispute":
+        lose(shop, charge)
+        hear(shop)
+    elif act == "override":
+        override(shop, None)
+    else:
+        again = 10
+        Plan.objects.filter(limit_nanos=50 * USD).update(limit_nanos=10 * USD)
+        plans.apply_now(by=ANN, now=at(shop))
+    for moment in ("before", "after"):
+        if moment == "after":
+            renew(shop)
+        if moment == ends:
+            end(shop, held, cost=90 if act == "override" else 40)
+    assert left(shop) == again - owed + 20
+    renew(shop)
+    assert left(shop) == again + 20
+
+
+@pytest.mark.parametrize(("used", "cost", "stays"), [(0, 45, 5), (0, 90, 0), (30, 15, 5), (60, 30, 0)])
+def test_an_operators_limit_that_is_taken_away_under_a_call_gives_what_that_cost(
+    shop: Shop, used: int, cost: int, stays: int
+) -> None:
+    customer = subscriber(shop)
+    buy(shop, customer)
+    override(shop, 100)
+    if used:
+        use(shop, used)
+    held = hold(shop, 90 - used)
+    override(shop, None)
+    end(shop, held, cost=cost)
+    assert left(shop) == stays + 20
+    # A limit that is given again is all there is of the plan.
+    override(shop, 100)
+    assert left(shop) == 100 - used - cost + 20
+    override(shop, None)
+    assert left(shop) == stays + 20
+    renew(shop)
+    assert left(shop) == 70
+
+
+def test_what_an_operator_gave_and_took_away_is_used_of_nothing_that_is_paid_for_afterwards(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    low, high = (shop.price(100 * usd, metadata={"llm_budget_usd": str(usd)}) for usd in (50, 100))
+    sub = shop.subscribe(customer, low)["id"]
+    hear(shop)
+    override(shop, 80)
+    use(shop, 75)
+    override(shop, 60)
+    override(shop, None)
+    assert left(shop) == 0
+    items = [{"id": shop.item(sub), "price": high}]
+    shop.post(f"subscriptions/{sub}", items=items, proration_behavior="always_invoice")
+    hear(shop)
+    assert left(shop) == 50
+
+
+@pytest.mark.parametrize("cost", [0, 1])
+def test_a_call_over_a_month_of_a_year_gives_the_top_up_back_whatever_it_cost(shop: Shop, cost: int) -> None:
+    """One look opens the month; nothing is heard of Stripe."""
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(60000, interval="year", metadata={"llm_budget_usd": "50"}))
+    hear(shop)
+    buy(shop, customer)
+    held = hold(shop, 70)
+    shop.account.advance(by=31 * DAY + 60)
+    assert left(shop) == 50
+    if cost:
+        end(shop, held, cost=cost)
+    else:
+        ledger.release(factories.releasing(held), now=at(shop))
+    assert left(shop) == 70
+
+
 def test_a_window_that_waits_for_nothing_is_not_looked_at(shop: Shop) -> None:
     customer = subscriber(shop)
     use(shop, 20)
@@ -220,4 +320,5 @@ def test_a_window_that_waits_for_nothing_is_not_looked_at(shop: Shop) -> None:
     assert window_watch.changed() == []
     end(shop, held)
     assert window_watch.changed() == [customer]
+    assert left(shop) == 0
     assert window_watch.changed() == []

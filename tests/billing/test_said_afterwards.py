@@ -4,9 +4,11 @@ bought, in dollars."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+from unittest import mock
 from uuid import UUID
 
 import pytest
@@ -18,7 +20,7 @@ from governance.actions import budgets, corrections
 from governance.models import BudgetWindow, SpendEntry
 from tests import factories
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_after_deletion import hear
+from tests.billing.test_after_deletion import hear, lose
 from tests.billing.test_calls_under_way import ANN, end, first_charge, hold, left
 from tests.billing.test_held_up import at
 from tests.billing.test_undone_topups import USD, buy, subscriber, topup_price, undo, use
@@ -74,8 +76,28 @@ def test_windows_that_are_over_and_as_they_were_are_not_looked_at(shop: Shop) ->
     assert window_watch.changed() == []
     corrections.void(entry=SpendEntry.objects.get(), reason="a mistake", by=ANN, now=at(shop))
     assert window_watch.changed() == [customer]
-    # Once, also where nothing came of it.
+    # Once it is heard, also where nothing came of it.
+    assert renew(shop) == 50
     assert window_watch.changed() == []
+
+
+@pytest.mark.parametrize("error", [SystemExit, ValueError])
+def test_what_a_worker_had_heard_that_came_to_nothing_is_heard_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    customer = subscriber(shop)
+    buy(shop, customer)
+    ledger.record(factories.reporting("65"), now=at(shop))
+    assert renew(shop) == 55
+    corrections.void(entry=SpendEntry.objects.get(), reason="a mistake", by=ANN, now=at(shop))
+    with monkeypatch.context() as patch:
+        patch.setattr(sync, "write", mock.Mock(side_effect=error))
+        with pytest.raises(SystemExit) if error is SystemExit else nullcontext():
+            sync.due(now=at(shop))
+    if error is ValueError:
+        # What fails is tried again some minutes later.
+        shop.account.advance(by=600)
+    assert left(shop) == 70
 
 
 def test_use_of_a_window_that_is_over_is_not_watched_for_a_customer_that_has_lost_its_tenant(shop: Shop) -> None:
@@ -117,6 +139,26 @@ def test_a_late_settlement_of_less_than_the_hold_gives_the_rest_back(shop: Shop,
     settle_late(shop, held, "15.00")
     assert left(shop) == 20
     assert renew(shop) == 70
+
+
+@pytest.mark.parametrize("how", ["voided", "settled late"])
+def test_use_that_becomes_less_is_heard_of_while_a_debt_waits_for_what_is_unused(shop: Shop, how: str) -> None:
+    subscriber(shop)
+    charge = first_charge(shop)
+    use(shop, 30)
+    assert renew(shop) == 50
+    held = hold(shop, 40)
+    expire(shop)
+    lose(shop, charge)
+    hear(shop)
+    # Of the 30 that are owed 10 can be held back.
+    assert left(shop) == 0
+    if how == "voided":
+        corrections.void(entry=SpendEntry.objects.latest("pk"), reason="a mistake", by=ANN, now=at(shop))
+    else:
+        settle_late(shop, held, "1.00")
+    assert left(shop) == 20 - (how == "settled late")
+    assert renew(shop) == 50
 
 
 @pytest.mark.parametrize("is_looked_at", [True, False])

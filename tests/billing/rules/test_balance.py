@@ -232,6 +232,35 @@ def test_calls_under_way_are_drawn_once_they_have_ended_as_when_they_began() -> 
     assert seen(replace(now, used_nanos=100, ended=(most,)), *topup).draws["a"] == Draw(50, 50, True)
 
 
+def test_a_call_that_ends_after_its_window_is_over_is_forgiven_with_what_went_back() -> None:
+    topup = [Purchase("t", START, 20)]
+    limit = balance.limit(balance.Balance(), replace(seen(spell(0, 10, part(50)), *topup), parts=(gone(50),)), topup)
+    now = Spell(START, (gone(50),), 10, limit.draws, limit.undone)
+    for cost in (0, 25, 40):
+        over = replace(now, used_nanos=10 + cost, ended=(balance.Ended(cost, limit.most_nanos),))
+        assert left([over], spell(1, 0, part(50, key="b")), topup) == 50 + 20
+        # Also where its period goes on.
+        later = Spell(START + 10 * DAY, (gone(50), part(50, key="b")), 0)
+        assert left([over], later, topup) == 50 + 20
+    # Of what is in dispute it is owed.
+    disputed = replace(over, parts=(part(50, 0, disputed_nanos=50, frozen=True),))
+    assert left([disputed], spell(1, 0, part(50, key="b")), topup) == 0 + 20
+
+
+def test_what_an_operator_takes_away_stays_used_and_is_not_owed() -> None:
+    given, plain = part(100, paid=50, given_nanos=100), part(50)
+    for used, kept in ((30, 0), (70, 20), (100, 50)):
+        high = seen(spell(0, used, given))
+        carried = balance.carried([], [], alive=["a"])
+        limit = balance.limit(carried, replace(high, parts=(plain,), lowered={"a": 50}), [])
+        assert limit.nanos == 50 + kept
+        low = replace(high, parts=(plain,), draws=limit.draws, undone=limit.undone)
+        assert left([low], spell(1, 0, part(50, key="b"))) == 50
+        assert left([], replace(low, parts=(part(80),))) == 80 + kept
+        again = balance.limit(carried, replace(low, parts=(given,), lowered={"a": -50}), [])
+        assert (again.nanos, again.undone) == (100, {})
+
+
 def test_frozen_parts_allow_together_what_is_used_and_each_no_more_than_it_had() -> None:
     assert left([], spell(0, 50, gone(50))) == 50
     two = (gone(50), gone(40, "b"))
