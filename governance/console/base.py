@@ -13,7 +13,7 @@ from unfold.paginator import InfinitePaginator
 
 from governance import staff
 from governance.audit import Actor
-from governance.console import presses
+from governance.console import opened, presses
 from governance.console.amounts import AmountField, WholeField
 from governance.queries.spend import Reader
 from governance.rules import names
@@ -91,7 +91,15 @@ class OfferedLookups:
         )
 
 
-class ConsoleAdmin(OfferedLookups, ModelAdmin):
+class OpenedForms:
+    """A model's page whose form refuses what was changed since it was opened: see `governance.console.opened`."""
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        made = super().get_form(request, obj, change=change, **kwargs)  # type: ignore[misc]
+        return opened.form(made) if obj is not None else made
+
+
+class ConsoleAdmin(OfferedLookups, OpenedForms, ModelAdmin):
     """Seen and changed by whoever has the permission, deleted by nobody.
 
     `tenant_path` leads from a row to its tenant: "budget__tenant"; "pk" for the tenant itself. Whoever is bound to a
