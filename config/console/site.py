@@ -15,6 +15,7 @@ from django.utils import timezone
 from unfold.sites import UnfoldAdminSite
 
 from config.console import menu, queries
+from governance.console import presses
 
 
 class ConsoleSite(UnfoldAdminSite):
@@ -39,9 +40,9 @@ class ConsoleSite(UnfoldAdminSite):
         ]
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
-        """With the menu's section that the page is in: its tabs stand over the page."""
+        """With the menu's section that the page is in, whose tabs stand over the page, and a token for its form."""
         context: dict[str, Any] = super().each_context(request)
-        return context | {"section": menu.section_at(request)}
+        return context | {"section": menu.section_at(request), "press": presses.token(request)}
 
     def search(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         """What is found is not kept, as Unfold would: it changes with every stop, and with what its reader may see."""

@@ -24,7 +24,7 @@ from governance import staff
 from governance.actions import people
 from governance.actions.people import Grants
 from governance.console import reasons
-from governance.console.base import OfferedLookups, actor
+from governance.console.base import OfferedLookups, OpenedForms, actor
 from governance.models import Tenant
 from governance.rules.errors import FieldError
 from governance.staff import StaffRole
@@ -95,7 +95,7 @@ class UserForm(UserChangeForm):
         return cast("dict[str, Any] | None", cleaned)
 
 
-class UserAdmin(OfferedLookups, DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
+class UserAdmin(OfferedLookups, OpenedForms, DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     """Nobody is deleted: the audit trail names them. Who has left is made inactive."""
 
     form = UserForm

@@ -21,9 +21,10 @@ from governance.actions.scoped_rules import ScopedRules, stored_scope
 from governance.audit import Actor
 from governance.ledger.operations import ChangeLimit, Reset
 from governance.ledger.results import ResetResult
-from governance.models import AuditEntry, Budget, ScopeType, Tenant
+from governance.models import AuditEntry, Budget, BudgetWindow, ScopeType, Tenant
 from governance.models.budgets import EACH
-from governance.rules import money, policy
+from governance.queries import budget_status
+from governance.rules import money, names, policy
 from governance.rules.errors import Conflict, FieldError
 from governance.rules.windows import WindowKind
 
@@ -149,10 +150,15 @@ def _standing_in_for(budget: Budget, now: datetime) -> AbstractContextManager[No
 
 @ledger.run_again
 def reset(*, budget: Budget, reason: str, by: Actor, now: datetime, subject: str | None = None) -> ResetResult:
-    """Close the budget's open windows and open new ones now. Raises FieldError without a reason."""
+    """Close the budget's open windows and open new ones now; of one for each, `subject`'s alone where it is named.
+
+    Raises FieldError without a reason, and for a subject without an open window.
+    """
     if not reason.strip():
         raise FieldError("reason", "say why the budget is reset")
     with transaction.atomic():
+        if subject is not None:
+            subject = _open_subject(budget, subject, ledger.by_database(now))
         [result] = ledger.apply_within([Reset(budget.id, reason.strip(), by.name, subject)], now=now)
         audit.record(
             action="budget.reset",
@@ -161,8 +167,17 @@ def reset(*, budget: Budget, reason: str, by: Actor, now: datetime, subject: str
             now=now,
             reason=reason.strip(),
             old={"windows_closed": result.closed},
+            new=None if subject is None else {"subject": subject},
         )
     return cast(ResetResult, result)
+
+
+def _open_subject(budget: Budget, subject: str, now: datetime) -> str:
+    windows = budget_status.live(BudgetWindow.objects.filter(budget=budget), now=now)
+    found = windows.filter(subject__in=names.spellings_of_subject(budget.scope_type, subject)).first()
+    if found is None:
+        raise FieldError("subject", "has no open window in this budget: it opens with the first call")
+    return found.subject
 
 
 def sync_default(*, now: datetime) -> Budget | None:

@@ -112,6 +112,16 @@ class EventBody(serializers.Serializer[BudgetEvent]):
     occurred_at = serializers.DateTimeField()
 
 
+class ResetAct(Act):
+    subject = Text(
+        required=False,
+        allow_null=True,
+        default=None,
+        max_length=310,
+        help_text="Of a budget for each one: whose window. Left out: all of its open windows.",
+    )
+
+
 class ResetBody(serializers.Serializer[Any]):
     closed = serializers.IntegerField()
     opened = serializers.IntegerField()
@@ -234,11 +244,12 @@ class OneBudget(BudgetView):
 class BudgetReset(BudgetView):
     roles = {"POST": OPERATORS}
 
-    @extend_schema(operation_id="budgets_reset", request=Act, responses=ResetBody)
+    @extend_schema(operation_id="budgets_reset", request=ResetAct, responses=ResetBody)
     def post(self, request: Request, id: int) -> Response:
+        """Closes the current window of `subject`, or else every open one of the budget, and opens new ones now."""
         budget = self.budget(id)
-        reason = self.valid(Act, request.data)["reason"]
-        done = budgets.reset(budget=budget, reason=reason, by=self.by.actor, now=self.now)
+        asked = self.valid(ResetAct, request.data)
+        done = budgets.reset(budget=budget, **asked, by=self.by.actor, now=self.now)
         return Response({"closed": done.closed, "opened": done.opened, "budget": self.one_to_api(budget)})
 
 

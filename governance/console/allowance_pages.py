@@ -22,11 +22,11 @@ from unfold.widgets import (
 )
 
 from governance.actions import allowances
-from governance.audit import Actor
-from governance.console import display
+from governance.audit import Actor, DoneBefore
+from governance.console import display, presses
 from governance.console.amounts import AmountField
 from governance.console.base import actor
-from governance.models import Allowance, Budget, BudgetWindow
+from governance.models import Allowance, Budget
 from governance.models.budgets import EACH
 from governance.queries import budget_status
 from governance.rules import money
@@ -59,22 +59,27 @@ class AllowanceForm(forms.Form):
         help_text="Kept in the audit trail, and shown with the allowance.",
     )
 
-    def __init__(self, *args: Any, budget: Budget, now: datetime, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, budget: Budget, now: datetime, subject: str = "", **kwargs: Any) -> None:
+        """`subject`: whose window is proposed."""
         super().__init__(*args, **kwargs)
+        self.initial["subject"] = subject
         self.budget = budget
         if budget.scope_key != EACH:
             del self.fields["subject"]
             return
-        windows = budget_status.live(BudgetWindow.objects.filter(budget=budget), now=now).order_by("subject")
-        subjects = windows.values_list("subject", flat=True)[:MOST_SUBJECTS]
-        choices = [("", "–"), *((subject, subject) for subject in subjects)]
-        cast(forms.ChoiceField, self.fields["subject"]).choices = choices
+        cast(forms.ChoiceField, self.fields["subject"]).choices = subject_choices(budget, "–", now=now, chosen=subject)
 
     def clean_amount(self) -> int:
         try:
             return money.nanos_from_dollars(self.cleaned_data["amount"], most=money.MAX_LIMIT_NANOS)
         except money.AmountError as error:
             raise forms.ValidationError(str(error)) from error
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean() or {}
+        if given.get("until") and given.get("subject"):
+            self.add_error("until", "Every window of the budget would have more. For one alone, leave the time empty.")
+        return given
 
     def grant(self, *, by: Actor, now: datetime) -> Allowance:
         """Raises FieldError."""
@@ -89,6 +94,14 @@ class AllowanceForm(forms.Form):
         if fields["until"]:
             return allowances.raise_limit(**given, ends_at=fields["until"])
         return allowances.top_up(**given, subject=fields.get("subject") or None)
+
+
+def subject_choices(budget: Budget, nobody: str, *, now: datetime, chosen: str = "") -> list[tuple[str, str]]:
+    """Whose window an act is for, of a budget for each one; `nobody`: without one. `chosen` is among them."""
+    found = [*budget_status.subjects(budget, now=now)[:MOST_SUBJECTS]]
+    if chosen and chosen not in found:
+        found.append(chosen)
+    return [("", nobody), *((subject, subject) for subject in found)]
 
 
 def table(budget: Budget, *, now: datetime) -> SafeString:
@@ -114,11 +127,14 @@ def table(budget: Budget, *, now: datetime) -> SafeString:
 
 def page(request: HttpRequest, *, model_admin: Any, budget: Budget) -> HttpResponse:
     now = timezone.now()
-    form = AllowanceForm(request.POST or None, budget=budget, now=now)
+    form = AllowanceForm(request.POST or None, budget=budget, now=now, subject=request.GET.get("subject", ""))
     back = reverse("admin:governance_budget_change", args=[budget.pk])
     if form.is_valid():
         try:
-            made = form.grant(by=actor(request), now=now)
+            with presses.once(request):
+                made = form.grant(by=actor(request), now=now)
+        except DoneBefore:
+            return presses.again(request, back)
         except FieldError as error:
             names = {"ends_at": "until"}
             field = names.get(error.field, error.field)
@@ -133,6 +149,7 @@ def page(request: HttpRequest, *, model_admin: Any, budget: Budget) -> HttpRespo
         "title": "Raise or top up",
         "budget": budget,
         "limit": display.dollars(budget.limit_nanos),
+        "given": table(budget, now=now),
         "form": form,
         "back": back,
         "media": model_admin.media + form.media,

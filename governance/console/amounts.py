@@ -22,6 +22,13 @@ class AmountField(forms.DecimalField):
         except money.AmountError as error:
             raise ValidationError(self.error_messages["invalid"], code="invalid") from error
 
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """A form may begin with the amount as it is written."""
+        try:
+            return bool(self.to_python(initial) != self.to_python(data))
+        except ValidationError:
+            return True
+
 
 class WholeField(forms.IntegerField):
     """A whole number in ASCII digits."""

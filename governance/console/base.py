@@ -13,6 +13,7 @@ from unfold.paginator import InfinitePaginator
 
 from governance import staff
 from governance.audit import Actor
+from governance.console import opened, presses
 from governance.console.amounts import AmountField, WholeField
 from governance.queries.spend import Reader
 from governance.rules import names
@@ -40,8 +41,9 @@ def reader(request: HttpRequest) -> Reader:
 
 
 def actor(request: HttpRequest) -> Actor:
-    """Who the audit trail names."""
-    return Actor(name=request.user.get_username(), user=request.user)  # type: ignore[arg-type]
+    """Who the audit trail names, and the press of the button by which they act."""
+    name, press = request.user.get_username(), presses.press_of(request)
+    return Actor(name=name, user=request.user, press=press)  # type: ignore[arg-type]
 
 
 # A long table's filter offers what so many of its newest rows have: all that ever was would be read to be known.
@@ -89,7 +91,15 @@ class OfferedLookups:
         )
 
 
-class ConsoleAdmin(OfferedLookups, ModelAdmin):
+class OpenedForms:
+    """A model's page whose form refuses what was changed since it was opened: see `governance.console.opened`."""
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        made = super().get_form(request, obj, change=change, **kwargs)  # type: ignore[misc]
+        return opened.form(made) if obj is not None else made
+
+
+class ConsoleAdmin(OfferedLookups, OpenedForms, ModelAdmin):
     """Seen and changed by whoever has the permission, deleted by nobody.
 
     `tenant_path` leads from a row to its tenant: "budget__tenant"; "pk" for the tenant itself. Whoever is bound to a

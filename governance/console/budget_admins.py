@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
-from typing import Any
+from datetime import datetime
+from functools import partial
+from typing import Any, cast
 
 from django import forms
 from django.contrib import admin
@@ -14,8 +17,10 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from unfold.decorators import action, display
+from unfold.widgets import UnfoldAdminSelectWidget
 
 from governance.actions import allowances, budgets
+from governance.audit import Actor
 from governance.console import allowance_pages, budget_list, budget_page, budget_preview, reasons
 from governance.console import display as show
 from governance.console.base import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor, may
@@ -23,9 +28,24 @@ from governance.console.budget_list import BudgetList
 from governance.console.budget_pages import BudgetForm
 from governance.console.display import subject_name
 from governance.models import Allowance, Budget, BudgetEvent, BudgetWindow, ScopeType
-from governance.queries import replays
+from governance.models.budgets import EACH
+from governance.queries import budget_status, replays
 from governance.queries.budget_status import of_window
 from governance.rules.windows import WindowKind
+
+
+class ResetForm(reasons.ReasonForm):
+    """Of a budget for each one: whose window it is that is reset."""
+
+    subject = forms.ChoiceField(required=False, label="Whose window", widget=UnfoldAdminSelectWidget())
+    field_order = ("subject", "reason")
+
+    def __init__(self, *args: Any, budget: Budget, now: datetime, subject: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.initial["subject"] = subject
+        everybody = f"Everybody's: {budget_status.subjects(budget, now=now).count():,} open now"
+        choices = allowance_pages.subject_choices(budget, everybody, now=now, chosen=subject)
+        cast(forms.ChoiceField, self.fields["subject"]).choices = choices
 
 
 class BudgetAdmin(ConsoleAdmin):
@@ -137,22 +157,42 @@ class BudgetAdmin(ConsoleAdmin):
     @action(description="Reset", url_path="reset", permissions=["operate"], icon="restart_alt")
     def reset_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         budget = self.row(request, object_id)
-        return self._reset(request, [budget], back=reverse("admin:governance_budget_change", args=[budget.pk]))
+        asks: Callable[..., reasons.ReasonForm] = reasons.ReasonForm
+        if budget.scope_key == EACH:
+            asks = partial(ResetForm, budget=budget, now=timezone.now(), subject=request.GET.get("subject", ""))
+        back = reverse("admin:governance_budget_change", args=[budget.pk])
+        return self._reset(request, [budget], back=back, asks=asks)
 
-    def _reset(self, request: HttpRequest, rows: list[Budget], *, back: str, name: str = "") -> HttpResponse:
+    def _reset(
+        self,
+        request: HttpRequest,
+        rows: list[Budget],
+        *,
+        back: str,
+        name: str = "",
+        asks: Callable[..., reasons.ReasonForm] = reasons.ReasonForm,
+    ) -> HttpResponse:
         by, now = actor(request), timezone.now()
+        whose = "The current window"
+        if asks is reasons.ReasonForm and any(budget.scope_key == EACH for budget in rows):
+            whose = "Every current window, of a budget for each one that of everybody,"
         return reasons.ask(
             request,
             model_admin=self,
             title="Reset a budget" if len(rows) == 1 else f"Reset {len(rows)} budgets",
             verb="Reset",
-            explanation="The current window is closed and keeps its figures; a new one opens now, with nothing "
+            explanation=f"{whose} is closed and keeps its figures; a new one opens now, with nothing "
             "spent. Calls that are running are charged to the window they were reserved in.",
             rows=rows,
-            act=lambda budget, reason: budgets.reset(budget=budget, reason=reason, by=by, now=now),
+            act=partial(_reset, by=by, now=now),
             back=back,
             action=name,
+            asks=asks,
         )
+
+
+def _reset(budget: Budget, *, reason: str, subject: str = "", by: Actor, now: datetime) -> None:
+    budgets.reset(budget=budget, reason=reason, subject=subject or None, by=by, now=now)
 
 
 class BudgetWindowAdmin(ReadOnlyAdmin):

@@ -188,11 +188,13 @@ def _changes(budget: Budget, audience: Audience) -> list[Happening]:
 
 def _event(row: BudgetEvent, budget: Budget, audience: Audience, alike: list[BudgetEvent]) -> Happening:
     who = row.window.subject if budget.scope_key == EACH else "The window"
+    what = changes.of_events(alike)
     if row.kind == BudgetEvent.Kind.BUDGET_RESET:
+        what += f" for {who}" if budget.scope_key == EACH else ""
         who = audience.actor(row.actor) or who
     figures = f"{display.dollars(row.settled_nanos)} of {display.dollars(row.limit_nanos)} spent"
     because = " · ".join(part for part in (figures, row.reason) if part)
-    return Happening(row.occurred_at, who, changes.of_events(alike), because, display.KIND_COLOURS[row.kind])
+    return Happening(row.occurred_at, who, what, because, display.KIND_COLOURS[row.kind])
 
 
 def _act(row: AuditEntry, audience: Audience) -> Happening:

@@ -48,7 +48,9 @@ class BudgetForm(PolicyForm):
     def write(self, *, by: Actor, now: datetime) -> Budget:
         values = self._values()
         if self.instance.pk:
-            return budgets.change(budget=self.instance, changes=values, by=by, now=now)
+            # What the form does not change may be changed by somebody at this moment.
+            changes = {name: value for name, value in values.items() if value != getattr(self.instance, name)}
+            return budgets.change(budget=self.instance, changes=changes, by=by, now=now)
         return budgets.create(**values, by=by, now=now)
 
     def _values(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ A tenant's own staff is told of its own budgets alone, as everywhere (`governanc
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -25,8 +25,11 @@ from governance.console.base import has_role, may, reader
 from governance.console.calls_page import Badge
 from governance.console.display import Card
 from governance.console.filters import WORDS
+from governance.ledger import clock
 from governance.models import Agent, Budget, BudgetWindow, EmergencyStop, RefusedCall, Reservation, SpendEntry
-from governance.queries import calls, one_call, refusals
+from governance.models.budgets import EACH
+from governance.queries import budget_status, calls, one_call, refusals
+from governance.queries.budget_status import BudgetStatus
 from governance.queries.one_call import WholeCall
 from governance.queries.spend import Reader
 from governance.rules import decision_notes, price_sentence
@@ -98,11 +101,15 @@ class CorrectionRow:
 
 @dataclass(frozen=True, slots=True)
 class Obstacle:
-    """A budget without room, as it stood. What its reader may not know is empty; `acts` are (words, address)."""
+    """A budget without room, as it stood. What its reader may not know is empty; `acts` are (words, address).
+
+    `now`: how its window stands at this moment, by which some acts are of use, or none.
+    """
 
     name: str
     link: str
     figures: tuple[tuple[str, SafeString | str], ...]
+    now: str
     acts: list[tuple[str, str]]
 
 
@@ -311,15 +318,14 @@ def _refusal(request: HttpRequest, by: Reader, row: RefusedCall, audience: Audie
         would_pass=refusals.would_pass(row, audience=audience),
         tools=", ".join(row.tools),
         obstacles=[
-            _obstacle(request, by, blocker, known.get(blocker.budget_id), row.wanted_nanos, audience)
-            for blocker in blockers
+            _obstacle(request, by, blocker, known.get(blocker.budget_id), row, audience) for blocker in blockers
         ],
         acts=_acts(request, row),
     )
 
 
 def _obstacle(
-    request: HttpRequest, by: Reader, blocker: Blocker, budget: Budget | None, wanted: int | None, audience: Audience
+    request: HttpRequest, by: Reader, blocker: Blocker, budget: Budget | None, row: RefusedCall, audience: Audience
 ) -> Obstacle:
     name = audience.named(blocker.scope, blocker.kind)
     figures: tuple[tuple[str, SafeString | str], ...] = ()
@@ -330,15 +336,33 @@ def _obstacle(
             ("Spent", display.exact(blocker.settled_nanos)),
             ("Reserved", display.exact(blocker.reserved_nanos)),
             ("Left", display.exact(blocker.remaining_nanos)),
-            ("The call needed", display.exact(wanted)),
+            ("The call needed", display.exact(row.wanted_nanos)),
             ("Missing", display.exact(blocker.missing_nanos)),
         )
-    acts = []
-    if budget is not None and may(request, "governance.add_allowance"):
-        acts.append(("Raise", reverse("admin:governance_budget_allow_one", args=[budget.pk])))
-    if budget is not None and may(request, "governance.change_budget"):
-        acts.append(("Reset", reverse("admin:governance_budget_reset_one", args=[budget.pk])))
-    return Obstacle(name, _budget_link(by, budget), figures, acts)
+    link, subject = _budget_link(by, budget), refusals.subject_in(budget, row) if budget else None
+    if budget is None or subject is None or not audience.sees_amounts(blocker.scope):
+        return Obstacle(name, link, figures, "", [])
+    if not budget.enabled:
+        return Obstacle(name, link, figures, "It is switched off now.", [])
+    status = budget_status.of_subject(budget, subject, now=clock.known_now())
+    wanted = max(1, row.wanted_nanos or 0)
+    left = f"{display.dollars(status.remaining_nanos)} of {display.dollars(status.limit_nanos)} is left"
+    if status.remaining_nanos >= wanted:
+        return Obstacle(name, link, figures, f"Now {left}: such a call has room again.", [])
+    return Obstacle(name, link, figures, f"Now {left}.", _more_money(request, budget, subject, status, wanted))
+
+
+def _more_money(
+    request: HttpRequest, budget: Budget, subject: str, status: BudgetStatus, wanted_nanos: int
+) -> list[tuple[str, str]]:
+    """What gives the window that is short of money more: this one alone, where the budget has one for each."""
+    acts, whose = [], f"?{urlencode({'subject': subject})}" if budget.scope_key == EACH else ""
+    if may(request, "governance.add_allowance"):
+        acts.append(("Raise", reverse("admin:governance_budget_allow_one", args=[budget.pk]) + whose))
+    has_room_empty = replace(status, settled_nanos=0, reserved_nanos=0).remaining_nanos >= wanted_nanos
+    if status.window_id is not None and has_room_empty and may(request, "governance.change_budget"):
+        acts.append(("Reset", reverse("admin:governance_budget_reset_one", args=[budget.pk]) + whose))
+    return acts
 
 
 def _acts(request: HttpRequest, row: RefusedCall) -> list[tuple[str, str]]:

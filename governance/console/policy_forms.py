@@ -52,4 +52,4 @@ class PolicyForm(forms.ModelForm):  # type: ignore[type-arg]
 
     def limit_nanos(self) -> int:
         """The limit that was typed. Raises AmountError."""
-        return money.nanos_from_dollars(self.cleaned_data["limit"])
+        return money.nanos_from_dollars(self.cleaned_data["limit"], most=money.MAX_LIMIT_NANOS)

@@ -60,14 +60,18 @@ class RateLimitForm(forms.ModelForm):  # type: ignore[type-arg]
     def write(self, *, by: Actor, now: datetime) -> RateLimit:
         values = self._values()
         if self.instance.pk:
-            return rate_limits.change(limit=self.instance, changes=values, by=by, now=now)
+            # What the form does not change may be changed by somebody at this moment.
+            changes = {name: value for name, value in values.items() if value != getattr(self.instance, name)}
+            return rate_limits.change(limit=self.instance, changes=changes, by=by, now=now)
         return rate_limits.create(**values, by=by, now=now)
 
     def _values(self) -> dict[str, Any]:
         values = dict(self.cleaned_data)
         dollars = values.pop("dollars_per_minute")
         try:
-            values["nanos_per_minute"] = None if dollars is None else money.nanos_from_dollars(dollars)
+            values["nanos_per_minute"] = (
+                None if dollars is None else money.nanos_from_dollars(dollars, most=money.MAX_LIMIT_NANOS)
+            )
         except money.AmountError as error:
             raise FieldError("dollars_per_minute", str(error)) from error
         return values

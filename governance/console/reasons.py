@@ -14,6 +14,8 @@ from django.template.response import TemplateResponse
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from governance import alerts
+from governance.audit import DoneBefore
+from governance.console import presses
 from governance.ledger.results import LedgerError
 from governance.rules.errors import FieldError
 
@@ -52,7 +54,7 @@ def ask(
     back: str,
     action: str = "",
     danger: bool = False,
-    asks: type[ReasonForm] = ReasonForm,
+    asks: Callable[..., ReasonForm] = ReasonForm,
     refusals: tuple[type[Exception], ...] = REFUSALS,
 ) -> HttpResponse:
     """Show the reason page; when it comes back with a reason, `act(row, reason)` on each row and go `back`.
@@ -94,7 +96,10 @@ def _act_on_each(
     done = 0
     for row in rows:
         try:
-            act(row, **given)
+            with presses.once(request, part=str(getattr(row, "pk", row))):
+                act(row, **given)
+        except DoneBefore:
+            messages.info(request, f"{row}: {presses.DONE_ALREADY}")
         except refusals as error:
             messages.error(request, f"{row}: {error}")
         else:

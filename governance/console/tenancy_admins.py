@@ -186,7 +186,7 @@ class TenantAdmin(StatusActions):
         by, now = actor(request), timezone.now()
         if change:
             stored = Tenant.objects.get(pk=obj.pk)
-            changes = {field: getattr(obj, field) for field in tenancy.TENANT_FIELDS}
+            changes = {field: getattr(obj, field) for field in tenancy.TENANT_FIELDS if field in form.changed_data}
             tenancy.change_tenant(tenant=stored, changes=changes, by=by, now=now)
         else:
             fields = {field: getattr(obj, field) for field in tenancy.TENANT_FIELDS}

@@ -68,11 +68,15 @@ class AuditEntry(models.Model):
     reason = models.CharField(max_length=300, blank=True)
     old = models.JSONField(null=True, blank=True)
     new = models.JSONField(null=True, blank=True)
+    once = models.CharField(
+        max_length=64, null=True, blank=True, editable=False, help_text="Of the button that was pressed for it."
+    )
 
     class Meta:
         ordering = ["-id"]
         verbose_name_plural = "audit entries"
         constraints = [
+            models.UniqueConstraint(fields=["once"], condition=Q(once__isnull=False), name="audit_of_one_press"),
             models.CheckConstraint(condition=~Q(actor=""), name="audit_has_an_actor"),
             models.CheckConstraint(condition=~Q(action=""), name="audit_has_an_action"),
         ]

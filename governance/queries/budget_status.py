@@ -219,6 +219,21 @@ def unopened(budget: Budget, *, now: datetime) -> BudgetStatus:
     )
 
 
+def of_subject(budget: Budget, subject: str, *, now: datetime) -> BudgetStatus:
+    """The current window of one subject, or that which its next call would open."""
+    found = live(BudgetWindow.objects.filter(budget=budget, subject=subject), now=now).select_related("budget").first()
+    if found is not None:
+        return of_window(found)
+    status, given = unopened(budget, now=now), raises([budget], now=now)
+    return given[budget.pk].on(status) if given else status
+
+
+def subjects(budget: Budget, *, now: datetime) -> QuerySet[BudgetWindow, str]:
+    """Whom a budget for each one has a window for now."""
+    windows = live(BudgetWindow.objects.filter(budget=budget), now=now)
+    return windows.order_by("subject").values_list("subject", flat=True)
+
+
 def live(rows: QuerySet[BudgetWindow], *, now: datetime) -> QuerySet[BudgetWindow]:
     """Open windows that time has not ended."""
     lasting = Q(ends_at__isnull=True) | Q(ends_at__gt=now) | Q(budget__window__in=ENDING_BY_ACT)

@@ -5,7 +5,9 @@ Interfaces map these alone, whatever the act: a wrong field, something that stan
 
 from __future__ import annotations
 
-from typing import TypeVar
+import json
+from decimal import Decimal
+from typing import Any, TypeVar
 
 E = TypeVar("E", bound=BaseException)
 
@@ -20,6 +22,13 @@ def own_of(error: E) -> E:
     own = type(error).__new__(type(error), *error.args)
     own.__dict__.update(error.__dict__)
     return own
+
+
+def quoted(value: Any) -> str:
+    """A value that is refused, as whoever sent it wrote it: text in quotes, a number plain, the rest as JSON."""
+    if isinstance(value, str):
+        return repr(value)
+    return str(value) if isinstance(value, Decimal) else json.dumps(value, default=str)
 
 
 class FieldError(ValueError):

@@ -77,14 +77,14 @@ def nanos_from_dollars(dollars: Decimal | str | int, *, most: int = MAX_NANOS) -
     except AmountError as error:
         raise AmountError(f'{_short(str(dollars))!r} is not an amount of dollars such as "12.50"') from error
     if not -dollars_from_nanos(most) <= amount <= dollars_from_nanos(most):
-        raise TooMuch(f"{dollars!r} is more than {whole_dollars(most)}")
+        raise TooMuch(f"{_short(str(dollars))!r} is more than {whole_dollars(most)}")
     sign, digits, exponent = amount.as_tuple()
     # By its digits: arithmetic would round to 28 of them.
     text, shift = "".join(map(str, digits)), int(exponent) + 9
     if not amount:
         return 0
     if shift < 0:
-        raise AmountError(f"{dollars!r} is finer than a nanodollar (9 decimals)")
+        raise AmountError(f"{_short(str(dollars))!r} is finer than a nanodollar (9 decimals)")
     nanos = int(text + "0" * shift)
     return -nanos if sign else nanos
 

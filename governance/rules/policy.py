@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from governance.rules import money, names
-from governance.rules.errors import FieldError
+from governance.rules.errors import FieldError, quoted
 
 # What people type for "nothing".
 NONE = "none"
@@ -67,7 +67,9 @@ def _ratio(field: str, value: Any) -> Decimal:
         ratio = money.decimal(str(value))
         money.ten_thousandths(ratio)
     except (ArithmeticError, ValueError) as error:
-        raise FieldError(field, f"must be a number such as 0.8 with at most four decimals, not {value!r}") from error
+        raise FieldError(
+            field, f"must be a number such as 0.8 with at most four decimals, not {quoted(value)}"
+        ) from error
     if not 0 < ratio <= 1:
         raise FieldError(field, f"must be above 0 and at most 1, not {value}")
     return ratio
@@ -111,13 +113,13 @@ def _names(field: str, value: Any) -> list[str]:
 
 def _flag(field: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise FieldError(field, f"must be true or false, not {value!r}")
+        raise FieldError(field, f"must be true or false, not {quoted(value)}")
     return value
 
 
 def _tokens(field: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST_TOKENS:
-        raise FieldError(field, f"must be a whole number from 0 to {MOST_TOKENS:,}, not {value!r}")
+        raise FieldError(field, f"must be a whole number from 0 to {MOST_TOKENS:,}, not {quoted(value)}")
     return value
 
 

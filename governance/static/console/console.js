@@ -136,6 +136,24 @@
   window.addEventListener("beforeprint", () => document.querySelectorAll("canvas[data-chart]").forEach((canvas) => Chart.getChart(canvas)?.resize(680, 240)));
   window.addEventListener("afterprint", () => document.querySelectorAll("canvas[data-chart]").forEach((canvas) => Chart.getChart(canvas)?.resize()));
 
+  // A form is sent once, however often its button is pressed; one that the browser shows again can be sent again.
+  const buttonsOf = (form) => [...form.elements].filter(({ type }) => type === "submit");
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.method !== "post" || event.defaultPrevented) return;
+    if (form.dataset.sent) return event.preventDefault();
+    form.dataset.sent = "yes";
+    // Afterwards: a button that is disabled is not sent.
+    setTimeout(() => buttonsOf(form).forEach((button) => (button.disabled = true)));
+  });
+  window.addEventListener("pageshow", ({ persisted }) => {
+    if (!persisted) return;
+    for (const form of document.querySelectorAll("form[data-sent]")) {
+      delete form.dataset.sent;
+      buttonsOf(form).forEach((button) => (button.disabled = false));
+    }
+  });
+
   // <input type="checkbox" data-selects="NAME"> ticks every box of its form that has that name.
   document.addEventListener("change", ({ target }) => {
     const { form, checked, dataset } = target;

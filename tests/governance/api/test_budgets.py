@@ -198,6 +198,22 @@ def test_raising_the_limit_frees_the_agent_at_once(operator: Api) -> None:
     assert operator.patch(f"/api/budgets/{id}", {"limit": "10"}).json()["state"] == "active"
 
 
+def test_of_a_budget_for_each_one_a_reset_names_whose_or_is_everybodys(operator: Api) -> None:
+    budget = factories.budget("1", scope_type="user", scope_key="*")
+    for user in ("alice", "bob"):
+        ledger.record(factories.reporting("0.90", by=factories.caller(user=user)), now=timezone.now())
+    path = f"/api/budgets/{budget.pk}/reset"
+    assert operator.post(path, {"reason": "stuck", "subject": "carol"}).status_code == 400
+    done = operator.post(path, {"reason": "stuck", "subject": "alice"}).json()
+    assert (done["closed"], done["opened"]) == (1, 1)
+    assert dict(budget.windows.filter(closed_at=None).values_list("subject", "settled_nanos")) == {
+        "alice": 0,
+        "bob": 900_000_000,
+    }
+    assert AuditEntry.objects.get(action="budget.reset").new == {"subject": "alice"}
+    assert operator.post(path, {"reason": "stuck"}).json()["closed"] == 2
+
+
 def test_reset_needs_a_reason_and_keeps_the_old_window(operator: Api) -> None:
     id = operator.post("/api/budgets", BODY).json()["id"]
     spend("3", agent="invoices")

@@ -18,6 +18,7 @@ from governance.actions import allowances, budgets
 from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.audit import Actor
 from governance.models import Budget, SpendEntry
+from governance.rules.errors import FieldError
 from tests import factories
 from tests.factories import nanos
 
@@ -396,3 +397,74 @@ class TestPreview:
         operator = signed_in("operator")
         assert operator.get(reverse("admin:governance_budget_preview", args=[budget.pk])).status_code == 403
         assert operator.post(reverse("admin:governance_budget_preview", args=[999]), FORM).status_code == 404
+
+
+class TestWhoseWindowIsReset:
+    """Of a budget for each one: that of one alone, unless somebody says that it is everybody's."""
+
+    @pytest.fixture
+    def each(self) -> Budget:
+        made = factories.budget("1", scope_type="user", scope_key="*")
+        for user in ("alice", "bob"):
+            spend("0.90", user=user)
+        return made
+
+    def reset(self, operator: Client, budget: Budget, subject: str) -> Any:
+        form = {"_confirmed": "yes", "reason": "stuck", "subject": subject}
+        return operator.post(reverse("admin:governance_budget_reset_one", args=[budget.pk]), form)
+
+    def spent(self, budget: Budget) -> dict[str, int]:
+        return dict(budget.windows.filter(closed_at=None).values_list("subject", "settled_nanos"))
+
+    def test_the_page_proposes_whom_it_was_opened_for(self, operator: Client, each: Budget) -> None:
+        path = reverse("admin:governance_budget_reset_one", args=[each.pk])
+        assert operator.get(path, {"subject": "alice"}).context["form"]["subject"].value() == "alice"
+        page = operator.get(path)
+        assert page.context["form"]["subject"].value() == ""
+        assert "Everybody&#x27;s: 2 open now" in page.content.decode()
+
+    def test_one_window_alone(self, operator: Client, each: Budget) -> None:
+        assert self.reset(operator, each, "alice").status_code == 302
+        assert self.spent(each) == {"alice": 0, "bob": nanos("0.90")}
+        assert "reset it for alice" in text(operator.get(page_of(each)))
+
+    def test_everybodys(self, operator: Client, each: Budget) -> None:
+        self.reset(operator, each, "")
+        assert self.spent(each) == {"alice": 0, "bob": 0}
+
+    def test_nobodys_where_there_is_no_such_window(self, operator: Client, each: Budget) -> None:
+        assert self.reset(operator, each, "carol").status_code == 200
+        with pytest.raises(FieldError, match="no open window"):
+            budgets.reset(budget=each, subject="carol", reason="stuck", by=BY, now=timezone.now())
+        assert self.spent(each) == {"alice": nanos("0.90"), "bob": nanos("0.90")}
+
+    def test_of_several_budgets_the_page_says_that_it_is_everybodys(self, operator: Client, each: Budget) -> None:
+        chosen = {"action": "reset_selected", "_selected_action": [str(each.pk)]}
+        assert "of a budget for each one that of everybody" in text(operator.post(LIST, chosen))
+
+    def test_a_raise_is_for_all_so_not_for_one(self, operator: Client, each: Budget) -> None:
+        path = reverse("admin:governance_budget_allow_one", args=[each.pk])
+        assert operator.get(path, {"subject": "alice"}).context["form"]["subject"].value() == "alice"
+        form = {"amount": "5", "reason": "fair", "subject": "alice", "until_0": "2099-01-01", "until_1": "12:00"}
+        assert "Every window of the budget would have more" in text(operator.post(path, form))
+        operator.post(path, form | {"until_0": "", "until_1": ""})
+        assert dict(each.windows.values_list("subject", "limit_nanos")) == {"alice": nanos("6"), "bob": nanos("1")}
+
+
+@pytest.mark.parametrize(
+    ("field", "typed"),
+    [
+        ("limit", "99999999999999999999"),
+        ("limit", "0.00000000001"),
+        ("soft_cap", "33.33333"),
+        ("hard_cap", "0"),
+        ("hard_cap", "1e20"),
+        ("alert_thresholds", "33.33333"),
+        ("clamp_min_tokens", "-1"),
+    ],
+)
+def test_what_is_wrong_is_said_without_words_of_a_program(operator: Client, field: str, typed: str) -> None:
+    form = {"limit": "1", "hard_cap": "100", "enabled": "on", "clamp_min_tokens": "16"} | {field: typed}
+    answer = operator.post(page_of(factories.budget("1")), form)
+    error = str(answer.context["adminform"].form.errors[field])
+    assert not re.search(r"Decimal|None|True|False|\[&#x27;", error), error

@@ -13,18 +13,20 @@ from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
 from governance import ledger
-from governance.actions import stops
+from governance.actions import budgets, stops
 from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.audit import Actor
 from governance.console import calls_page
-from governance.models import RefusedCall, SpendEntry
+from governance.models import Budget, BudgetWindow, RefusedCall, SpendEntry
 from governance.queries import calls
 from governance.rules.calls import Usage
 from llm.catalogue import snapshot
 from tests import factories
+from tests.factories import nanos
 
 pytestmark = pytest.mark.django_db
 LIST = reverse("admin:calls")
+DAY = timedelta(days=1)
 HOSTILE = '<script>alert("1")</script>\u202eevil'
 
 
@@ -47,6 +49,14 @@ def read(client: Client, path: str, **query: str) -> str:
     answer = client.get(path, query)
     assert answer.status_code == 200, answer
     return answer.content.decode()
+
+
+def act_on(budget: Budget, act: str) -> str:
+    return reverse(f"admin:governance_budget_{act}_one", args=[budget.pk])
+
+
+def offered(html: str, budget: Budget) -> list[str]:
+    return [act for act in ("allow", "reset") if act_on(budget, act) in html]
 
 
 def served(**caller: Any) -> SpendEntry:
@@ -183,12 +193,59 @@ def test_a_cost_that_is_no_sum_says_what_it_is(operator: Client) -> None:
 
 
 def test_a_refusals_page_has_the_figures_of_that_moment_and_what_can_be_done(operator: Client) -> None:
-    budget = factories.budget("1")
+    budget = factories.budget("2")
+    ledger.record(factories.reporting("1"), now=timezone.now())
     html = read(operator, page_of(refused(agent="invoices").request_id))
     for text in ("tenant:acme per day", "Missing", "$0.50", "$1.50", "The budget is used up", "$0.50 more"):
         assert text in html, text
     for act in ("allow", "reset"):
-        assert reverse(f"admin:governance_budget_{act}_one", args=[budget.pk]) in html
+        assert f'href="{act_on(budget, act)}"' in html
+
+
+class TestWhatIsStillOfUse:
+    """A page of what was refused some time ago offers what helps now, and says how the budget stands."""
+
+    def test_a_budget_that_has_room_again_is_given_nothing(self, operator: Client) -> None:
+        budget = factories.budget("1")
+        row = refused()
+        budgets.change(budget=budget, changes={"limit_nanos": nanos("9")}, by=Actor("olga"), now=timezone.now())
+        html = read(operator, page_of(row.request_id))
+        assert "Now $9.00 of $9.00 is left: such a call has room again." in html
+        assert offered(html, budget) == []
+
+    def test_nor_one_whose_window_is_over(self, operator: Client) -> None:
+        """Where nobody called since, no window is open: the next call opens an empty one."""
+        budget = factories.budget("2")
+        ledger.record(factories.reporting("1"), now=timezone.now())
+        row = refused()
+        BudgetWindow.objects.update(starts_at=timezone.now() - 4 * DAY, ends_at=timezone.now() - 3 * DAY)
+        html = read(operator, page_of(row.request_id))
+        assert "Now $2.00 of $2.00 is left" in html
+        assert offered(html, budget) == []
+
+    def test_a_reset_is_not_offered_where_an_empty_window_is_too_small(self, operator: Client) -> None:
+        budget = factories.budget("1")
+        html = read(operator, page_of(refused().request_id))
+        assert offered(html, budget) == ["allow"]
+        assert "Now $1.00 of $1.00 is left." in html
+
+    def test_one_that_is_switched_off_says_so(self, operator: Client) -> None:
+        budget, row = factories.budget("1"), refused()
+        budgets.change(budget=budget, changes={"enabled": False}, by=Actor("olga"), now=timezone.now())
+        html = read(operator, page_of(row.request_id))
+        assert "It is switched off now." in html
+        assert offered(html, budget) == []
+
+    @pytest.mark.parametrize("owner", ["acme", None])
+    def test_of_a_budget_for_each_one_they_are_for_that_one(self, operator: Client, owner: str | None) -> None:
+        budget = factories.budget("2", scope_type="user", scope_key="*")
+        if owner is None:
+            Budget.objects.update(tenant=None)
+        ledger.record(factories.reporting("1", by=factories.caller(user="alice")), now=timezone.now())
+        html = read(operator, page_of(refused(user="alice").request_id))
+        subject = "alice" if owner else "acme%2Falice"
+        for act in ("allow", "reset"):
+            assert f'href="{act_on(budget, act)}?subject={subject}"' in html
 
 
 def test_a_viewer_reads_it_and_is_offered_no_act() -> None:

@@ -1,6 +1,8 @@
+from decimal import Decimal
+
 import pytest
 
-from governance.rules.errors import Conflict, FieldError, Gone, Unknown, own_of
+from governance.rules.errors import Conflict, FieldError, Gone, Unknown, own_of, quoted
 
 
 def test_an_error_names_its_field_and_reads_as_its_message() -> None:
@@ -32,3 +34,11 @@ def test_each_of_several_has_an_error_of_its_own_that_says_the_same() -> None:
     assert own is not raised.value
     assert (type(own), own.args, own.field, str(own)) == (Gone, raised.value.args, "", str(raised.value))
     assert (own.__traceback__, own.__cause__, own.__context__) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("a'b", '"a\'b"'), (Decimal("0.12345"), "0.12345"), (None, "null"), (True, "true"), ([1, "x"], '[1, "x"]')],
+)
+def test_a_refused_value_is_quoted_as_it_was_sent(value: object, said: str) -> None:
+    assert quoted(value) == said
