@@ -47,7 +47,7 @@ def test_the_playground_decides_on_a_call_without_making_it(visit: Visit) -> Non
     page.get_by_label("Input tokens").fill("1,000")
     page.get_by_role("button", name="Decide").click()
     expect(page.locator("#verdict-title")).to_contain_text("It would")
-    expect(page.locator(".sg-decided .sg-sum").first).to_contain_text("1,000 in ×")
+    expect(page.locator(".sg-foretold .sg-sum").first).to_contain_text("1,000 in ×")
     expect(page.locator(".sg-looked").first).to_be_visible()
     # No bound holds such a call.
     page.get_by_label("Input tokens").fill("900,000,000,000")
