@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 TTL_S = 30.0
 # How long the old snapshot serves before the database is asked again after it failed.
 RETRY_S = 5.0
+# Prices that begin one after another while each of so many readings goes on are waited for no longer.
+MOST_READS = 3
 # As long as the ledger keeps it, with what follows where a charge is brought to it again (`repricing.AGAIN`).
 RULE_LENGTH = 116
 # The providers that the environment names go by their kinds; of two with one name the database's counts.
@@ -452,10 +454,7 @@ class _Shelf:
                 # Others have waited in vain meanwhile; all would, one after another.
                 return old
             try:
-                with ledger.briefly():
-                    # Prices begin by the ledger's clock, as windows do; a price also while this is being read.
-                    begun_at, now = time.monotonic(), clock.now()
-                    fresh = read(now=now)
+                fresh, stale_at = self._read()
             except DatabaseError:
                 if old is None:
                     raise
@@ -464,10 +463,26 @@ class _Shelf:
                     logger.exception("The catalogue could not be read; the old one stays")
                     self._again_at = self._failed_at + RETRY_S
                 return old
-            due_s = (fresh.next_change_at - now).total_seconds() if fresh.next_change_at else TTL_S
-            self._stale_at = begun_at + min(TTL_S, due_s)
+            # In this order: whoever looks meanwhile takes no old one for fresh.
             self._catalogue = fresh
+            self._stale_at = stale_at
             return fresh
+
+    def _read(self) -> tuple[Catalogue, float]:
+        """The catalogue, and the second of the monotonic clock at which it is stale.
+
+        Once more where a price began while it was read: who waited for it is priced by it.
+        """
+        for _ in range(MOST_READS):
+            with ledger.briefly():
+                # Prices begin by the ledger's clock, as windows do.
+                begun_at, now = time.monotonic(), clock.now()
+                fresh = read(now=now)
+            due_s = (fresh.next_change_at - now).total_seconds() if fresh.next_change_at else TTL_S
+            stale_at = begun_at + min(TTL_S, due_s)
+            if time.monotonic() < stale_at:
+                break
+        return fresh, stale_at
 
 
 def _in_event_loop() -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -230,35 +231,70 @@ def test_snapshot_does_not_outlast_the_beginning_of_a_price(monkeypatch: pytest.
     assert 1_000.0 < snapshot._shelf._stale_at <= 1_005.0
 
 
-def test_a_price_that_begins_while_the_snapshot_is_read_counts_from_its_beginning(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    beginning = timezone.now() + timedelta(seconds=5)
-    add_price("mistral-embed", "input", 999, beginning)
-    clock, read = {"s": 1_000.0}, snapshot.read
+@pytest.fixture
+def slow_reading(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """A price begins at the fifth second, and a reading takes as many seconds as `takes` says."""
+    begun = timezone.now()
+    add_price("mistral-embed", "input", 999, begun + timedelta(seconds=5))
+    passed, read = {"s": 0.0, "takes": 0.0}, snapshot.read
 
     def slow(*, now: datetime) -> snapshot.Catalogue:
-        """Three of the five seconds at the first time."""
         found = read(now=now)
-        clock["s"] += 3 if clock["s"] == 1_000.0 else 0
+        passed["s"] += passed["takes"]
         return found
 
-    monkeypatch.setattr("llm.catalogue.snapshot.time.monotonic", lambda: clock["s"])
+    monkeypatch.setattr("llm.catalogue.snapshot.time.monotonic", lambda: 1_000.0 + passed["s"])
+    monkeypatch.setattr("llm.catalogue.snapshot.clock.now", lambda: begun + timedelta(seconds=passed["s"]))
     monkeypatch.setattr(snapshot, "read", slow)
-    shelf = snapshot._Shelf()
-    first = shelf.current()
+    return passed
 
+
+def input_picos(catalogue: snapshot.Catalogue) -> int:
+    entry = catalogue.resolve("mistral-embed")
+    assert entry is not None
+    assert entry.rates is not None
+    return entry.rates.input_picos
+
+
+def test_a_snapshot_that_was_read_slowly_is_kept_no_longer(slow_reading: dict[str, float]) -> None:
+    shelf, slow_reading["takes"] = snapshot._Shelf(), 3.0
+    assert input_picos(shelf.current()) != 999
     assert not shelf.is_stale
-    clock["s"] = 1_005.0
+    slow_reading["s"] = 5.0
     assert shelf.is_stale
-    # Who waited for another's reading, which is stale when it is there, reads by itself.
-    monkeypatch.setattr("llm.catalogue.snapshot.clock.now", lambda: beginning)
-    shelf._catalogue = later = snapshot.Catalogue({})
-    assert shelf._renew(first) is not later
-    renewed = shelf.fresh().resolve("mistral-embed")
-    assert renewed is not None
-    assert renewed.rates is not None
-    assert renewed.rates.input_picos == 999
+
+
+def test_a_price_that_begins_while_the_snapshot_is_read_is_in_it(slow_reading: dict[str, float]) -> None:
+    shelf, slow_reading["s"], slow_reading["takes"] = snapshot._Shelf(), 4.0, 1.5
+    assert input_picos(shelf.fresh()) == 999
+    assert not shelf.is_stale
+
+
+def test_a_snapshot_that_another_renewed_and_that_is_stale_by_now_is_read_again(
+    slow_reading: dict[str, float],
+) -> None:
+    shelf = snapshot._Shelf()
+    old = shelf.current()
+    slow_reading["s"] = 4.0
+    shelf._stale_at = 0.0
+    shelf.current()
+    slow_reading["s"] = 5.0
+    assert input_picos(shelf._renew(old)) == 999
+
+
+def test_prices_that_begin_in_every_reading_are_not_waited_for(
+    slow_reading: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, readings = snapshot.read, []
+
+    def changing(*, now: datetime) -> snapshot.Catalogue:
+        readings.append(now)
+        return replace(slow(now=now), next_change_at=now + timedelta(seconds=1))
+
+    monkeypatch.setattr(snapshot, "read", changing)
+    slow_reading["takes"] = 2.0
+    snapshot._Shelf().current()
+    assert len(readings) == snapshot.MOST_READS
 
 
 def test_old_snapshot_serves_while_the_database_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
