@@ -203,7 +203,8 @@ def test_a_hold_that_grows_too_fast_is_told_when_to_come_back(agent: Api) -> Non
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert 1 <= int(refused["Retry-After"]) <= 60
     # The limit does not have what was held before there was one.
-    assert act(agent, held, "extend", more="0.10").status_code == 402
+    anew = act(agent, held, "extend", more="0.10")
+    assert (anew.status_code, anew.json()["error"]["code"]) == (409, "reserve_anew")
 
 
 def test_a_released_hold_is_given_back_whole_and_charges_nothing(agent: Api) -> None:
