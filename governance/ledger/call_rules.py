@@ -98,7 +98,7 @@ def extend(batch: Batch, op: Extend) -> None:
         if not decision.allowed:
             raise ExtendRefused(decision)
     claims.refuse_unbudgeted(batch, op.trust, "more", op.more_nanos, map(view_of, windows))
-    _fill(buckets, Amount(nanos=row.amount_nanos + op.more_nanos), less=Amount(nanos=row.amount_nanos))
+    _fill(buckets, Amount(nanos=op.more_nanos))
     for window in windows:
         window.reserved_nanos += op.more_nanos
         window.dirty = True

@@ -78,6 +78,25 @@ def test_a_hold_that_grows_is_no_further_request_and_has_its_tokens_already():
     assert (bucket.level_nanos, bucket.level_requests_e6) == (nanos("0.60"), 1_000_000)
 
 
+@pytest.mark.parametrize("held", ["0.60", "1.20", "9.00"])
+def test_a_hold_of_any_size_grows_no_faster_than_its_limit(held):
+    limited(nanos_per_minute=nanos("0.60"))
+    op, decision = reserve(held)
+    assert decision.allowed
+    grow = Extend(op.reservation_id, more_nanos=nanos("0.50"))
+    # All of it has flowed off by then.
+    later = NOON + 122 * SECOND
+    ledger.extend(grow, now=later)
+    assert RateBucket.objects.get().level_nanos == nanos("0.50")
+    for _ in range(3):
+        with pytest.raises(ExtendRefused) as refused:
+            ledger.extend(grow, now=later)
+        assert refused.value.decision.retry_after_s == 40
+    assert not reserve("0.30", at=later)[1].allowed
+    ledger.extend(grow, now=later + 40 * SECOND)
+    assert Reservation.objects.get(pk=op.reservation_id).amount_nanos == nanos(held) + nanos("1.00")
+
+
 def test_the_bucket_of_what_is_held_is_not_dropped_as_idle():
     limited(nanos_per_minute=nanos("0.60"))
     op, _ = reserve("0.30")
