@@ -20,7 +20,7 @@ MOST_NAMED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class FigureLine:
     """Its figures, and its cost of the period before: None where there is nothing to compare with."""
 
     key: Key
@@ -29,10 +29,10 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Group(Line):
+class Group(FigureLine):
     """With the first lines within it, in the order they are shown in, and how many there are."""
 
-    within: Sequence[Line] = ()
+    within: Sequence[FigureLine] = ()
     count: int = 0
 
 
@@ -91,7 +91,7 @@ def _beside(address: Address, now: datetime, groups: Lines, within: Mapping[Key,
                 key,
                 sums,
                 of_groups.get(key),
-                [Line(each, own, of_lines.get(each)) for each, own in within[key].found.items()]
+                [FigureLine(each, own, of_lines.get(each)) for each, own in within[key].found.items()]
                 if key in within
                 else [],
                 within[key].count if key in within else 0,

@@ -13,7 +13,7 @@ from django.utils.safestring import SafeString
 
 from governance.console import display
 from governance.console.spend_address import Address
-from governance.console.spend_figures import Figures, Group, Line
+from governance.console.spend_figures import FigureLine, Figures, Group
 from governance.queries.breakdown import GROUPS
 from governance.rules import money
 from governance.rules.spend_sums import WHOLE_E4, SpendSums, change_e4, share_e4
@@ -79,7 +79,7 @@ def lines(address: Address, figures: Figures) -> list[SpendLine]:
 
 
 def total(address: Address, figures: Figures) -> SpendLine:
-    return SpendLine(["Total"], "", _cells(address, figures, {}, Line((), figures.total, figures.total_before)))
+    return SpendLine(["Total"], "", _cells(address, figures, {}, FigureLine((), figures.total, figures.total_before)))
 
 
 def csv_columns(address: Address) -> list[str]:
@@ -117,7 +117,7 @@ def _line(address: Address, figures: Figures, group: Group) -> SpendLine:
     )
 
 
-def _line_within(address: Address, figures: Figures, line: Line) -> SpendLine:
+def _line_within(address: Address, figures: Figures, line: FigureLine) -> SpendLine:
     size, named = len(GROUPS[address.group]), dict(zip(address.parts, line.key, strict=True))
     return SpendLine(
         names=[label(part, value, address) for part, value in list(named.items())[size:]],
@@ -126,7 +126,7 @@ def _line_within(address: Address, figures: Figures, line: Line) -> SpendLine:
     )
 
 
-def _cells(address: Address, figures: Figures, named: Mapping[str, Any], line: Line) -> list[Cell]:
+def _cells(address: Address, figures: Figures, named: Mapping[str, Any], line: FigureLine) -> list[Cell]:
     calls, sums, before = address.calls(named), line.sums, line.before
     of_status = {status: f"{calls}&status={status}" if calls else "" for status in ("served", "estimated", "refused")}
     share = share_e4(sums.cost_nanos, figures.total.cost_nanos)

@@ -1,4 +1,5 @@
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +39,15 @@ def test_each_of_several_has_an_error_of_its_own_that_says_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [("a'b", '"a\'b"'), (Decimal("0.12345"), "0.12345"), (None, "null"), (True, "true"), ([1, "x"], '[1, "x"]')],
+    [
+        ("ab", "'ab'"),
+        ("a'b", '"a\'b"'),
+        (Path("a"), '"a"'),
+        (Decimal("0.12345"), "0.12345"),
+        (None, "null"),
+        (True, "true"),
+        ([1, "x"], '[1, "x"]'),
+    ],
 )
 def test_a_refused_value_is_quoted_as_it_was_sent(value: object, said: str) -> None:
     assert quoted(value) == said
