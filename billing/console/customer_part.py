@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
@@ -15,7 +14,7 @@ from django.urls import reverse
 
 from billing.models import BillingAccount, StripeEvent
 from billing.queries import margin
-from billing.rules.valuation import DECIMALS
+from billing.rules.valuation import amount_words
 from billing.stripe_api import client, objects
 from governance.models import Tenant
 from governance.ports import BilledEvent, CustomerBill, CustomerPlan
@@ -112,6 +111,4 @@ def _amount(data: Mapping[str, Any]) -> str:
     cents = next((objects.whole(data[name]) for name in named if data.get(name)), 0)
     if not currency or not cents:
         return ""
-    decimals = DECIMALS.get(currency, 2)
-    shown = f"{Decimal(cents).scaleb(-decimals):,.{decimals}f}"
-    return f"${shown}" if currency == "usd" else f"{shown} {currency.upper()}"
+    return amount_words(cents, currency)

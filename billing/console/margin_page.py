@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
@@ -17,13 +18,14 @@ from billing.console.tones import STATE_TONES
 from billing.models import BillingAccount
 from billing.queries import margin
 from billing.queries.margin import Margin
+from billing.queries.revenue import NANO_DECIMALS
+from billing.rules.valuation import DECIMALS, amount_words
 from billing.stripe_api import client
 from governance.console import display, ranges
 from governance.console.base import may
 from governance.console.display import Card
 from governance.console.pages import ConsolePage
 from governance.queries.spend import TimeRange
-from governance.rules import money
 
 SHOWN = 100
 PERIODS = {"month": "This month", "last": "Last month", "30": "30 days", "all": "All time"}
@@ -203,7 +205,7 @@ def _line(row: Margin, largest: int, chosen: MarginPeriod, now: datetime) -> Ten
         state_tone=STATE_TONES[row.state] if row.account_id else "off",
         revenue=display.exact(row.revenue_nanos) if row.account_id else "–",
         revenue_link=account,
-        other=", ".join(f"{money.format_dollars(nanos)} {currency.upper()}" for currency, nanos in row.other.items()),
+        other=", ".join(_other(currency, nanos) for currency, nanos in row.other.items()),
         cost=display.exact(row.cost_nanos),
         cost_link=_spend(chosen, now, tenant=row.tenant),
         margin=display.dollars(row.margin_nanos) if is_known else "not known",
@@ -212,6 +214,11 @@ def _line(row: Margin, largest: int, chosen: MarginPeriod, now: datetime) -> Ten
         paid_percent=_percent(row.revenue_nanos, largest),
         cost_percent=_percent(row.cost_nanos, largest),
     )
+
+
+def _other(currency: str, nanos: int) -> str:
+    """Nano-units of another currency, with as many decimals as it has."""
+    return amount_words(Decimal(nanos).scaleb(DECIMALS.get(currency, 2) - NANO_DECIMALS), currency)
 
 
 def _spend(chosen: MarginPeriod, now: datetime, **of_whom: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from billing.models import BillingAccount, StripeEvent
-from billing.rules.valuation import DECIMALS
+from billing.rules.valuation import amount_words
 from billing.stripe_api import objects
 from governance.queries.spend import TimeRange
 
@@ -60,14 +60,11 @@ def _units(event: StripeEvent) -> int:
 
 def _payment(event: StripeEvent, whom: str) -> PaymentNews:
     currency = objects.text(event.object.get("currency")).lower() or "usd"
-    decimals = DECIMALS.get(currency, 2)
-    whole, rest = divmod(_units(event), 10**decimals)
-    digits = f"{whole:,}.{rest:0{decimals}d}" if decimals else f"{whole:,}"
     return PaymentNews(
         event_id=event.pk,
         at=event.received_at,
         whom=whom or "a customer",
         said=SAID[event.type][0],
-        amount=f"${digits}" if currency == "usd" else f"{currency.upper()} {digits}",
+        amount=amount_words(_units(event), currency),
         is_bad=event.type in FAILED,
     )

@@ -31,6 +31,13 @@ DECIMALS = dict.fromkeys(
 ) | dict.fromkeys(("bhd", "jod", "kwd", "omr", "tnd"), 3)
 
 
+def amount_words(units: int | Decimal, currency: str) -> str:
+    """An amount in its currency's smallest unit, a part of which is rounded: "$50.00", "12.00 EUR", "700 JPY"."""
+    decimals = DECIMALS.get(currency, 2)
+    shown = f"{Decimal(units).scaleb(-decimals):,.{decimals}f}"
+    return f"${shown}" if currency == "usd" else f"{shown} {currency.upper()}"
+
+
 class Level(IntEnum):
     """Where a limit came from; the higher wins."""
 

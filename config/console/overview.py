@@ -1,7 +1,7 @@
 """The console's first page: how budgets stand, what was spent, when it runs out, what happened. Read from sums.
 
-Its cards and the last bar of its chart are asked for every few seconds, what happened every minute, and the rest is
-read once.
+Its cards are asked for every few seconds, and its chart with them where something was spent. What happened is asked for
+every minute, and the rest is read once.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from governance.rules.spend_sums import HOUR, share_e4
 CLOSEST, ALERTS = 5, 8
 # What spend is told apart by; names of customers' own are never added up.
 GROUPS = ("model", "tenant", "agent")
-# Groups of the last bar that are told, which the chart looks its own up among.
-MOST_GROUPS = 500
+# Whether the chart has changed is seen by what was spent in so much time.
+LATELY = timedelta(days=1)
 # Nobody needs to know how many more than this wait.
 MOST_COUNTED = 1000
 STATE_CARDS = (
@@ -107,11 +107,14 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
 
 
 def live(request: HttpRequest, now: datetime) -> dict[str, Any] | HttpResponse:
-    """The cards and the last bar. Nothing (204) where both are as whoever asks has them already."""
-    figures = _live(request, _address(request, now), now)
-    if figures["seen"] == {name: request.GET.get(name, "") for name in figures["seen"]}:
+    """The cards, with the chart and the notices where they changed. Nothing (204) where whoever asks has all of it."""
+    address = _address(request, now)
+    figures = _live(request, address, now)
+    changed = {name for name, digest in figures["seen"].items() if digest != request.GET.get(name)}
+    if not changed:
         return HttpResponse(status=204)
-    return {**figures, "now": now, "notices_changed": figures["seen"]["notices"] != request.GET.get("notices")}
+    chart = _chart(address) if "spent" in changed else {}
+    return {**figures, **chart, "now": now, "is_renewed": True, "notices_changed": "notices" in changed}
 
 
 def happened_lately(request: HttpRequest, now: datetime) -> dict[str, Any]:
@@ -161,15 +164,16 @@ def _groups(by: Reader) -> list[str]:
 
 def _live(request: HttpRequest, address: Address, now: datetime) -> dict[str, Any]:
     """What is asked for every few seconds. `seen` are digests of it: what is not changed is not sent again."""
-    cards, last = _cards(address.by, now), _last_bar(address, now)
+    cards, running = _cards(address.by, now), _running(address.by)
     notices = _notices(request) if is_of_the_platform(request) else {}
     seen = {
-        "cards": _digest([[asdict(card) for card in cards], last]),
+        "cards": _digest([[asdict(card) for card in cards], running]),
+        "spent": _digest(_spent_lately(address, now)),
         "notices": _digest([notices.get("stops"), notices.get("alerts")]),
     }
     return {
         "cards": cards,
-        "last": last,
+        "running": running,
         **notices,
         "seen": seen,
         "live_link": f"{reverse('admin:overview-live')}?{urlencode(_query(address) | seen)}",
@@ -258,26 +262,11 @@ def _spent_today(by: Reader, now: datetime) -> Card:
     )
 
 
-def _last_bar(address: Address, now: datetime) -> dict[str, Any] | None:
-    """What the chart's last bar says by now; None where the range is over. Each of its groups by its name."""
-    if not address.range.starts_at <= now < address.range.ends_at:
-        return None
-    place, label, begin = spend_chart.bar_at(address, now)
-    span, parts = (begin.astimezone(UTC), now), breakdown.GROUPS[address.group]
-    try:
-        found = breakdown.first(address.question(span), parts, most=MOST_GROUPS)
-    except MoreThanRead:
-        return None
-    return {
-        "place": place,
-        "label": label,
-        "total": [display.plain_dollars(found.total.cost_nanos), found.total.calls],
-        "groups": {
-            spend_chart.name_of(address, parts, key): [display.plain_dollars(sums.cost_nanos), sums.calls]
-            for key, sums in found.found.items()
-            if sums.calls or sums.cost_nanos
-        },
-    }
+def _spent_lately(address: Address, now: datetime) -> Any:
+    """What differs where the chart does: its range, and what was spent in the latest of it."""
+    shown = address.range
+    lately = TimeRange(max(shown.starts_at, now - LATELY), min(shown.ends_at, now))
+    return [shown.starts_at, shown.ends_at, spend.total(reader=address.by, period=lately)]
 
 
 def _chart(address: Address) -> dict[str, Any]:
@@ -298,7 +287,6 @@ def _chart(address: Address) -> dict[str, Any]:
         "range_spent": display.dollars(total.cost_nanos),
         "range_calls": total.calls,
         "spend_link": address.link(subgroup=""),
-        "running": _running(address.by),
         "is_new": not total.calls and not SpendRollup.objects.filter(address.by.scope).exists(),
     }
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 from django.db.models import Count, Q
 from django.http import HttpRequest
@@ -168,7 +169,8 @@ def running_card(by: Reader) -> Card:
 
 
 def refused_card(by: Reader, narrowed: Mapping[str, str], now: datetime) -> Card:
-    since = now - timedelta(hours=24)
+    # From the hour on that the page it leads to begins with.
+    since = ranges.lasting("24h", now=now, zone=ZoneInfo("UTC")).starts_at
     rows = RefusedCall.objects.filter(by.scope, refused_at__gte=since)
     found = rows.aggregate(rows=Count("pk", filter=~Q(request_id="")), more=LongSum("more"))
     count = found["rows"] + (found["more"] or 0)

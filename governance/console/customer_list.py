@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 from unfold.views import ChangeList as UnfoldChangeList
 
 from governance import ports
-from governance.console import display
+from governance.console import display, ranges
 from governance.console.state_list import StateList
 from governance.models import Tenant
 from governance.ports import CustomerPlan
@@ -23,6 +23,8 @@ from governance.queries import customers
 from governance.queries.customers import STATES, CallerStanding
 from governance.rules.spend_sums import share_e4
 
+# An hour that begins now is of the month so far too.
+MOMENT = timedelta(microseconds=1)
 # What pays, in the words of whoever reads it.
 NO_PLAN = CustomerPlan("", "none")
 ORDERS: dict[str, Callable[[CallerStanding], Any]] = {
@@ -38,12 +40,18 @@ def month_of(now: datetime) -> datetime:
     return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
+def month_link(now: datetime, **of_whom: str) -> str:
+    """The page of spend with the hours of that month, so that it says what the list says."""
+    return f"{reverse('admin:spend')}?{urlencode(ranges.hours(month_of(now), now + MOMENT) | of_whom)}"
+
+
 @dataclass(frozen=True, slots=True)
 class CustomerRow:
     tenant: Tenant
     standing: CallerStanding
     plan: CustomerPlan
     all_nanos: int
+    spent_link: str
 
     @property
     def spent(self) -> SafeString | str:
@@ -53,10 +61,6 @@ class CustomerRow:
     def spent_share(self) -> str:
         """Of what all customers spent this month, for the bar."""
         return f"{(share_e4(self.standing.spent_nanos, self.all_nanos) or 0) / 100:.2f}"
-
-    @property
-    def spent_link(self) -> str:
-        return f"{reverse('admin:spend')}?{urlencode({'range': '30d', 'tenant': self.tenant.slug})}"
 
     @property
     def agents_link(self) -> str:
@@ -91,7 +95,13 @@ class TenantList(StateList):
         tenants = Tenant.objects.in_bulk([one.pk for one in standings])
         plans = ports.plans_of(list(tenants))
         return [
-            CustomerRow(tenants[one.pk], one, plans.get(one.pk, NO_PLAN), self.all_nanos)
+            CustomerRow(
+                tenants[one.pk],
+                one,
+                plans.get(one.pk, NO_PLAN),
+                self.all_nanos,
+                month_link(now, tenant=tenants[one.pk].slug),
+            )
             for one in standings
             if one.pk in tenants
         ]
@@ -112,6 +122,5 @@ class AgentList(UnfoldChangeList):
             row.standing = standings[row.pk]
             row.spent = display.exact(row.standing.spent_nanos)
             row.since = display.moment(row.created_at)
-            asked = {"range": "30d", "tenant": row.tenant.slug, "agent": row.slug}
-            row.spent_link = f"{reverse('admin:spend')}?{urlencode(asked)}"
+            row.spent_link = month_link(now, tenant=row.tenant.slug, agent=row.slug)
         self.result_list: Any = rows

@@ -91,9 +91,8 @@ def chosen(asked: QueryDict, *, now: datetime, zone: ZoneInfo) -> Chosen:
     name = asked.get("range") or (CUSTOM if asked.get("from") else USUAL)
     if name != CUSTOM:
         known = name if name in LASTING else USUAL
-        return _lasting(
-            known, now, zone, "" if known == name else f'range: is one of {", ".join(WORDS)}, not "{name}".'
-        )
+        error = "" if known == name else f'range: is one of {", ".join(WORDS)}, not "{name}".'
+        return lasting(known, now=now, zone=zone, error=error)
     try:
         if "T" in asked.get("from", ""):
             return _of_hours(_hour(asked.get("from", ""), "from"), _hour(asked.get("to", ""), "to"), zone)
@@ -104,7 +103,7 @@ def chosen(asked: QueryDict, *, now: datetime, zone: ZoneInfo) -> Chosen:
             raise ValueError(f"from: at most {MOST_DAYS} days are shown at once.")
         return Chosen(CUSTOM, *_days(first, last, zone), first, last, zone)
     except ValueError as error:
-        return _lasting(USUAL, now, zone, str(error))
+        return lasting(USUAL, now=now, zone=zone, error=str(error))
 
 
 def choices(found: Chosen, kept: dict[str, str]) -> list[tuple[str, str, bool]]:
@@ -112,7 +111,8 @@ def choices(found: Chosen, kept: dict[str, str]) -> list[tuple[str, str, bool]]:
     return [(f"?{urlencode(kept | {'range': name})}", WORDS[name], name == found.name) for name in LASTING]
 
 
-def _lasting(name: str, now: datetime, zone: ZoneInfo, error: str = "") -> Chosen:
+def lasting(name: str, *, now: datetime, zone: ZoneInfo, error: str = "") -> Chosen:
+    """The range of one of LASTING, up to the end of this hour or of today."""
     today = now.astimezone(zone).date()
     if name == "24h":
         ends_at = now.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)

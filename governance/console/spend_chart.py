@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from governance.console import display, spend_table
@@ -80,14 +80,6 @@ def draw(address: Address, groups: Lines) -> Chart:
         list(zip(labels, amounts, strict=True)),
         bars.unit,
     )
-
-
-def bar_at(address: Address, at: datetime) -> tuple[int, str, datetime]:
-    """The bar that a moment of the range is in: its place, its label, and when it begins, or the range if later."""
-    bars = _bars(address)
-    begins_of = bars.of(whole_hour(at) - HOUR if bars.unit == "hour" else at.astimezone(address.zone).date())
-    begin = begins_of if isinstance(begins_of, datetime) else datetime.combine(begins_of, time(), tzinfo=address.zone)
-    return bars.begins.index(begins_of), _label(address, bars, begins_of), max(begin, address.range.starts_at)
 
 
 def _bars(address: Address) -> _Bars:

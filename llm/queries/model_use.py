@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import reduce
 from operator import or_
 
@@ -55,8 +55,12 @@ def providers_of(model: Model) -> tuple[str, ...]:
 
 
 def used(rows: Iterable[Model], *, now: datetime) -> dict[int, list[Used]]:
-    """By the models' ids what was charged in the last USED_DAYS days, the dearest first; one query."""
-    period = TimeRange(now - timedelta(days=USED_DAYS))
+    """By the models' ids what was charged in the last USED_DAYS days of UTC, today's included, the dearest first.
+
+    One query; the same days as the console's pages show for as many.
+    """
+    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    period = TimeRange(today - timedelta(days=USED_DAYS - 1))
     by_name: dict[tuple[str, str], Used] = {}
     for row in spend.summary(group_by=["provider", "model"], period=period):
         found = Used(row["provider"], row["model"], row["calls"], row["cost_nanos"])

@@ -6,13 +6,28 @@ import re
 from itertools import pairwise
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import Visit
 
 pytestmark = pytest.mark.browser
 # It is asked every five seconds.
 SOON_MS = 15_000
+SPEND = """
+from django.utils import timezone
+from governance import ledger
+from tests import factories
+now = timezone.now()
+by = factories.caller(factories.Tenant.objects.get(slug="globex"), agent="support")
+ledger.record(factories.reporting("2.50", by=by, occurred_at=now), now=now)
+"""
+SUMS_OF_CHART = """() => {
+    const { datasets } = Chart.getChart(document.querySelector("#overview-trend canvas")).data;
+    const sum = (of) => datasets.flatMap(of).reduce((sum, each) => sum + Number(each), 0);
+    return `$${sum((each) => each.data).toFixed(2)} in ${sum((each) => each.calls)} calls`;
+}"""
+# A request is given up after ten.
+HANGS_MS = 30_000
 
 
 def test_the_overview_leads_on_lives_and_says_when_the_connection_is_lost(operator: Visit) -> None:
@@ -35,6 +50,17 @@ def test_the_overview_leads_on_lives_and_says_when_the_connection_is_lost(operat
     assert page.evaluate("window.trend === document.getElementById('overview-trend')")
     assert operator.problems == []
 
+    # One section says one figure: what is spent moves the chart, its legend, its sum and its table alike, and the
+    # keyboard stays where it was.
+    card = page.get_by_role("link", name="Spent today")
+    card.focus()
+    before = page.locator("#trend-spent").inner_text()
+    operator.site.manage("shell", "-c", SPEND)
+    expect(page.locator("#trend-spent")).not_to_have_text(before, timeout=SOON_MS)
+    expect(card).to_be_focused()
+    assert page.evaluate(SUMS_OF_CHART) == page.locator("#trend-spent").inner_text()
+    expect(page.locator(".sg-legend")).to_contain_text("globex")
+
     page.context.set_offline(True)
     expect(page.get_by_role("status").filter(has_text="Connection lost.")).to_be_visible(timeout=SOON_MS)
     page.context.set_offline(False)
@@ -50,6 +76,18 @@ def test_the_overview_leads_on_lives_and_says_when_the_connection_is_lost(operat
     page.get_by_role("link", name="Stopped", exact=True).click()
     expect(page.locator(".sg-states [aria-current]")).to_contain_text("Stopped")
     assert operator.problems == []
+
+
+def test_a_server_that_does_not_answer_is_a_lost_connection(operator: Visit) -> None:
+    page = operator.open("/admin/")
+    expect(page.locator("#overview-saved")).not_to_have_attribute("aria-busy", "true")
+    held: list[Route] = []
+    # Asked, and never answered.
+    page.route("**/admin/overview/?*", lambda route: held.append(route))
+    expect(page.get_by_text("Connection lost.")).to_be_visible(timeout=HANGS_MS)
+    page.unroute("**/admin/overview/?*")
+    expect(page.get_by_text("Connection lost.")).to_be_hidden(timeout=HANGS_MS)
+    assert held
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (360, "dark")])

@@ -89,6 +89,13 @@ def told(answer: HttpResponse, id: str) -> Any:
     return json.loads(found[1])
 
 
+def part_of(answer: HttpResponse, id: str) -> str:
+    """What is in an element that has an id: to the next of its own kind's end."""
+    found = re.search(rf'<(\w+) id="{id}"[^>]*>(.*?)</\1>', answer.content.decode(), re.DOTALL)
+    assert found
+    return " ".join(found[2].split())
+
+
 def live_of(page: HttpResponse) -> str:
     """Where a page asks for its figures."""
     found = re.search(r'id="overview-live"[^>]*hx-get="([^"]+)"', page.content.decode())
@@ -182,12 +189,8 @@ class TestLive:
         spent("0.50")
         answer = operator.get(live)
         assert cards(answer.content.decode())["Spent today"][0] == "$0.50"
-        assert told(answer, "overview-last") == {
-            "place": 6,
-            "label": "May 15",
-            "total": ["0.500000000", 1],
-            "groups": {"acme / invoices": ["0.500000000", 1]},
-        }
+        [series] = told(answer, "trend-data")["series"]
+        assert (series["name"], float(series["values"][6]), series["calls"][6]) == ("acme / invoices", 0.5, 1)
         assert b"overview-notices" not in answer.content
         assert operator.get(live_of(answer)).status_code == 204
 
@@ -199,23 +202,29 @@ class TestLive:
         assert "Tenant acme is stopped" in text(answer)
         assert operator.get(live_of(answer)).status_code == 204
 
-    @pytest.mark.parametrize(
-        ("query", "place", "label"),
-        [("range=24h", 23, "14:00"), ("range=custom&from=2026-01-12&to=2026-05-20", 17, "May 11")],
-    )
-    def test_the_last_bar_is_that_of_now(self, operator: Client, query: str, place: int, label: str) -> None:
+    @pytest.mark.parametrize("query", ["", "range=24h&group=agent", "range=custom&from=2026-01-12&to=2026-05-20"])
+    def test_the_whole_chart_comes_with_what_was_spent(self, operator: Client, query: str) -> None:
+        spent("0.25", at=NOW - timedelta(hours=3))
+        live = live_of(operator.get(f"/admin/?{query}"))
         spent("0.50")
-        spent("0.25", at=NOW - timedelta(days=1))
-        last = told(operator.get(f"/admin/overview/?{query}"), "overview-last")
-        page = told(operator.get(f"/admin/?{query}"), "trend-data")
-        assert (last["place"], last["label"]) == (place, label)
-        assert page["labels"][place] == label
-        assert [float(last["total"][0])] == [float(page["series"][0]["values"][place])]
+        spent("0.125", agent="support")
+        answer, page = operator.get(live), operator.get(f"/admin/?{query}")
+        for part in ("spent", "legend", "table"):
+            assert part_of(answer, f"trend-{part}") == part_of(page, f"trend-{part}") != ""
+        assert told(answer, "trend-data") == told(page, "trend-data")
+        assert "$0.875 in 3 calls" in text(answer).replace("$0.8750", "$0.875")
 
-    def test_a_range_that_is_over_has_no_bar_of_now(self, operator: Client) -> None:
-        assert (
-            told(operator.get("/admin/overview/?range=custom&from=2026-05-01&to=2026-05-02"), "overview-last") is None
-        )
+    def test_a_call_that_runs_is_told_without_the_chart(self, operator: Client) -> None:
+        live = live_of(operator.get("/admin/"))
+        ledger.reserve(factories.reserving("0.02"), now=NOW)
+        answer = operator.get(live)
+        assert "1 call runs now, $0.02 reserved" in part_of(answer, "trend-running")
+        assert b"trend-data" not in answer.content
+
+    def test_a_range_that_is_over_is_drawn_once(self, operator: Client) -> None:
+        live = live_of(operator.get("/admin/?range=custom&from=2026-05-01&to=2026-05-02"))
+        spent("0.50")
+        assert b"trend-data" not in operator.get(live).content
 
     def test_whoever_is_signed_out_is_led_back_to_where_they_were(self) -> None:
         asked = {"hx-request": "true", "hx-current-url": "https://governor.example/admin/?range=24h"}

@@ -1,46 +1,29 @@
-// The overview's figures are asked for every few seconds: when that may be, what its chart does with them, and what is
+// The overview's figures are asked for every few seconds: when that may be, where the keyboard stays meanwhile, and what is
 // said while nobody answers.
 
-// Not while somebody reads with the keyboard inside them, nor in a tab that nobody sees.
-window.overviewMayRefresh = () =>
-  !document.hidden && !["overview-live", "overview-happened"].some((id) => document.getElementById(id)?.contains(document.activeElement));
+// Not in a tab that nobody sees.
+window.overviewMayRefresh = () => !document.hidden;
 
 (() => {
   const isOurs = (event) => ["overview-live", "overview-happened"].includes(event.detail.elt?.id);
 
-  const redraw = () =>
-    htmx.ajax("GET", window.location.href, { source: "#overview-trend", target: "#overview-trend", select: "#overview-trend", swap: "outerHTML" });
+  // What has the keyboard's focus may be put in anew: the same link of the new part has it then, else the one in its place.
+  const PARTS = "#overview-notices, #overview-live, #overview-trend, #overview-happened, #overview-saved";
+  const SELECTABLE = "a[href], summary, [tabindex='0']";
+  let focused = null;
+  document.addEventListener("htmx:beforeSwap", () => {
+    const active = document.activeElement;
+    const part = active?.closest(PARTS);
+    focused = part && { part: part.id, href: active.getAttribute("href"), place: [...part.querySelectorAll(SELECTABLE)].indexOf(active) };
+  });
+  document.addEventListener("htmx:afterSettle", () => {
+    if (!focused || document.activeElement !== document.body) return;
+    const found = [...(document.getElementById(focused.part)?.querySelectorAll(SELECTABLE) ?? [])];
+    const same = focused.href && found.find((each) => each.getAttribute("href") === focused.href);
+    (same || found[Math.min(focused.place, found.length - 1)])?.focus({ preventScroll: true });
+  });
 
-  // The last bar: of each group that the chart shows what it is by now, and the rest for all others.
-  const renewBar = () => {
-    const told = document.getElementById("overview-last");
-    const canvas = document.querySelector("#overview-trend canvas");
-    const last = told && JSON.parse(told.textContent);
-    const chart = canvas && Chart.getChart(canvas);
-    if (!last || !chart) return;
-    // A new hour or day has begun.
-    if (chart.data.labels[last.place] !== last.label) return redraw();
-    let [rest, calls] = [Number(last.total[0]), last.total[1]];
-    const set = (series, dollars, number) => {
-      series.data[last.place] = dollars;
-      if (series.calls) series.calls[last.place] = number;
-    };
-    for (const series of chart.data.datasets) {
-      const found = last.groups[series.label];
-      if (!found) continue;
-      set(series, Number(found[0]), found[1]);
-      rest -= Number(found[0]);
-      calls -= found[1];
-    }
-    const others = chart.data.datasets.find((series) => series.tone === "--sg-rest");
-    // Somebody spends who is not in the chart yet.
-    if (!others && rest > 1e-9) return redraw();
-    if (others) set(others, Math.max(0, rest), calls);
-    chart.update();
-    if (Number(last.total[0])) canvas.parentElement.querySelector(".sg-over")?.setAttribute("hidden", "");
-  };
-  document.addEventListener("htmx:afterSettle", (event) => event.target.id === "overview-live" && renewBar());
-
+  let answeredAt = null;
   const lost = () => {
     const told = document.getElementById("overview-lost");
     if (!told) return;
@@ -48,7 +31,6 @@ window.overviewMayRefresh = () =>
     told.querySelector("[data-as-of]").textContent = asOf ? new Date(answeredAt ?? asOf).toLocaleTimeString("en-GB") : "";
     told.hidden = false;
   };
-  let answeredAt = null;
   for (const name of ["htmx:sendError", "htmx:timeout", "htmx:responseError"])
     document.addEventListener(name, (event) => isOurs(event) && lost());
   document.addEventListener("htmx:afterRequest", (event) => {

@@ -214,8 +214,9 @@ class TestPage:
         pays(deliver, "acme", 5000)
         spend("acme", "60")
         pays(deliver, "globex", 4500, currency="eur")
+        pays(deliver, "initech", 700, currency="jpy")
         page = staff.get("/admin/margin/?period=all").content.decode()
-        for words in ("-$10.00", "45.00 EUR", "not known", "and EUR, not converted", "-20%"):
+        for words in ("-$10.00", "45.00 EUR", "700 JPY", "not known", "and EUR, JPY, not converted", "-20%"):
             assert words in page
         assert page.index("acme") < page.index("globex")
 

@@ -41,8 +41,8 @@ def test_payments_are_told_by_their_tenant_in_their_currency_the_newest_first() 
     came("checkout.session.completed", mode="payment", payment_status="paid", amount_total=1_005, currency="usd")
     assert told() == [
         ("acme", "bought", "$10.05", False),
-        ("cus_2", "was refunded", "JPY 500", False),
-        ("acme", "could not pay", "EUR 20.00", True),
+        ("cus_2", "was refunded", "500 JPY", False),
+        ("acme", "could not pay", "20.00 EUR", True),
         ("acme", "paid", "$1,234.56", False),
     ]
     assert len(told(limit=2)) == 2

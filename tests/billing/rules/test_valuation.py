@@ -351,3 +351,18 @@ def test_a_share_of_what_usage_will_bill_is_no_budget_and_says_so() -> None:
     # What a price says in dollars counts, whatever its product says of a share.
     told = replace(price(llm_budget_usd="30", product={"llm_budget_percent": "40"}), metered=True)
     assert (nanos(told), valued(told).reasons) == (30 * DOLLAR, ())
+
+
+@pytest.mark.parametrize(
+    ("units", "currency", "words"),
+    [
+        (123456, "usd", "$1,234.56"),
+        (4500, "eur", "45.00 EUR"),
+        (700, "jpy", "700 JPY"),
+        (1234, "kwd", "1.234 KWD"),
+        (Decimal("46.6825476"), "eur", "0.47 EUR"),
+        (Decimal("100.034030663"), "jpy", "100 JPY"),
+    ],
+)
+def test_an_amount_has_as_many_decimals_as_its_currency(units: int | Decimal, currency: str, words: str) -> None:
+    assert valuation.amount_words(units, currency) == words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import timedelta
+from html import unescape
 from typing import Any
 
 import pytest
@@ -120,6 +121,19 @@ class TestList:
         assert self.names(operator.get(f"{LIST}?sort=spent")) == ["acme", "globex"]
         assert self.names(operator.get(f"{LIST}?q=logistics")) == ["acme"]
 
+    @pytest.mark.parametrize("table", ["tenant", "agent"])
+    def test_what_was_spent_this_month_leads_to_the_same_sum(self, operator: Client, acme: Tenant, table: str) -> None:
+        begin = NOON.replace(day=1, hour=0)
+        by = factories.caller(acme, agent="invoices")
+        # India's month began before the list's, which is one for all.
+        Tenant.objects.update(time_zone="Asia/Kolkata")
+        for cost, at in (("0.25", NOON), ("0.50", begin), ("4.00", begin - timedelta(minutes=1))):
+            ledger.record(factories.reporting(cost, by=by, occurred_at=at), now=NOON)
+        page = operator.get(f"/admin/governance/{table}/")
+        [link] = re.findall(r'<a href="(/admin/spend/[^"]*)">(?:<span[^>]*>)?\$1.11', page.content.decode())
+        led = operator.get(unescape(link))
+        assert re.search(r"Total[^$]*\$1\.11", text(led))
+
     @pytest.mark.parametrize("query", ["state=x", "sort=x", "p=x", "p=99"])
     def test_a_bad_address_is_the_list_all_the_same(self, operator: Client, acme: Tenant, query: str) -> None:
         assert self.names(operator.get(f"{LIST}?{query}", follow=True)) == ["acme"]
@@ -149,6 +163,15 @@ class TestList:
 
 
 class TestCustomer:
+    def test_its_refusals_lead_to_as_many_calls(self, operator: Client, acme: Tenant) -> None:
+        log = RefusalLog()
+        by, at = factories.caller(acme, agent="invoices"), NOON.replace(hour=12) - timedelta(hours=23, minutes=30)
+        log.note(NotedRefusal("r-2", by, "large", (), "over_budget", 402, at, sentence="No."))
+        log.flush()
+        [card] = [one for one in operator.get(page_of(acme)).context["page"]["cards"] if one.title == "Refused"]
+        assert card.value == "1"
+        assert len(operator.get(card.link).context["lines"]) == 1
+
     def test_it_is_read_first(self, operator: Client, acme: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
         billing(monkeypatch)
         answer = operator.get(page_of(acme))

@@ -30,7 +30,8 @@ def row(name: str) -> Model:
 def test_a_model_was_used_under_each_of_its_names_and_in_each_zone() -> None:
     spent("1", "mistral", "mistral-small-2603")
     spent("2", "mistral", "mistral-small-2603", days_ago=29)
-    spent("9", "mistral", "mistral-small-2603", days_ago=31)
+    # A page of 30 days begins at a midnight, and so does this.
+    spent("9", "mistral", "mistral-small-2603", days_ago=30)
     spent("0.50", "mistral-eu", "mistral-small-2603")
     spent("5", "mistral", "mistral-small-latest", days_ago=3)
     spent("7", "groq", "mistral-small-2603")
