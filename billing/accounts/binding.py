@@ -187,7 +187,7 @@ def bind(*, account: BillingAccount, tenant: Tenant | None, by: Actor, now: date
     It decides on what is claimed as well: what Stripe's objects say of these tenants counts no more.
     """
     with transaction.atomic():
-        account = locked(account.stripe_customer_id)
+        account = _as_read(account)
         other = _holders(tenant.slug, account).select_for_update(of=("self",)).first() if tenant else None
         if other is not None and not _is_over(other):
             raise BindingError(f"{tenant} is paid for by {other} already; unbind that one first.")
@@ -227,7 +227,7 @@ def accept(*, account: BillingAccount, by: Actor, now: datetime) -> None:
 def dismiss(*, account: BillingAccount, by: Actor, now: datetime) -> None:
     """An operator's no to what is claimed. Raises BindingError. Resync the account afterwards."""
     with transaction.atomic():
-        account = locked(account.stripe_customer_id)
+        account = _as_read(account)
         claimed = account.claimed_tenant
         if not claimed or (account.tenant is not None and not names_another(account)):
             raise BindingError(f"{account} claims no tenant that it does not pay for.")
@@ -295,6 +295,14 @@ def _gives_way(holder: BillingAccount, *, to: BillingAccount) -> bool:
     has_decided = holder.tenant is not None and holder.tenant.slug in holder.decided_claims
     has_less = holder.state == SUSPENDED or not (holder.has_begun or holder.state in LIVE)
     return to.state in LIVE and has_less and not has_decided
+
+
+def _as_read(account: BillingAccount) -> BillingAccount:
+    """The account, locked, on which a decision was taken as it stood. Raises BindingError where that is another now."""
+    found = locked(account.stripe_customer_id)
+    if (found.tenant_id, found.claimed_tenant) != (account.tenant_id, account.claimed_tenant):
+        raise BindingError(f"{account} pays for another, or names another, than a moment ago: look at it again.")
+    return found
 
 
 def _decide(account: BillingAccount, *slugs: str) -> None:

@@ -24,7 +24,8 @@ from billing.console import account_page, unbound_page
 from billing.models import BillingAccount, BillingPeriod, Plan, TopUp
 from billing.queries import plans, proposals
 from billing.stripe_api import client
-from governance.console import confirm
+from governance.audit import DoneBefore
+from governance.console import confirm, presses
 from governance.console.amounts import AmountField
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor
 from governance.models import Tenant
@@ -139,21 +140,46 @@ class BillingAccountAdmin(ConsoleAdmin):
         return ", ".join(account.reasons) or "-"
 
     @action(description="Bind to the tenant that is claimed", permissions=["operate"])
-    def accept_claim(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> None:
-        self._decide(request, queryset, binding.accept)
+    def accept_claim(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> HttpResponse | None:
+        return self._decide(request, queryset, "accept_claim", "Bind", unbound_page.acceptance, binding.accept)
 
     @action(description="Dismiss the claim to a tenant", permissions=["operate"])
-    def dismiss_claim(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> None:
-        self._decide(request, queryset, binding.dismiss)
+    def dismiss_claim(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> HttpResponse | None:
+        return self._decide(request, queryset, "dismiss_claim", "Refuse", unbound_page.refusal, binding.dismiss)
 
-    def _decide(self, request: HttpRequest, queryset: QuerySet[BillingAccount], act: Callable[..., None]) -> None:
-        for account in queryset:
+    def _decide(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[BillingAccount],
+        action: str,
+        verb: str,
+        words: Callable[[BillingAccount], str],
+        act: Callable[..., None],
+    ) -> HttpResponse | None:
+        """For each that is selected, once its page was read that says `words` of each."""
+        accounts = list(queryset)
+        if asked := confirm.page(
+            request,
+            model_admin=self,
+            title=f"{verb} {'1 customer' if len(accounts) == 1 else f'{len(accounts)} customers'}",
+            verb=verb,
+            explanation="\n".join(map(words, accounts)),
+            back=request.get_full_path(),
+            rows=accounts,
+            action=action,
+        ):
+            return asked
+        for account in accounts:
             try:
-                act(account=account, by=actor(request), now=timezone.now())
+                with presses.once(request, part=str(account.pk)):
+                    act(account=account, by=actor(request), now=timezone.now())
+            except DoneBefore:
+                self.message_user(request, f"{account}: {presses.DONE_ALREADY}")
             except binding.BindingError as error:
                 self.message_user(request, str(error), messages.ERROR)
             else:
                 self._sync(request, account)
+        return None
 
     @action(description="Read again from Stripe and apply", permissions=["operate"])
     def sync_now(self, request: HttpRequest, queryset: QuerySet[BillingAccount]) -> None:
@@ -167,46 +193,48 @@ class BillingAccountAdmin(ConsoleAdmin):
         (proposal,) = proposals.of([account])
         slug = request.GET.get("tenant", "").strip()[:200]
         chosen = Tenant.objects.filter(slug=slug).first() if slug and "\0" not in slug else None
-        tenant = chosen or proposal.tenant or account.tenant
+        tenant = chosen if slug else proposal.tenant or account.tenant
         if tenant is None:
-            self.message_user(request, f"{account} names nobody: choose whom it pays for.", messages.WARNING)
+            words = f"There is no customer {slug!r}" if slug else f"{account} names nobody: choose whom it pays for"
+            self.message_user(request, f"{words}.", messages.ERROR if slug else messages.WARNING)
             return redirect(self._page(account))
-        if request.method == "POST":
-            return self._decided(request, account, partial(binding.bind, tenant=tenant))
         title, explanation = f"{account} pays for {tenant}", unbound_page.consequence(account, tenant)
         back = reverse("admin:unbound")
-        return confirm.page(request, model_admin=self, title=title, verb="Bind", explanation=explanation, back=back)
+        if asked := confirm.page(
+            request, model_admin=self, title=title, verb="Bind", explanation=explanation, back=back
+        ):
+            return asked
+        return self._decided(request, account, partial(binding.bind, tenant=tenant))
 
     @action(description="Refuse what is claimed", url_path="dismiss", permissions=["operate"], icon="link_off")
     def dismiss_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         account = self.row(request, object_id)
-        if request.method == "POST":
-            return self._decided(request, account, binding.dismiss)
-        claimed = account.claimed_tenant or "nobody"
-        explanation = (
-            f"{account} names {claimed}, and is not bound to it. Whatever Stripe's objects say of {claimed} counts no "
-            "more for this customer; it can still be bound by hand."
-        )
-        back = reverse("admin:unbound")
-        return confirm.page(
-            request, model_admin=self, title="Refuse a claim", verb="Refuse", explanation=explanation, back=back
-        )
+        if asked := confirm.page(
+            request,
+            model_admin=self,
+            title="Refuse a claim",
+            verb="Refuse",
+            explanation=unbound_page.refusal(account),
+            back=reverse("admin:unbound"),
+        ):
+            return asked
+        return self._decided(request, account, binding.dismiss)
 
     @action(description="Read from Stripe", url_path="read", permissions=["operate"], icon="sync")
     def sync_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         account = self.row(request, object_id)
-        if request.method == "POST":
-            self._sync(request, account)
-            return redirect(self._page(account))
         explanation = "What Stripe says of its subscriptions and payments now is read, and its budget follows."
-        return confirm.page(
+        if asked := confirm.page(
             request,
             model_admin=self,
             title=f"Read {account} anew",
             verb="Read",
             explanation=explanation,
             back=self._page(account),
-        )
+        ):
+            return asked
+        self._sync(request, account)
+        return redirect(self._page(account))
 
     def _decided(self, request: HttpRequest, account: BillingAccount, act: Callable[..., None]) -> HttpResponse:
         try:

@@ -101,16 +101,16 @@ class StripeEventAdmin(LongTableAdmin):
     def replay_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         event = self.row(request, object_id)
         back = reverse("admin:billing_stripeevent_change", args=[event.pk])
-        if request.method == "POST":
-            self._replay(request, StripeEvent.objects.filter(pk=event.pk))
-            return redirect(back)
         explanation = (
             f"{event.type} of {event.customer_id or 'no customer'} is handled again, with all its tries. What it leads "
             "to is read from Stripe as it is now, so that nothing is done twice."
         )
-        return confirm.page(
+        if asked := confirm.page(
             request, model_admin=self, title="Replay an event", verb="Replay", explanation=explanation, back=back
-        )
+        ):
+            return asked
+        self._replay(request, StripeEvent.objects.filter(pk=event.pk))
+        return redirect(back)
 
     def _replay(self, request: HttpRequest, events: QuerySet[StripeEvent]) -> None:
         asked = events.count()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,7 +21,6 @@ from billing.queries import connection, health, proposals
 from billing.queries.connection import Stage, StepState
 from billing.queries.health import Lag, StripeHealth
 from billing.stripe_api import client
-from governance import audit
 from governance.console import display
 from governance.console.base import actor, may
 from governance.console.display import Card
@@ -183,11 +183,11 @@ def _set_up(request: HttpRequest, now: datetime, *, dry_run: bool) -> HttpRespon
     from django.contrib import admin
 
     url = endpoint.our_url()
-    done = endpoint.set_up(url=url, dry_run=dry_run)
-    if not dry_run and done.actions:
-        new = {"actions": done.actions}
-        audit.record(action="billing.set_up_endpoint", target=url[:200], by=actor(request), now=now, new=new)
-        endpoint.check(now=now)
+    done = endpoint.set_up(url=url, dry_run=dry_run, by=actor(request), now=now)
+    if not dry_run and done.actions and not done.failed:
+        # What was made stands, with its secret, whether or not Stripe answers once more.
+        with suppress(client.StripeError):
+            endpoint.check(now=now)
     around = {**admin.site.each_context(request), "title": "Set up the webhook endpoint"}
     shown = {"url": url, "done": done, "is_done": not dry_run, "act": DO_SET_UP, "back": reverse("admin:stripe-health")}
     return TemplateResponse(request, "console/stripe_setup.html", {**around, **shown})

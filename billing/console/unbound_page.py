@@ -116,6 +116,22 @@ def consequence(account: BillingAccount, tenant: Tenant) -> str:
     return said
 
 
+def acceptance(account: BillingAccount) -> str:
+    """What comes of an operator's word for what a customer claims, or for the tenant that it is bound to."""
+    slug = account.claimed_tenant
+    tenant = Tenant.objects.filter(slug=slug).first() if slug else account.tenant
+    return consequence(account, tenant) if tenant else f"{account} names {slug or 'nobody'}, and stays as it is."
+
+
+def refusal(account: BillingAccount) -> str:
+    """What comes of refusing what a customer claims."""
+    claimed = account.claimed_tenant or "nobody"
+    return (
+        f"{account} names {claimed}, and is not bound to it. Whatever Stripe's objects say of {claimed} counts no more "
+        "for this customer; it can still be bound by hand."
+    )
+
+
 PAGE = ConsolePage(
     title="Customers to bind",
     path="unbound/",

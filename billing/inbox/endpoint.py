@@ -7,6 +7,7 @@ old one is disabled on request.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,13 +19,16 @@ from billing.inbox import runs
 from billing.inbox.handlers import HOLDS_UP_INVOICES, asked_for
 from billing.models import StripeRun
 from billing.stripe_api import client
-from governance import alerts
+from governance import alerts, audit
+from governance.audit import Actor
+from governance.models import AuditEntry
 
 PATH = "/api/webhooks/stripe"
 NAME = "Spend Governor"
 # The version that the client is pinned to: what webhooks bring and what is fetched looks alike.
 API_VERSION = client.API_VERSION
 ALERT = "stripe_endpoint"
+SET_UP = "billing.set_up_endpoint"
 # Not worth an alert: what comes needlessly is kept and asks for nothing.
 HARMLESS = frozenset({"extra_events"})
 
@@ -46,15 +50,19 @@ class Finding:
 
 @dataclass(slots=True)
 class Setup:
-    """What was done (or would be, in a dry run), and the secrets that Stripe gave; it gives each once."""
+    """What was done (or would be, in a dry run), and the secrets that Stripe gave; it gives each once.
+
+    `failed`: what Stripe said where something afterwards failed, the last look among it. What was done is done.
+    """
 
     actions: list[str] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    failed: str = ""
 
     @property
     def is_wrong(self) -> bool:
-        return any(finding.code not in HARMLESS for finding in self.findings)
+        return bool(self.failed) or any(finding.code not in HARMLESS for finding in self.findings)
 
 
 def our_url() -> str:
@@ -114,19 +122,29 @@ def _unsent(one: Found) -> frozenset[str]:
     return frozenset() if "*" in events else asked_for() - events
 
 
-def set_up(*, url: str, dry_run: bool = False, meters: bool = False, retire: bool = False) -> Setup:
+def set_up(
+    *, url: str, dry_run: bool = False, meters: bool = False, retire: bool = False, by: Actor, now: datetime
+) -> Setup:
     """Make or mend our endpoint. A second run does nothing. Raises StripeUnavailable, StripeRefused, NotReachable.
 
+    They are raised where nothing was done; else what was done comes back with its secrets, and is in the audit trail.
     `meters`: also Stripe's meters of STRIPE_METERS, and the destination of their error reports, which come as thin
     events that an endpoint does not get. `retire`: disable our endpoints of other versions.
     """
     done = Setup()
-    _endpoint(checked_url(url), done, dry_run=dry_run, retire=retire)
-    if meters:
-        _destination(checked_url(url), done, dry_run=dry_run)
-        for event_name, unit in dict(settings.STRIPE_METERS).items():
-            _meter(event_name, str(unit), done, dry_run=dry_run)
-    done.findings = lint(endpoints(), url=url)
+    try:
+        _endpoint(checked_url(url), done, dry_run=dry_run, retire=retire)
+        if meters:
+            _destination(checked_url(url), done, dry_run=dry_run)
+            for event_name, unit in dict(settings.STRIPE_METERS).items():
+                _meter(event_name, str(unit), done, dry_run=dry_run)
+        done.findings = lint(endpoints(), url=url)
+    except client.StripeError as error:
+        if dry_run or not done.actions:
+            raise
+        done.failed = str(error)
+    if done.actions and not dry_run:
+        audit.record(action=SET_UP, target=url, by=by, now=now, new={"actions": done.actions})
     return done
 
 
@@ -160,6 +178,8 @@ def _at(endpoints: Sequence[Found], url: str) -> list[Found]:
 
 
 def _endpoint(url: str, done: Setup, *, dry_run: bool, retire: bool) -> None:
+    # By what is known before the look: who looks at the same moment asks Stripe for the same.
+    once = _once(url)
     ours = _at(endpoints(), url)
     right = [one for one in ours if one.get("api_version") == API_VERSION]
     # An enabled one first: nothing that works is left for one that does not.
@@ -167,7 +187,7 @@ def _endpoint(url: str, done: Setup, *, dry_run: bool, retire: bool) -> None:
     if right:
         _mend(right[0], done, dry_run=dry_run)
     else:
-        _create(url, done, dry_run=dry_run)
+        _create(url, done, once, dry_run=dry_run)
     for other in ours:
         if other not in right[:1] and other.get("status") == "enabled":
             _retire(other, done, dry_run=dry_run, wanted=retire and bool(right))
@@ -181,14 +201,15 @@ def _mend(one: Found, done: Setup, *, dry_run: bool) -> None:
         changes["disabled"] = False
     if not changes:
         return
-    done.actions.append(f"set {' and '.join(sorted(changes))} of {one['id']}")
     if not dry_run:
         client.ask(lambda api: api.v1.webhook_endpoints.update(str(one["id"]), changes))
+    done.actions.append(f"set {' and '.join(sorted(changes))} of {one['id']}")
 
 
-def _create(url: str, done: Setup, *, dry_run: bool) -> None:
-    done.actions.append(f"create an endpoint for {url} at {API_VERSION}")
+def _create(url: str, done: Setup, once: Any, *, dry_run: bool) -> None:
+    act = f"create an endpoint for {url} at {API_VERSION}"
     if dry_run:
+        done.actions.append(act)
         return
     wanted: Any = {
         "url": url,
@@ -196,8 +217,17 @@ def _create(url: str, done: Setup, *, dry_run: bool) -> None:
         "enabled_events": sorted(asked_for()),
         "description": NAME,
     }
-    made = client.ask(lambda api: api.v1.webhook_endpoints.create(wanted))
+    made = client.ask(lambda api: api.v1.webhook_endpoints.create(wanted, once))
     done.secrets[made.id] = str(made.secret or "")
+    done.actions.append(act)
+
+
+def _once(url: str) -> Any:
+    """Of several who find no endpoint at one moment each is given the same one, with its secret: until one that was
+    made is in the audit trail, they all ask under one key."""
+    last = AuditEntry.objects.filter(action=SET_UP).order_by("-pk").values_list("pk", flat=True).first() or 0
+    key = hashlib.sha256(f"{url}\n{API_VERSION}\n{sorted(asked_for())}\n{last}".encode()).hexdigest()
+    return {"idempotency_key": key}
 
 
 def _retire(one: Found, done: Setup, *, dry_run: bool, wanted: bool) -> None:
@@ -206,9 +236,9 @@ def _retire(one: Found, done: Setup, *, dry_run: bool, wanted: bool) -> None:
             f"leave {one['id']} enabled, until the new secret is in STRIPE_WEBHOOK_SECRET; then run this with --retire"
         )
         return
-    done.actions.append(f"disable {one['id']}")
     if not dry_run:
         client.ask(lambda api: api.v1.webhook_endpoints.update(str(one["id"]), {"disabled": True}))
+    done.actions.append(f"disable {one['id']}")
 
 
 def _destination(url: str, done: Setup, *, dry_run: bool) -> None:
@@ -223,8 +253,9 @@ def _destination(url: str, done: Setup, *, dry_run: bool) -> None:
         if one.get("event_payload") == "thin" and address.rstrip("/") == url:
             _mend_destination(one, done, dry_run=dry_run)
             return
-    done.actions.append(f"create an event destination for {', '.join(sorted(asked_for(thin=True)))}")
+    act = f"create an event destination for {', '.join(sorted(asked_for(thin=True)))}"
     if dry_run:
+        done.actions.append(act)
         return
     wanted: Any = {
         "name": NAME,
@@ -236,19 +267,20 @@ def _destination(url: str, done: Setup, *, dry_run: bool) -> None:
     }
     made = client.ask(lambda api: api.v2.core.event_destinations.create(wanted)).to_dict(for_json=True)
     done.secrets[made["id"]] = str((made.get("webhook_endpoint") or {}).get("signing_secret") or "")
+    done.actions.append(act)
 
 
 def _mend_destination(one: Found, done: Setup, *, dry_run: bool) -> None:
     id = str(one["id"])
     if frozenset(one.get("enabled_events") or ()) != asked_for(thin=True):
-        done.actions.append(f"set enabled_events of {id}")
         if not dry_run:
             events = sorted(asked_for(thin=True))
             client.ask(lambda api: api.v2.core.event_destinations.update(id, {"enabled_events": events}))
+        done.actions.append(f"set enabled_events of {id}")
     if one.get("status") != "enabled":
-        done.actions.append(f"enable {id}")
         if not dry_run:
             client.ask(lambda api: api.v2.core.event_destinations.enable(id))
+        done.actions.append(f"enable {id}")
 
 
 def _meter(event_name: str, unit: str, done: Setup, *, dry_run: bool) -> None:
@@ -258,8 +290,9 @@ def _meter(event_name: str, unit: str, done: Setup, *, dry_run: bool) -> None:
 
     if any(one.get("event_name") == event_name for one in client.ask(read)):
         return
-    done.actions.append(f"create the meter {event_name} of {unit}")
+    act = f"create the meter {event_name} of {unit}"
     if dry_run:
+        done.actions.append(act)
         return
     wanted: Any = {
         "display_name": f"Model usage ({unit})",
@@ -269,3 +302,4 @@ def _meter(event_name: str, unit: str, done: Setup, *, dry_run: bool) -> None:
         "value_settings": {"event_payload_key": "value"},
     }
     client.ask(lambda api: api.v1.billing.meters.create(wanted))
+    done.actions.append(act)

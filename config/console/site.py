@@ -24,7 +24,7 @@ class ConsoleSite(UnfoldAdminSite):
     index_title = "Overview"
 
     def admin_view(self, view: queries.View, cacheable: bool = False) -> Any:
-        return super().admin_view(queries.forgiving(view), cacheable)
+        return super().admin_view(queries.forgiving(presses.guarded(view)), cacheable)
 
     def extra_urls(self) -> list[URLPattern]:
         from config.console import first_run, second_factor_page, sign_in, story_page

@@ -59,7 +59,8 @@ class NotedRefusal:
     """A call that was refused, as it is noted: what follows from it is worked out when it is written.
 
     `sentence` is what is kept where no `decision` of the budgets refused it, `param` the field at fault. `fields` are
-    the caller's names for the fields of a call.
+    the caller's names for the fields of a call. `more_nanos`: of a hold that was to grow, by how much; what it holds
+    is counted where it is charged.
     """
 
     request_id: str
@@ -73,6 +74,7 @@ class NotedRefusal:
     param: str = ""
     decision: Decision | None = None
     fields: Mapping[str, str] = field(default_factory=lambda: refusals.FIELDS)
+    more_nanos: int | None = None
 
     @property
     def group(self) -> Group:
@@ -340,7 +342,7 @@ def _row(one: NotedRefusal) -> RefusedCall:
         key_id=caller.key_id,
         tools=one.tools,
         status=one.status,
-        wanted_nanos=wanted.cost_nanos if wanted else None,
+        wanted_nanos=(wanted.cost_nanos if one.more_nanos is None else one.more_nanos) if wanted else None,
         max_tokens=wanted.max_tokens if wanted else None,
         budgets=[
             asdict(blocker) | {"ends_at": blocker.ends_at.isoformat() if blocker.ends_at else None}

@@ -32,10 +32,13 @@ NO_REFUSALS = frozenset({401, 404, 405, 406, 409})
 
 
 class RefusingView(ControlView):
-    """`decision` is set where the budgets refused; `is_noted` where the gateway has noted it already."""
+    """`decision` is set where the budgets refused, `more_nanos` where they refused that a hold grows by so much;
+    `is_noted` where the gateway has noted it already.
+    """
 
     refuses = {"POST": (402, 429)}
     decision: Decision | None = None
+    more_nanos: int | None = None
     is_noted = False
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
@@ -76,6 +79,7 @@ class RefusingView(ControlView):
                 sentence=error["message"],
                 param=error["param"] or "",
                 decision=self.decision,
+                more_nanos=self.more_nanos,
             )
         )
 

@@ -315,7 +315,7 @@ class ReservationExtend(RefusingView, ReservationAct):
         try:
             _carry_out(self, extension)
         except ExtendRefused as error:
-            self.decision = error.decision
+            self.decision, self.more_nanos = error.decision, asked["more"]
             return refused(error.decision, request, model=held.model_requested, audience=self.by.audience)
         return self.shown(id)
 

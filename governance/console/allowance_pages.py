@@ -22,8 +22,8 @@ from unfold.widgets import (
 )
 
 from governance.actions import allowances
-from governance.audit import Actor, DoneBefore
-from governance.console import display, presses
+from governance.audit import Actor
+from governance.console import display
 from governance.console.amounts import AmountField
 from governance.console.base import actor
 from governance.models import Allowance, Budget
@@ -131,10 +131,7 @@ def page(request: HttpRequest, *, model_admin: Any, budget: Budget) -> HttpRespo
     back = reverse("admin:governance_budget_change", args=[budget.pk])
     if form.is_valid():
         try:
-            with presses.once(request):
-                made = form.grant(by=actor(request), now=now)
-        except DoneBefore:
-            return presses.again(request, back)
+            made = form.grant(by=actor(request), now=now)
         except FieldError as error:
             names = {"ends_at": "until"}
             field = names.get(error.field, error.field)

@@ -15,8 +15,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminSplitDateTimeWidg
 
 from governance import ports, staff
 from governance.actions import tenancy
-from governance.audit import DoneBefore
-from governance.console import presses, snippets
+from governance.console import snippets
 from governance.console.base import actor
 from governance.console.reasons import CONFIRM, ReasonForm
 from governance.models import Agent, ApiKey, Tenant
@@ -68,18 +67,15 @@ def issue(request: HttpRequest, *, model_admin: Any) -> HttpResponse:
         agent = fields["agent"]
         tenant = fields["tenant"] or (agent.tenant if agent else None)
         try:
-            with presses.once(request):
-                text, key = tenancy.issue_key(
-                    role=fields["role"],
-                    tenant=tenant,
-                    agent=agent,
-                    name=fields["name"],
-                    expires_at=fields["expires_at"],
-                    by=actor(request),
-                    now=timezone.now(),
-                )
-        except DoneBefore:
-            return _again(request, reverse("admin:governance_apikey_changelist"))
+            text, key = tenancy.issue_key(
+                role=fields["role"],
+                tenant=tenant,
+                agent=agent,
+                name=fields["name"],
+                expires_at=fields["expires_at"],
+                by=actor(request),
+                now=timezone.now(),
+            )
         except FieldError as error:
             form.add_error(error.field if error.field in form.fields else None, error.message)
         else:
@@ -125,10 +121,7 @@ def rotate(request: HttpRequest, *, model_admin: Any, key: ApiKey, in_use: str) 
     if confirmed and form.is_valid():
         try:
             reason = form.cleaned_data["reason"]
-            with presses.once(request):
-                text, fresh = tenancy.rotate_key(key=key, reason=reason, by=actor(request), now=timezone.now())
-        except DoneBefore:
-            return _again(request, back)
+            text, fresh = tenancy.rotate_key(key=key, reason=reason, by=actor(request), now=timezone.now())
         except FieldError as error:
             messages.error(request, error.message)
             return redirect(back)
@@ -164,8 +157,3 @@ def tried(request: HttpRequest, *, key: ApiKey) -> HttpResponse:
     return TemplateResponse(
         request, "console/key_tried.html", {"wrong": wrong, "found": found}, headers={"Cache-Control": "no-store"}
     )
-
-
-def _again(request: HttpRequest, back: str) -> HttpResponse:
-    messages.warning(request, "The new key was shown by the first press, once. Revoke it if nobody has it.")
-    return presses.again(request, back)

@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from functools import wraps
+from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 
 from governance.audit import DoneBefore, Press
+from governance.models import AuditEntry
 
 FIELD = "_press"
 DONE_ALREADY = "This was done already, by the first press of the button."
+# What else whoever pressed twice is told, by what the first press did.
+BESIDE = {"key.issue": "The new key was shown by the first press, once. Revoke it if nobody has it."}
+
+
+def guarded(view: Callable[..., Any]) -> Callable[..., Any]:
+    """A page whose acts are done once a press. Only within it has a request a press: nothing else meets DoneBefore."""
+
+    @wraps(view)
+    def answered(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        if request.method != "POST" or not request.POST.get(FIELD):
+            return view(request, *args, **kwargs)
+        # One for all that the request does.
+        request.press = Press(token=request.POST[FIELD])  # type: ignore[attr-defined]
+        try:
+            with once(request):
+                return view(request, *args, **kwargs)
+        except DoneBefore:
+            return _again(request, request.press)  # type: ignore[attr-defined]
+
+    return answered
 
 
 def press_of(request: HttpRequest) -> Press | None:
-    """The press that a request is, one for all that it does; None where it carries no token."""
-    if request.method != "POST" or not request.POST.get(FIELD):
-        return None
-    if not hasattr(request, "press"):
-        request.press = Press(token=request.POST[FIELD])  # type: ignore[attr-defined]
-    return cast(Press, request.press)  # type: ignore[attr-defined]
+    """The press that a request is; None where it carries no token."""
+    return getattr(request, "press", None)
 
 
 def token(request: HttpRequest) -> str:
@@ -43,7 +61,13 @@ def once(request: HttpRequest, *, part: str = "") -> Iterator[None]:
     yield
 
 
-def again(request: HttpRequest, back: str) -> HttpResponse:
-    """Where a second press leads: to the page that the first one did, with a word."""
+def _again(request: HttpRequest, press: Press) -> HttpResponse:
+    """Where a second press leads: to the page of what was acted on, or the list that it was added to, with a word."""
+    first = AuditEntry.objects.filter(once=press.once).values_list("action", flat=True).first()
+    if first in BESIDE:
+        messages.warning(request, BESIDE[first])
     messages.info(request, DONE_ALREADY)
-    return redirect(back)
+    match, above = request.resolver_match, request.path.rstrip("/").rpartition("/")[0]
+    if match is not None and "object_id" in match.kwargs:
+        return redirect(f"{above}/change/")
+    return redirect(f"{above}/" if request.path.endswith("/add/") else request.path)

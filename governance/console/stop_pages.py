@@ -14,8 +14,6 @@ from django.utils import timezone
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
 from governance.actions import stops
-from governance.audit import DoneBefore
-from governance.console import presses
 from governance.console.base import actor
 from governance.models import Agent, EmergencyStop, Tenant
 from governance.rules.errors import FieldError
@@ -58,10 +56,7 @@ def page(request: HttpRequest, *, model_admin: Any) -> HttpResponse:
     if form.is_valid():
         fields = form.cleaned_data
         try:
-            with presses.once(request):
-                made = stops.stop(**fields, by=actor(request), now=timezone.now())
-        except DoneBefore:
-            return presses.again(request, reverse("admin:index"))
+            made = stops.stop(**fields, by=actor(request), now=timezone.now())
         except FieldError as error:
             form.add_error(error.field or None, error.message)
         else:

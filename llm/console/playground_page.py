@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
@@ -20,10 +21,12 @@ from governance import ledger, ports
 from governance.api import decisions
 from governance.api.decisions import DecisionRequest
 from governance.console import display
-from governance.console.base import has_role, reader
+from governance.console.base import has_role, may, reader
 from governance.console.pages import ConsolePage
 from governance.ledger.results import LedgerError
-from governance.models import Tenant
+from governance.models import ApiKey, Budget, RateLimit, Tenant
+from governance.models.budgets import ScopeType
+from governance.models.tenancy import Role
 from governance.rules import money, price_sentence, refusals, remedies
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, Quote, WindowView
@@ -34,8 +37,10 @@ from llm.queries import prompts
 from llm.queries.prompts import PromptRefused
 
 LONGEST_PROMPT = 20_000
+# More keys than this are not offered by name.
+MOST_KEYS = 200
 # Fields of the form, and what the address may say of them.
-FIELDS = ("tenant", "agent", "user", "model", "input_tokens", "prompt", "max_tokens", "tools")
+FIELDS = ("tenant", "key", "agent", "user", "model", "input_tokens", "prompt", "max_tokens", "tools")
 WORDS = {"input_tokens": "Input tokens", "max_tokens": "Most output tokens", "tenant": "Customer"}
 TONES = {Action.ALLOW: "active", Action.HARD_STOP: "stopped", Action.IN_FLIGHT: "stopped"}
 VERDICTS = {
@@ -56,10 +61,19 @@ class AskedCall:
     allow_downgrade: bool
     errors: tuple[tuple[str, str], ...] = ()
     tenant: Tenant | None = None
+    key: ApiKey | None = None
 
     @property
     def is_complete(self) -> bool:
         return bool(self.typed["model"] and (self.typed["prompt"] or self.typed["input_tokens"]))
+
+
+class _NotFound(Exception):
+    """Whose call it is cannot be said; `field` is the one at fault."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +93,14 @@ class BudgetVerdict:
 
 def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
     by = reader(request)
-    asked = _asked(request, by.tenant)
+    asked = _asked(request, by.tenant, now)
     audience = Audience(is_tenants=by.tenant is not None)
     page: dict[str, Any] = {
         "typed": asked.typed,
         "allow_downgrade": asked.allow_downgrade,
         "is_bound": by.tenant is not None,
         "models": ports.model_names(),
+        "keys": _keys(by.tenant, now).order_by("-id")[:MOST_KEYS] if may(request, "governance.view_apikey") else [],
         "tenants": [] if by.tenant else Tenant.objects.order_by("slug").values_list("slug", flat=True)[:200],
         "longest_prompt": LONGEST_PROMPT,
         "errors": asked.errors,
@@ -99,10 +114,23 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
         return page | {"errors": [("Prompt", str(error))]}
     except (FieldError, LedgerError) as error:
         return page | {"errors": [("", str(error))]}
-    return page | {"answer": answer(decision, call, audience=audience, now=now)}
+    shown = answer(decision, call, audience=audience, now=now)
+    return page | {"answer": shown, "needs_key": asked.key is None and _has_limits_of_keys(asked.tenant)}
 
 
-def _asked(request: HttpRequest, bound_to: Tenant | None) -> AskedCall:
+def _keys(tenant: Tenant | None, now: datetime) -> QuerySet[ApiKey]:
+    """Those that models can be called with; a tenant's own."""
+    rows = ApiKey.objects.filter(role__in=(Role.TENANT, Role.AGENT), revoked_at=None).exclude(expires_at__lte=now)
+    return (rows.filter(tenant=tenant) if tenant else rows).select_related("tenant", "agent")
+
+
+def _has_limits_of_keys(tenant: Tenant) -> bool:
+    """Whether some limits cannot be asked without a key, which every real call has."""
+    of_keys = Q(scope_type=ScopeType.KEY, enabled=True) & (Q(tenant=tenant) | Q(tenant=None))
+    return Budget.objects.filter(of_keys).exists() or RateLimit.objects.filter(of_keys).exists()
+
+
+def _asked(request: HttpRequest, bound_to: Tenant | None, now: datetime) -> AskedCall:
     sent = request.POST if request.method == "POST" else request.GET
     typed = {name: sent.get(name, "").strip() for name in FIELDS}
     typed["max_tokens"] = typed["max_tokens"] if typed["max_tokens"] or "max_tokens" in sent else "512"
@@ -112,7 +140,8 @@ def _asked(request: HttpRequest, bound_to: Tenant | None) -> AskedCall:
         typed["tenant"] = bound_to.slug
     if not typed["model"]:
         return AskedCall(typed, allow_downgrade)
-    errors, tenant = [], bound_to
+    errors: list[tuple[str, str]] = []
+    tenant, key = bound_to, None
     if typed["prompt"] and typed["input_tokens"]:
         errors.append(("Prompt", "give either it or a number of input tokens, not both."))
     if len(typed["prompt"]) > LONGEST_PROMPT:
@@ -121,19 +150,36 @@ def _asked(request: HttpRequest, bound_to: Tenant | None) -> AskedCall:
         if request.method == "POST":
             errors.append(("Input tokens", "give them, or a prompt."))
         return AskedCall(typed, allow_downgrade, tuple(errors))
-    if tenant is None:
-        found = typed["tenant"]
-        tenant = Tenant.objects.filter(slug=found).first() if "\0" not in found else None
-        if tenant is None:
-            word = f'there is no customer "{found[:60]}".' if found else "name the one whose call it is."
-            errors.append(("Customer", word))
+    try:
+        tenant, key = _whose(typed, bound_to, now)
+    except _NotFound as error:
+        errors.append((error.field, str(error)))
     serializer = DecisionRequest(data=_body(typed, allow_downgrade))
     if not serializer.is_valid():
         errors += [
             (WORDS.get(name, str(name).replace("_", " ").capitalize()), _first(why))
             for name, why in serializer.errors.items()
         ]
-    return AskedCall(typed, allow_downgrade, tuple(errors), tenant)
+    return AskedCall(typed, allow_downgrade, tuple(errors), tenant, key)
+
+
+def _whose(typed: dict[str, str], bound_to: Tenant | None, now: datetime) -> tuple[Tenant, ApiKey | None]:
+    """Whose call it is, and by which key, which says the customer and the agent itself. Raises _NotFound."""
+    if "\0" in typed["tenant"] + typed["key"]:
+        raise _NotFound("Key" if "\0" in typed["key"] else "Customer", "is no name.")
+    if not typed["key"]:
+        tenant = bound_to or Tenant.objects.filter(slug=typed["tenant"]).first()
+        if tenant is None:
+            found = typed["tenant"]
+            word = f'there is no customer "{found[:60]}".' if found else "name the one whose call it is."
+            raise _NotFound("Customer", word)
+        return tenant, None
+    key = _keys(bound_to, now).filter(prefix=typed["key"]).first()
+    if key is None or key.tenant is None or typed["tenant"] not in ("", key.tenant.slug):
+        raise _NotFound("Key", "models are called with no key of this customer that begins so.")
+    typed["tenant"] = key.tenant.slug
+    typed["agent"] = key.agent.slug if key.agent else typed["agent"]
+    return key.tenant, key
 
 
 def _first(why: Any) -> str:
@@ -170,7 +216,14 @@ def _valid(asked: AskedCall) -> dict[str, Any]:
 
 def _caller(asked: AskedCall, tenant: Tenant) -> Caller:
     said = _valid(asked)
-    return Caller(tenant_id=tenant.pk, tenant=tenant.slug, agent=said.get("agent", ""), user=said.get("user", ""))
+    return Caller(
+        tenant_id=tenant.pk,
+        tenant=tenant.slug,
+        agent=said.get("agent", ""),
+        key_id=asked.key.pk if asked.key else None,
+        key_prefix=asked.key.scope_key if asked.key else "",
+        user=said.get("user", ""),
+    )
 
 
 def _call(asked: AskedCall, tenant: Tenant, audience: Audience) -> Call:

@@ -122,8 +122,8 @@ class ProviderEndpointAdmin(ConsoleAdmin):
     @action(description="Try all connections", url_path="try", permissions=["operate"], icon="network_check")
     def try_all(self, request: HttpRequest) -> HttpResponse:
         back = reverse("admin:llm_providerendpoint_changelist")
-        if request.method != "POST":
-            return self._ask(request, "Try all connections", back)
+        if asked := self._ask(request, "Try all connections", back):
+            return asked
         self._report(request, trial.try_out())
         return HttpResponseRedirect(back)
 
@@ -131,8 +131,8 @@ class ProviderEndpointAdmin(ConsoleAdmin):
     def try_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
         endpoint = self.row(request, object_id)
         back = reverse("admin:llm_providerendpoint_change", args=(object_id,))
-        if request.method != "POST":
-            return self._ask(request, f"Try the connection to {endpoint.name}", back)
+        if asked := self._ask(request, f"Try the connection to {endpoint.name}", back):
+            return asked
         tried = trial.try_out(only=endpoint.name)
         self._report(request, tried)
         if not tried:
@@ -146,15 +146,15 @@ class ProviderEndpointAdmin(ConsoleAdmin):
         if name not in {one.name for one in registry.ENVIRONMENTS}:
             raise Http404
         back = reverse("admin:llm_providerendpoint_changelist")
-        if request.method != "POST":
-            return self._ask(request, f"Try the connection to {name}", back)
+        if asked := self._ask(request, f"Try the connection to {name}", back):
+            return asked
         tried = trial.try_out(only=name)
         self._report(request, tried)
         if not tried:
             messages.warning(request, f"{name} has no key: set its variable, and start anew.")
         return HttpResponseRedirect(back)
 
-    def _ask(self, request: HttpRequest, title: str, back: str) -> HttpResponse:
+    def _ask(self, request: HttpRequest, title: str, back: str) -> HttpResponse | None:
         explanation = (
             "Models are listed with the key; none is called, which costs nothing. It takes 15 seconds at most."
         )

@@ -18,7 +18,9 @@ Rows = list[dict[str, Any]]
 
 
 class Account:
-    """`requests` are (method, path, parameters), oldest first. `fails` answers everything with that status."""
+    """`requests` are (method, path, parameters), oldest first. `fails` answers everything with that status;
+    `fails_after` all that comes after a POST to that path.
+    """
 
     def __init__(self, api: responses.RequestsMock) -> None:
         self.customers: dict[str, dict[str, Any]] = {}
@@ -31,6 +33,8 @@ class Account:
         self.event_destinations: Rows = []
         self.meters: Rows = []
         self.fails = 0
+        self.fails_after = ""
+        self._answered: dict[str, str] = {}
         self.page_size = 100
         self.requests: list[tuple[str, str, dict[str, Any]]] = []
         for method in ("GET", "POST"):
@@ -50,12 +54,21 @@ class Account:
         is_json = text.startswith("{")
         parameters = json.loads(text) if is_json else _flat(text or address.query)
         self.requests.append((request.method, address.path, parameters))
+        key = request.headers.get("Idempotency-Key")
+        if key in self._answered:
+            return 200, {}, self._answered[key]
         if self.fails:
             return self.fails, {}, json.dumps({"error": {"message": "no", "type": "api_error"}})
         found = self._found(request.method, address.path.strip("/").split("/"), parameters)
         if found is None:
             return 404, {}, json.dumps({"error": {"message": f"No such thing: {address.path}"}})
-        return 200, {}, json.dumps(found)
+        # As Stripe: what was answered under a key is answered again, and is not done again.
+        answer = json.dumps(found)
+        if key:
+            self._answered[key] = answer
+        if self.fails_after and address.path.startswith(self.fails_after) and request.method == "POST":
+            self.fails = 500
+        return 200, {}, answer
 
     def _found(self, method: str, path: list[str], parameters: dict[str, Any]) -> dict[str, Any] | None:
         match [method, *path]:

@@ -1,15 +1,18 @@
 """`manage.py stripe_setup`"""
 
+import getpass
 import json
 from dataclasses import asdict
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
 
 from billing.inbox import endpoint
 from billing.inbox.endpoint import Setup
 from billing.stripe_api import client
+from governance.audit import Actor
 from governance.management.terminal import TerminalCommand
 
 
@@ -39,13 +42,15 @@ class Command(TerminalCommand):
             raise CommandError("STRIPE_SECRET_KEY is not set.")
         try:
             url = endpoint.checked_url(url) if url else endpoint.our_url()
-            done = endpoint.set_up(url=url, dry_run=dry_run, meters=meters, retire=retire)
+            by = Actor(f"command line ({getpass.getuser()})")
+            done = endpoint.set_up(url=url, dry_run=dry_run, meters=meters, retire=retire, by=by, now=timezone.now())
         except endpoint.NotReachable as error:
             raise CommandError(f"--url: {error}") from error
         except client.StripeError as error:
             raise CommandError(f"Stripe did not do it: {error}") from error
         if options["json"]:
             printed = {"url": url, "actions": done.actions, "secrets": done.secrets, "dry_run": dry_run}
+            printed |= {"failed": done.failed} if done.failed else {}
             self.stdout.write(json.dumps(printed | {"findings": [asdict(one) for one in done.findings]}))
         else:
             self._say(done, url, meters=meters, dry_run=dry_run)
@@ -59,6 +64,8 @@ class Command(TerminalCommand):
             self.stdout.write(finding.message)
         for id, secret in done.secrets.items():
             self.stdout.write(f"The secret of {id}, shown only now; add it to STRIPE_WEBHOOK_SECRET: {secret}")
+        if done.failed:
+            self.stdout.write(f"Stripe did not do all of it: {done.failed}. Run this again.")
         if meters and not settings.STRIPE_METERS:
             self.stdout.write("STRIPE_METERS names no meter, so none was made.")
         if not done.actions and not done.findings:

@@ -130,6 +130,16 @@ class TestConsole:
         assert AuditEntry.objects.get(action="billing.set_up_endpoint").actor == "bea"
         assert "whsec_made" not in str(AuditEntry.objects.values_list("new", flat=True))
 
+    def test_its_secret_is_shown_also_where_stripe_says_no_more(self, client: Client, settings: Any) -> None:
+        settings.STRIPE_SECRET_KEY, settings.APP_URL = "sk_test_1", "https://governor.example.com"
+        client.force_login(factories.person("bea", "billing"))
+        with stripe_api.answering() as account:
+            account.fails_after = "/v1/webhook_endpoints"
+            made = client.post("/admin/stripe/", {"act": "do_set_up"}).content.decode()
+        assert "whsec_made" in made
+        assert "Stripe did not do all of it" in made
+        assert AuditEntry.objects.get(action="billing.set_up_endpoint").actor == "bea"
+
     def test_stripe_is_asked_by_those_alone_who_may(self, client: Client, settings: Any) -> None:
         for role in ("viewer", "operator"):
             client.force_login(factories.person(role, role))

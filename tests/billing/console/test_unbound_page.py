@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 from pytest_django import DjangoAssertNumQueries
 
+from billing.accounts import binding
 from billing.console import account_page
 from billing.models import BillingAccount
+from governance.audit import Actor
 from governance.models import AuditEntry, Tenant
-from tests import factories
+from tests import confirmed, factories
 from tests.billing.conftest import Deliver, window_of
-from tests.billing.events import invoice_paid, subscription_created
+from tests.billing.events import START, invoice_paid, subscription_created
 
 pytestmark = pytest.mark.django_db
 PAGE = "/admin/unbound/"
@@ -51,7 +55,7 @@ def test_one_whose_tenant_has_budgets_is_bound_by_a_word(staff: Client, tenant: 
     asked = staff.get(row.accept_link).content.decode()
     assert "acme can spend $50.00" in asked
     assert "$12.00 per" in asked
-    answer = staff.post(row.accept_link, follow=True).content.decode()
+    answer = confirmed.press(staff, row.accept_link).content.decode()
     assert "cus_acme pays for acme." in answer
     assert window_of().limit_nanos == factories.nanos("50")
     assert proposed(staff) == {}
@@ -65,7 +69,7 @@ def test_a_claim_is_refused_and_waits_no_more_for_that(staff: Client, tenant: Te
     factories.budget("12", tenant=tenant, scope_type="tenant", scope_key="acme")
     account = pays(deliver, "cus_acme", names="acme")
     assert "is not bound to it" in staff.get(act(account, "dismiss")).content.decode()
-    staff.post(act(account, "dismiss"))
+    confirmed.press(staff, act(account, "dismiss"))
     account.refresh_from_db()
     assert (account.tenant, account.decided_claims) == (None, ["acme"])
     row = proposed(staff)["cus_acme"]
@@ -83,7 +87,7 @@ def test_one_that_names_nobody_is_proposed_for_whom_it_is_like(staff: Client, te
     assert rows["cus_3"].accept_link == ""
     page = staff.get(PAGE).content.decode()
     assert "&lt;b&gt;" in page
-    staff.post(rows["cus_1"].accept_link)
+    confirmed.press(staff, rows["cus_1"].accept_link)
     assert BillingAccount.objects.get(stripe_customer_id="cus_1").tenant == Tenant.objects.get(slug="globex")
     nobody = BillingAccount.objects.get(stripe_customer_id="cus_3")
     assert "choose whom it pays for" in staff.get(act(nobody, "accept"), follow=True).content.decode()
@@ -97,7 +101,7 @@ def test_what_is_unknown_or_taken_says_what_to_do(staff: Client, tenant: Tenant,
     assert set(rows) == {"cus_second", "cus_new"}
     assert rows["cus_second"].sentence == "Stripe names acme, which cus_acme pays for already."
     assert (rows["cus_second"].accept_link, rows["cus_new"].create_link) == ("", "")
-    assert "cus_acme already; unbind" in staff.post(act(taken, "accept"), follow=True).content.decode()
+    assert "cus_acme already; unbind" in confirmed.press(staff, act(taken, "accept")).content.decode()
     staff.force_login(factories.person("olga", "owner"))
     assert proposed(staff)["cus_new"].create_link.endswith("slug=initech")
 
@@ -134,3 +138,67 @@ def test_as_many_queries_however_many_wait(
 )
 def test_reasons_are_sentences(code: str, words: str) -> None:
     assert account_page.sentence(code) == words
+
+
+class TestWhatAPageNamed:
+    """Nothing else is done than what whoever pressed its button had read."""
+
+    @pytest.fixture
+    def account(self, tenant: Tenant) -> BillingAccount:
+        factories.tenant("globex")
+        return BillingAccount.objects.create(stripe_customer_id="cus_1", claimed_tenant="acme")
+
+    def change(self, account: BillingAccount, **fields: Any) -> None:
+        BillingAccount.objects.filter(pk=account.pk).update(**fields)
+
+    @pytest.mark.parametrize("name", ["accept", "dismiss"])
+    def test_is_asked_for_anew_where_the_payer_names_another_since(
+        self, staff: Client, account: BillingAccount, name: str
+    ) -> None:
+        form = confirmed.read(staff, act(account, name))
+        self.change(account, claimed_tenant="globex")
+        answer = staff.post(act(account, name), form).content.decode()
+        assert "has changed since you opened it" in answer
+        assert "globex" in answer
+        account.refresh_from_db()
+        assert (account.tenant, account.decided_claims) == (None, [])
+
+    @pytest.mark.parametrize("action", ["accept_claim", "dismiss_claim"])
+    def test_also_of_several(self, staff: Client, account: BillingAccount, action: str) -> None:
+        path = reverse("admin:billing_billingaccount_changelist")
+        chosen = {"action": action, "_selected_action": [account.pk]}
+        form = confirmed.read(staff, path, chosen)
+        self.change(account, claimed_tenant="globex")
+        assert "has changed since you opened it" in staff.post(path, form).content.decode()
+        confirmed.press(staff, path, chosen)
+        account.refresh_from_db()
+        assert account.decided_claims == ["globex"]
+        assert (account.tenant is not None) == (action == "accept_claim")
+
+    def test_does_not_undo_what_another_has_bound(self, staff: Client, account: BillingAccount) -> None:
+        path = f"{act(account, 'accept')}?tenant=globex"
+        form = confirmed.read(staff, path)
+        confirmed.press(staff, act(account, "accept"))
+        assert "acme has nothing of it any more" in staff.post(path, form).content.decode()
+        account.refresh_from_db()
+        assert str(account.tenant) == "acme"
+
+    def test_nor_at_the_same_moment(self, account: BillingAccount) -> None:
+        read = BillingAccount.objects.get()
+        self.change(account, tenant=Tenant.objects.get(slug="globex"))
+        for decide in (partial(binding.bind, tenant=Tenant.objects.get(slug="acme")), binding.dismiss):
+            with pytest.raises(binding.BindingError, match="than a moment ago"):
+                decide(account=read, by=Actor("ann"), now=START)
+
+    def test_is_an_error_where_nobody_has_that_name(self, staff: Client, account: BillingAccount) -> None:
+        path = f"{act(account, 'accept')}?tenant=nosuch"
+        for answer in (staff.get(path, follow=True), staff.post(path, follow=True)):
+            assert "There is no customer" in answer.content.decode()
+        account.refresh_from_db()
+        assert account.tenant is None
+
+    def test_a_post_that_says_nothing_is_asked(self, staff: Client, account: BillingAccount) -> None:
+        for name in ("accept", "dismiss", "read"):
+            assert staff.post(act(account, name)).status_code == 200
+        account.refresh_from_db()
+        assert (account.tenant, account.decided_claims) == (None, [])

@@ -17,6 +17,7 @@ from billing.accounts import sync
 from billing.inbox import catch_up, endpoint, envelope, handlers, runs, store
 from billing.models import BillingAccount, CatalogEntry, Invoice, StripeEvent, StripeRun, Subscription
 from billing.stripe_api import client
+from governance.audit import Actor
 from governance.models import Alert, AuditEntry, Budget, BudgetEvent, BudgetWindow, Tenant
 from tests import factories
 from tests.billing.conftest import window_of
@@ -214,7 +215,7 @@ class TestByThemselves:
     ) -> None:
         """A version that asks for more types is installed, and stripe_setup has not been run since."""
         left_out = set() if sent else {"customer.created", "price.created"}
-        endpoint.set_up(url="https://governor.example.com/api/webhooks/stripe")
+        endpoint.set_up(url="https://governor.example.com/api/webhooks/stripe", by=Actor("ann"), now=START)
         stripe.webhook_endpoints[0]["enabled_events"] = sorted(handlers.asked_for() - left_out)
         catch_up.run_due(now=NOW)
         later = NOW + 2 * HOUR
@@ -231,10 +232,10 @@ class TestByThemselves:
         self, stripe: stripe_api.Account, alerts: int
     ) -> None:
         url = "https://governor.example.com/api/webhooks/stripe"
-        endpoint.set_up(url=url)
+        endpoint.set_up(url=url, by=Actor("ann"), now=START)
         stripe.webhook_endpoints[0]["enabled_events"] = sorted(handlers.asked_for() - {"customer.created"})
         catch_up.run_due(now=NOW)
-        endpoint.set_up(url=url)
+        endpoint.set_up(url=url, by=Actor("ann"), now=START)
         if alerts:
             # Seen to be right before the event was made: then it was lost on the way.
             catch_up.run_due(now=NOW + HOUR)
@@ -253,7 +254,7 @@ class TestByThemselves:
         def refused() -> Any:
             raise client.StripeUnavailable("this key may not read webhook endpoints", status=403)
 
-        endpoint.set_up(url="https://elsewhere.example.com/api/webhooks/stripe")
+        endpoint.set_up(url="https://elsewhere.example.com/api/webhooks/stripe", by=Actor("ann"), now=START)
         if why == "refused":
             monkeypatch.setattr(endpoint, "endpoints", refused)
         elif why == "local":

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from billing.inbox import endpoint, handlers
-from governance.models import Alert
+from billing.stripe_api import client
+from governance.audit import Actor
+from governance.models import Alert, AuditEntry
 from tests.billing.events import START
 from tests.fakes import stripe_api
 
+pytestmark = pytest.mark.django_db
 URL = "https://governor.example.com/api/webhooks/stripe"
 
 
@@ -32,6 +35,10 @@ def ours(**changes: Any) -> dict[str, Any]:
         "enabled_events": sorted(handlers.asked_for()),
         **changes,
     }
+
+
+def set_up(**wanted: Any) -> endpoint.Setup:
+    return endpoint.set_up(url=URL, by=Actor("ann"), now=START, **wanted)
 
 
 def codes(*endpoints: dict[str, Any]) -> list[str]:
@@ -74,7 +81,7 @@ def test_none_and_too_many_are_found() -> None:
 
 
 def test_a_new_endpoint_has_exactly_our_events_at_the_pinned_version(stripe: stripe_api.Account) -> None:
-    done = endpoint.set_up(url=URL)
+    done = set_up()
     [made] = stripe.webhook_endpoints
     assert (made["url"], made["api_version"]) == (URL, "2026-10-28.endive")
     assert set(made["enabled_events"]) == handlers.asked_for()
@@ -83,15 +90,63 @@ def test_a_new_endpoint_has_exactly_our_events_at_the_pinned_version(stripe: str
 
 
 def test_a_second_run_does_nothing_and_tells_no_secret(stripe: stripe_api.Account) -> None:
-    endpoint.set_up(url=URL)
+    set_up()
     stripe.requests.clear()
-    done = endpoint.set_up(url=URL)
+    done = set_up()
     assert (done.actions, done.secrets, stripe.calls()) == ([], {}, [])
+
+
+@pytest.mark.parametrize("meters", [False, True])
+def test_a_secret_is_told_and_the_act_kept_whatever_fails_afterwards(
+    stripe: stripe_api.Account, settings: Any, meters: bool
+) -> None:
+    """Stripe gives it once, and the events that it sends from then on are signed with it."""
+    settings.STRIPE_METERS = {"llm_cost": "microdollars"}
+    stripe.fails_after = "/v1/webhook_endpoints"
+    done = set_up(meters=meters)
+    assert done.secrets == {"we_1": "whsec_made"}
+    assert (done.failed != "", done.is_wrong) == (True, True)
+    kept = AuditEntry.objects.get(action="billing.set_up_endpoint")
+    assert kept.new == {"actions": [f"create an endpoint for {URL} at {endpoint.API_VERSION}"]}
+
+
+def test_what_failed_before_anything_was_done_is_an_error_and_no_act(stripe: stripe_api.Account) -> None:
+    stripe.fails = 500
+    with pytest.raises(client.StripeError):
+        set_up()
+    assert not AuditEntry.objects.exists()
+
+
+def test_two_who_set_it_up_at_one_moment_are_given_the_same_one(
+    stripe: stripe_api.Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([[], []])
+    real = endpoint.endpoints
+    others: list[endpoint.Setup] = []
+
+    def look() -> list[Any]:
+        found = next(looks, None)
+        if found is None:
+            return list(real())
+        if not others:
+            # The first has looked; now the second does all of it.
+            others.append(endpoint.Setup())
+            others.append(set_up())
+        return list(found)
+
+    monkeypatch.setattr(endpoint, "endpoints", look)
+    assert set_up().secrets == others[1].secrets == {"we_1": "whsec_made"}
+    assert len(stripe.webhook_endpoints) == 1
+    # One that was deleted at Stripe since is made anew, not remembered.
+    stripe.webhook_endpoints.clear()
+    monkeypatch.setattr(endpoint, "endpoints", real)
+    assert set_up().findings == []
+    assert len(stripe.webhook_endpoints) == 1
 
 
 def test_a_dry_run_writes_nothing(stripe: stripe_api.Account, settings: Any) -> None:
     settings.STRIPE_METERS = {"llm_cost": "microdollars"}
-    done = endpoint.set_up(url=URL, dry_run=True, meters=True)
+    done = set_up(dry_run=True, meters=True)
     assert len(done.actions) == 3
     assert stripe.calls() == []
     assert [finding.code for finding in done.findings] == ["missing"]
@@ -99,7 +154,7 @@ def test_a_dry_run_writes_nothing(stripe: stripe_api.Account, settings: Any) -> 
 
 def test_events_and_status_are_mended(stripe: stripe_api.Account) -> None:
     stripe.webhook_endpoints = [ours(status="disabled", enabled_events=["invoice.created"])]
-    done = endpoint.set_up(url=URL)
+    done = set_up()
     assert (done.findings, done.secrets) == ([], {})
     assert stripe.calls() == ["/v1/webhook_endpoints/we_1"]
 
@@ -107,18 +162,18 @@ def test_events_and_status_are_mended(stripe: stripe_api.Account) -> None:
 def test_an_endpoint_of_another_version_is_replaced_and_then_disabled_on_request(stripe: stripe_api.Account) -> None:
     stripe.webhook_endpoints = [ours(id="we_old", api_version="2024-06-20")]
     # Until the new secret is in place nothing may be lost, so the old one stays, even where its end is asked for.
-    done = endpoint.set_up(url=URL, retire=True)
+    done = set_up(retire=True)
     assert list(done.secrets.values()) == ["whsec_made"]
     assert [one["status"] for one in stripe.webhook_endpoints] == ["enabled", "enabled"]
     assert {finding.code for finding in done.findings} == {"other_version", "several"}
-    done = endpoint.set_up(url=URL, retire=True)
+    done = set_up(retire=True)
     assert [one["status"] for one in stripe.webhook_endpoints] == ["disabled", "enabled"]
-    assert (done.findings, endpoint.set_up(url=URL).actions) == ([], [])
+    assert (done.findings, set_up().actions) == ([], [])
 
 
 def test_meters_and_the_destination_of_their_errors_are_made_once(stripe: stripe_api.Account, settings: Any) -> None:
     settings.STRIPE_METERS = {"llm_cost": "microdollars", "llm_tokens": "tokens"}
-    done = endpoint.set_up(url=URL, meters=True)
+    done = set_up(meters=True)
     assert [one["event_name"] for one in stripe.meters] == ["llm_cost", "llm_tokens"]
     [destination] = stripe.event_destinations
     assert (destination["event_payload"], destination["enabled_events"]) == (
@@ -127,7 +182,7 @@ def test_meters_and_the_destination_of_their_errors_are_made_once(stripe: stripe
     )
     assert done.secrets == {"we_1": "whsec_made", "ed_1": "whsec_thin"}
     stripe.requests.clear()
-    assert endpoint.set_up(url=URL, meters=True).actions == []
+    assert set_up(meters=True).actions == []
     assert stripe.calls() == []
 
 

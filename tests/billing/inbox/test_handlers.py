@@ -13,6 +13,7 @@ from stripe.params import _webhook_endpoint_create_params
 
 from billing.inbox import catch_up, endpoint, envelope, handlers, store
 from billing.models import BillingAccount, StripeEvent
+from governance.audit import Actor
 from governance.models import Alert, Tenant
 from tests.billing.conftest import Deliver
 from tests.billing.events import DAY, START, event, invoice, invoice_paid
@@ -59,7 +60,7 @@ def test_a_row_is_all_that_a_new_type_needs(
     row = handlers.EventType(lambda event, readings, now: seen.append(event.event_id))
     monkeypatch.setitem(handlers.EVENT_TYPES, "payout.paid", row)
     stripe.events = [event("payout.paid", {"id": "po_1", "object": "payout"}, id="evt_new")]
-    endpoint.set_up(url="https://governor.example.com/api/webhooks/stripe")
+    endpoint.set_up(url="https://governor.example.com/api/webhooks/stripe", by=Actor("ann"), now=START)
     assert "payout.paid" in stripe.webhook_endpoints[0]["enabled_events"]
     assert catch_up.backfill(since=START - DAY, now=START + DAY).event_ids == ["evt_new"]
     assert store.sweep(now=START + DAY) == 1

@@ -15,6 +15,9 @@ from django.utils import timezone
 from governance.actions import refusal_log
 from governance.actions.refusal_log import RefusalLog
 from governance.models import RefusedCall
+from governance.queries import replays, savings
+from governance.queries.spend import EVERYTHING, TimeRange
+from governance.rules import policy
 from tests import factories
 from tests.governance.api.conftest import Api
 
@@ -115,6 +118,23 @@ def test_a_hold_that_may_not_grow_is_one_and_what_is_resolved_or_replayed_none(a
     assert agent.post(f"/api/reservations/{held}/extend", {"ttl_s": 5}).status_code == 409
     log.flush()
     assert RefusedCall.objects.count() in (2, 3)
+
+
+def test_of_a_hold_that_may_not_grow_what_it_held_is_not_counted_again(agent: Api, log: RefusalLog) -> None:
+    """Of $1 there were $0.90 held and charged; three times $0.20 more were asked for. All of that is $1.50."""
+    budget = factories.budget("1")
+    held = agent.post("/api/reservations", ASK | {"estimated_cost": "0.90"}).json()["id"]
+    for _ in range(3):
+        assert agent.post(f"/api/reservations/{held}/extend", {"more": "0.20"}).status_code == 402
+    assert agent.post(f"/api/reservations/{held}/settle", {"cost": "0.90"}).status_code == 200
+    log.flush()
+    now = timezone.now()
+    period = TimeRange(now - timedelta(hours=1), now + timedelta(hours=1))
+    saved = savings.of_period(reader=EVERYTHING, period=period, now=now)
+    assert (saved.prevented_nanos, saved.prevented) == (factories.nanos("0.60"), 3)
+    typed = policy.of(policy.columns_of(budget))
+    shown = replays.preview(budget, typed=typed, limit_nanos=factories.nanos("10"), now=now)
+    assert (shown.now.spent_nanos, shown.then.spent_nanos) == (factories.nanos("0.90"), factories.nanos("1.50"))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 import time_machine
 from django.test import Client
+from django.utils import timezone
 
 from governance import ledger
+from governance.actions import tenancy
+from governance.audit import Actor
 from governance.models import Budget, BudgetWindow, RefusedCall, Reservation
 from llm.catalogue import snapshot
 from tests import factories
@@ -139,6 +142,42 @@ def test_mistakes_are_named_beside_what_was_typed(viewer: Client, fields: dict[s
     assert error in html.unescape(shown)
     assert "<script>x" not in shown
     assert "answer" not in page.context
+
+
+def test_a_budget_of_keys_is_asked_with_the_key_and_without_one_it_is_said_that_it_was_not(viewer: Client) -> None:
+    """Every call has one, so of a call without a key it is not said that nothing governs it."""
+    _, key = factories.key()
+    page = viewer.post(PAGE, LARGE).content.decode()
+    assert "No budget governs such a call: only its price" in page
+    assert f'value="{key.prefix}"' in page
+    budget = factories.budget("0.000001", scope_type="key", scope_key="*", tenant=key.tenant)
+    page = viewer.post(PAGE, LARGE).content.decode()
+    assert "No budget governs such a call" not in page
+    assert "There are limits of keys, which were not asked" in page
+    # The tenant and the agent are the key's.
+    answer = asked(viewer, **(LARGE | {"tenant": "", "key": key.prefix}))
+    assert (answer["refusal"].status, answer["verdict"]) == (402, "It would be refused")
+    assert [one.name for one in answer["budgets"]] == [f"key:{key.prefix} per day"]
+    now = timezone.now()
+    caller = factories.caller(key.tenant, agent="invoices", key_id=key.pk, key_prefix=key.scope_key)
+    decided = ledger.dry_run(caller, factories.call("0.002"), now=now)
+    assert (decided.allowed, decided.views[0].budget_id) == (False, budget.pk)
+    # One that was rotated goes on in the same windows.
+    _, fresh = tenancy.rotate_key(key=key, by=Actor("ann"), now=now)
+    assert asked(viewer, **(LARGE | {"key": fresh.prefix}))["budgets"][0].name == f"key:{key.prefix} per day"
+
+
+def test_a_key_that_calls_nothing_or_is_another_customers_is_an_error(viewer: Client) -> None:
+    _, operators = factories.key(role="operator")
+    _, others = factories.key(of=factories.tenant("globex"))
+    for prefix in (operators.prefix, others.prefix, "sg_nothing", "\0"):
+        page = viewer.post(PAGE, LARGE | {"key": prefix})
+        assert [name for name, _ in page.context["errors"]] == ["Key"]
+    client = Client()
+    client.force_login(factories.person("tess", "tenant staff", of=factories.tenant()))
+    page = client.post(PAGE, LARGE | {"tenant": "", "key": others.prefix})
+    assert [name for name, _ in page.context["errors"]] == ["Key"]
+    assert others.prefix not in [key.prefix for key in page.context["keys"]]
 
 
 def test_a_tenants_staff_asks_for_its_own_and_is_told_no_wider_amounts() -> None:

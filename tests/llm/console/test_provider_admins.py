@@ -13,7 +13,7 @@ from django.test import Client
 from governance.models import AuditEntry
 from llm.models import ProviderEndpoint
 from llm.providers import endpoints
-from tests import factories
+from tests import confirmed, factories
 from tests.fakes.openai_api import OpenAI
 from tests.servers import served
 
@@ -151,15 +151,15 @@ def test_who_is_no_operator_looks_on(own: str) -> None:
 def test_a_connection_is_tried_out(operator: Client, own: str) -> None:
     operator.post(LIST + "add/", form(base_url=own))
     row = ProviderEndpoint.objects.get()
-    answer = operator.post(f"{LIST}{row.pk}/try/", follow=True)
+    answer = confirmed.press(operator, f"{LIST}{row.pk}/try/")
     assert "groq: It works: 1 models." in answer.content.decode()
-    answer = operator.post(f"{LIST}try/", follow=True)
+    answer = confirmed.press(operator, f"{LIST}try/")
     assert "groq: It works" in answer.content.decode()
 
 
 def test_a_key_that_is_refused_is_told_without_it(operator: Client, own: str) -> None:
     operator.post(LIST + "add/", form(base_url=own, new_key="sk-wrong-secret"))
-    answer = operator.post(f"{LIST}try/", follow=True).content.decode()
+    answer = confirmed.press(operator, f"{LIST}try/").content.decode()
     assert "groq: It answered with status 401." in answer
     assert "sk-wrong-secret" not in answer
 
@@ -167,7 +167,7 @@ def test_a_key_that_is_refused_is_told_without_it(operator: Client, own: str) ->
 def test_one_that_is_switched_off_is_not_tried(operator: Client, own: str) -> None:
     operator.post(LIST + "add/", form(base_url=own, enabled=""))
     row = ProviderEndpoint.objects.get()
-    assert "switched off" in operator.post(f"{LIST}{row.pk}/try/", follow=True).content.decode()
+    assert "switched off" in confirmed.press(operator, f"{LIST}{row.pk}/try/").content.decode()
 
 
 def test_the_environments_providers_stand_in_the_list_and_are_tested_there(operator: Client, settings: Any) -> None:
@@ -177,14 +177,14 @@ def test_the_environments_providers_stand_in_the_list_and_are_tested_there(opera
         rows = {row.name: row for row in operator.get(LIST).context["providers"]}
         assert (rows["openai"].state, rows["openai"].key) == ("configured", "OPENAI_API_KEY")
         assert (rows["anthropic"].state, rows["anthropic"].test) == ("no key", "")
-        told = operator.post(rows["openai"].test, follow=True).content.decode()
+        told = confirmed.press(operator, rows["openai"].test).content.decode()
         assert "openai: It works: " in told
         settings.OPENAI_API_KEY = "another"
-        told = operator.post(rows["openai"].test, follow=True).content.decode()
+        told = confirmed.press(operator, rows["openai"].test).content.decode()
     assert "status 401" in told
     assert KEY not in told
     assert operator.get(rows["openai"].test).status_code == 200
-    assert "has no key" in operator.post(f"{LIST}environment/anthropic/try/", follow=True).content.decode()
+    assert "has no key" in confirmed.press(operator, f"{LIST}environment/anthropic/try/").content.decode()
     assert operator.post(f"{LIST}environment/groq/try/").status_code == 404
     viewer = Client()
     viewer.force_login(factories.person("vera", "viewer"))
