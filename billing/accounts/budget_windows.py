@@ -17,7 +17,7 @@ from billing.accounts import mirror, policy, purchases
 from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
 from billing.rules import balance, grants
-from billing.rules.balance import Draw, Ended, Limit, Spell, Undone
+from billing.rules.balance import NO_DRAW, Draw, Ended, Fall, Limit, Spell, Undone
 from billing.rules.entitlement import Entitlement, EntitlementState
 from billing.rules.grants import Period
 from billing.rules.shares import OVER, WindowShare, is_due, paid_for
@@ -47,7 +47,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     last = BillingPeriod.objects.filter(tenant=tenant).first()
     starts_at = _start(account, period, last, now)
     is_new = last is None or starts_at > last.starts_at
-    before = [] if last is None else last.parts
+    before = {} if last is None else _allowed(last)
     row = _row(account, tenant, starts_at, found, None if is_new else last)
     known = {name: getattr(row, name) for name in NOTED}
     windows = list(budget.windows.filter(source_kind=SOURCE).order_by("starts_at"))
@@ -57,7 +57,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     row.past_nanos = min(money.MAX_SUM, settled)
     ended = _ended(row, windows)
     owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
-    lowered = _lowered(before, row.parts) if found.by_operator else {}
+    lowered = _lowered(before, found)
 
     def looked(window: BudgetWindow | None, **since: Any) -> Limit:
         topups = purchases.of_tenant(tenant)
@@ -66,7 +66,8 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
         spell = Spell(row.starts_at, parts, used, _draws(row), _undone(row), **since)
         return _noted(row, balance.limit(carried, spell, topups, owes_nothing=owes_nothing), window)
 
-    limit = looked(None if is_new else _open_one(windows), ended=ended, lowered=lowered)
+    opened = next((one for one in windows if one.closed_at is None), None)
+    limit = looked(None if is_new else opened, ended=ended, lowered=lowered)
     opening = OpenPeriod(
         budget_id=budget.pk,
         starts_at=starts_at,
@@ -163,29 +164,45 @@ def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now:
     budgets.delete(budget=held, by=STRIPE, now=now)
 
 
-def _lowered(before: Sequence[Any], now: Sequence[Any]) -> dict[str, int]:
-    """How much less each part of a window allows than before, by its key."""
-    old = {_key(part): part.limit_nanos for part in map(_part, before)}
-    return {_key(part): old.get(_key(part), part.limit_nanos) - part.limit_nanos for part in map(_part, now)}
+def _allowed(row: BillingPeriod) -> dict[str, tuple[int, bool]]:
+    """What each part of a window allowed when that was looked at last, and whether by an operator's own limit."""
+    draws = _draws(row)
+    return {
+        _key(part): (0 if draws.get(_key(part), NO_DRAW).is_stopped else part.limit_nanos, part.is_own)
+        for part in map(_part, row.parts)
+    }
+
+
+def _lowered(before: Mapping[str, tuple[int, bool]], found: Entitlement) -> dict[str, int]:
+    """How much less each part allows than before where that is an operator's doing, as of an operator's own limit."""
+    lowered = {}
+    for part in found.parts:
+        allows = 0 if part.frozen else part.limit_nanos
+        old, was_own = before.get(_key(part), (allows, False))
+        lowered[_key(part)] = old - allows if found.by_operator or was_own or part.is_own else 0
+    return lowered
 
 
 def _noted(row: BillingPeriod, limit: Limit, window: BudgetWindow | None) -> Limit:
     """Note in the row of a window what it was found to be."""
     if limit.most_nanos and window is not None and window.reserved_nanos:
-        row.held = _waiting_for(row, holds.under_way(window), limit.most_nanos)
+        row.held = _waiting_for(row, holds.under_way(window), limit.most_nanos, limit.falls)
     row.draws = {key: list(astuple(draw)) for key, draw in sorted(limit.draws.items()) if key or draw.nanos}
-    row.undone = {key: list(astuple(one)) for key, one in sorted(limit.undone.items())}
+    row.undone = {key: [list(astuple(fall)) for fall in one.falls] for key, one in sorted(limit.undone.items())}
     row.peak_nanos = max(row.peak_nanos, limit.nanos - limit.beyond_nanos)
     row.seen_nanos = window.settled_nanos if window is not None else 0
     return limit
 
 
-def _waiting_for(row: BillingPeriod, ids: Sequence[str], most_nanos: Mapping[str, int]) -> list[Any]:
+def _waiting_for(
+    row: BillingPeriod, ids: Sequence[str], most_nanos: Mapping[str, int], falls: Mapping[str, int] | None = None
+) -> list[Any]:
     """What is noted of calls under way, and those that have come since: ids, and the most that each part and top-up had
-    for them."""
-    known = {id for ids, _ in row.held for id in ids}
+    for them, and how many falls of each were known."""
+    known = {id for ids, *_ in row.held for id in ids}
     new = [id for id in ids if id not in known]
-    return [*row.held, [new, dict(sorted(most_nanos.items()))]] if new else row.held
+    more = [dict(sorted(one.items())) for one in (most_nanos, falls or {})]
+    return [*row.held, [new, *more]] if new else row.held
 
 
 def _ended(row: BillingPeriod, windows: Sequence[BudgetWindow]) -> list[Ended]:
@@ -194,10 +211,10 @@ def _ended(row: BillingPeriod, windows: Sequence[BudgetWindow]) -> list[Ended]:
     for window in windows:
         if window.starts_at < row.starts_at and window.reserved_nanos:
             row.held = _waiting_for(row, holds.under_way(window), {})
-    costs = holds.ended([id for ids, _ in row.held for id in ids])
-    found = [Ended(sum(costs.get(id, 0) for id in ids), most) for ids, most in row.held]
-    left = [[[id for id in ids if id not in costs], most] for ids, most in row.held]
-    row.held = [pair for pair in left if pair[0]]
+    costs = holds.ended([id for ids, *_ in row.held for id in ids])
+    found = [Ended(sum(costs.get(id, 0) for id in ids), *more) for ids, *more in row.held]
+    left = [[[id for id in ids if id not in costs], *more] for ids, *more in row.held]
+    row.held = [one for one in left if one[0]]
     return [one for one in found if one.nanos]
 
 
@@ -257,7 +274,7 @@ def _past(
             _draws(row),
             _undone(row),
             # What was under way when it was looked at last; its draws are as they were then.
-            [Ended(holds.charged(ids), most) for ids, most in row.held],
+            [Ended(holds.charged(ids), *more) for ids, *more in row.held],
         )
         for row, nanos in zip(rows, used, strict=True)
     ]
@@ -316,10 +333,6 @@ def _used_since(windows: Sequence[BudgetWindow], starts: Sequence[datetime]) -> 
     ]
 
 
-def _open_one(windows: Sequence[BudgetWindow]) -> BudgetWindow | None:
-    return next((one for one in windows if one.closed_at is None), None)
-
-
 def _key(part: WindowShare) -> str:
     return f"{part.subscription_id} {part.cycle} {part.period.starts_at.isoformat()}"
 
@@ -343,21 +356,29 @@ def _draws(row: BillingPeriod) -> dict[str, Draw]:
 
 
 def _undone(row: BillingPeriod) -> dict[str, Undone]:
-    return {key: Undone(*one) for key, one in row.undone.items()}
+    return {key: Undone(_falls(stored)) for key, stored in row.undone.items()}
+
+
+def _falls(stored: Sequence[Any]) -> tuple[Fall, ...]:
+    """What has gone of a part. Rows of earlier versions have what of it was used, all, what stood, what was given."""
+    if stored and isinstance(stored[0], int):
+        used, gone, stood, given = stored
+        stored = [[gone - given, stood, stood + used], [given, stood, stood + used, True]]
+    return tuple(Fall(*fall) for fall in stored)
 
 
 def _stored(part: WindowShare) -> list[Any]:
     """A part as JSON; what was paid for it is worked out each time."""
     until = part.given_until.isoformat() if part.given_until else ""
     spans = part.period.starts_at.isoformat(), part.period.ends_at.isoformat()
-    return [part.subscription_id, *spans, part.limit_nanos, part.given_nanos, part.cycle, until]
+    return [part.subscription_id, *spans, part.limit_nanos, part.given_nanos, part.cycle, until, part.is_own]
 
 
 def _part(raw: Sequence[Any]) -> WindowShare:
     subscription_id, starts_at, ends_at, *rest = raw
     # Rows of earlier versions have the whole that the period was a part of; those before them no cycle, nor an end.
     limit_nanos, given_nanos, *more = rest[2:] if isinstance(rest[0], str) else rest
-    cycle, until = more if len(more) == 2 else ("", "")
+    cycle, until, *own = more if len(more) >= 2 else ("", "")
     return WindowShare(
         subscription_id,
         Period(datetime.fromisoformat(starts_at), datetime.fromisoformat(ends_at)),
@@ -365,6 +386,7 @@ def _part(raw: Sequence[Any]) -> WindowShare:
         cycle,
         given_nanos=given_nanos,
         given_until=datetime.fromisoformat(until) if until else None,
+        is_own=any(own),
     )
 
 

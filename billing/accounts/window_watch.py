@@ -29,7 +29,7 @@ def changed() -> list[str]:
         for row in found
         if row.since_then
         or (row.used is not None and row.used < (row.seen_nanos or 0))
-        or holds.ended([id for ids, _ in row.held for id in ids])
+        or holds.ended([id for ids, *_ in row.held for id in ids])
     ]
 
 

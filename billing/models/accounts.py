@@ -132,10 +132,11 @@ class BillingPeriod(models.Model):
     # Of parts and top-ups, by their keys, what of the window's use was drawn on each when it was looked at last, and
     # the most that could be; without a key what was used beyond everything.
     draws = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
-    # Of parts that lost some of what they allowed, what of that was used when it was heard of, how much was lost, what
-    # stood then, and what of it an operator took away.
+    # Of parts that lost some of what they allowed, each time: how much was lost, what stood then, what was used by
+    # then, and whether an operator took it away.
     undone = models.JSONField(default=dict, db_default=models.Value({}, models.JSONField()))
-    # Calls that were under way when something came to allow less: their ids, and the most that each could be drawn on.
+    # Calls that were under way when something came to allow less: their ids, the most that each part and
+    # top-up had for them, and how many losses of each part were known before.
     held = models.JSONField(default=list, db_default=models.Value([], models.JSONField()))
     seen_nanos = models.BigIntegerField(
         null=True,

@@ -49,6 +49,10 @@ class Part:
         return self.forgiven_nanos + self.disputed_nanos
 
     @property
+    def allowed_nanos(self) -> int:
+        return 0 if self.frozen else self.whole_nanos
+
+    @property
     def before_nanos(self) -> int:
         """What it allowed before anything of it went."""
         return max(self.whole_nanos, self.covered_nanos + self.gone_nanos)
@@ -68,22 +72,64 @@ NO_DRAW = Draw(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class Fall:
+    """What of a part went at once, of its payment or, `is_given`, of what an operator had given: what stood of the part
+    then, and what was used of it by then, with what calls that were under way cost once they have ended."""
+
+    nanos: int
+    stood_nanos: int
+    used_nanos: int
+    is_given: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Undone:
-    """What of a part has gone, of its payment and `given_nanos` that an operator took away, and what of that was used
-    when it was heard of, beyond what stood then: that stays used beside whatever is paid for the part afterwards."""
+    """What of a part has gone, in the order in which it went. What was used by then beyond what stood is used of what
+    went, and stays so beside whatever is paid for the part afterwards. What comes back stood all along."""
 
-    used_nanos: int = 0
-    gone_nanos: int = 0
-    stood_nanos: int = 0
-    given_nanos: int = 0
+    falls: tuple[Fall, ...] = ()
 
-    def now(self, gone_nanos: int, stands_nanos: int, used_nanos: int, *, ended_nanos: int = 0) -> Undone:
-        """As it is where so much has gone in all, so much of the part stands, and so much of it is used by now, of
-        which calls that were under way then have used `ended_nanos` since."""
-        stood = stands_nanos if gone_nanos > self.gone_nanos else self.stood_nanos
-        new = max(0, gone_nanos - self.gone_nanos) + ended_nanos
-        used = max(0, min(gone_nanos, used_nanos - stood, self.used_nanos + new))
-        return replace(self, used_nanos=used, gone_nanos=gone_nanos, stood_nanos=stood)
+    @property
+    def used_nanos(self) -> int:
+        return sum(self._used())
+
+    def gone_nanos(self, *, is_given: bool) -> int:
+        return sum(fall.nanos for fall in self.falls if fall.is_given == is_given)
+
+    def forgiven_of(self, forgiven_nanos: int) -> int:
+        """What is used of what an operator gave, and of so much of the payment that was paid back."""
+        given = sum(nanos for fall, nanos in zip(self.falls, self._used(), strict=True) if fall.is_given)
+        return given + min(forgiven_nanos, self.used_nanos - given)
+
+    def _used(self) -> list[int]:
+        found = list[int]()
+        for fall in self.falls:
+            found.append(max(0, min(fall.nanos, fall.used_nanos - fall.stood_nanos - sum(found))))
+        return found
+
+    def heard(self, used_nanos: int, costs: Iterable[tuple[int, int]] = ()) -> Undone:
+        """As it is where calls have ended that were under way at all falls but so many of the first, at their costs,
+        and so much of the part is used by now: use that is voided is none of what went."""
+        falls = self.falls
+        for known, cost in costs:
+            falls = (*falls[:known], *(replace(one, used_nanos=one.used_nanos + cost) for one in falls[known:]))
+        return Undone(tuple(replace(one, used_nanos=min(one.used_nanos, used_nanos)) for one in falls))
+
+    def without(self, back_nanos: int, *, is_given: bool) -> Undone:
+        """As it is where so much has come back: what went last comes first."""
+        falls = list(self.falls)
+        for number, fall in reversed(list(enumerate(self.falls))):
+            back = min(max(0, back_nanos), fall.nanos) if fall.is_given == is_given else 0
+            back_nanos -= back
+            falls[number] = replace(falls[number], nanos=fall.nanos - back)
+            falls[number:] = [replace(one, stood_nanos=one.stood_nanos + back) for one in falls[number:]]
+        # The others keep their numbers.
+        while falls and not falls[-1].nanos:
+            falls.pop()
+        return Undone(tuple(falls))
+
+    def beside(self, *falls: Fall) -> Undone:
+        return Undone((*self.falls, *(one for one in falls if one.nanos > 0)))
 
 
 NONE = Undone()
@@ -91,11 +137,12 @@ NONE = Undone()
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Calls that were under way when something came to allow less, and have ended since: what they cost, and the most
-    that could be drawn on each part and top-up before."""
+    """Calls that were under way when something came to allow less, and have ended since: what they cost, the most that
+    could be drawn on each part and top-up before, and how many falls of each part were known before they began."""
 
     nanos: int
     most_nanos: Mapping[str, int]
+    falls: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +200,8 @@ class Limit:
     """A window's limit: the plan's part of it, what top-ups add, and what was held back for debts.
 
     `left_nanos` of it are not used, `beyond_nanos` are what was used beyond everything. `draws`, `undone`: as of a
-    `Spell`. `most_nanos`: where something allows less by now, the most that could be drawn on each before.
+    `Spell`. `most_nanos`, `falls`: where something allows less by now, the most that could be drawn on each before, and
+    how many falls of each were known.
     """
 
     plan_nanos: int
@@ -164,6 +212,7 @@ class Limit:
     draws: Mapping[str, Draw] = field(default_factory=dict)
     undone: Mapping[str, Undone] = field(default_factory=dict)
     most_nanos: Mapping[str, int] = field(default_factory=dict)
+    falls: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nanos(self) -> int:
@@ -181,6 +230,8 @@ class _Source:
     covered_nanos: int = 0
 
 
+# How use is drawn on each, and what of it is of calls that have ended since, for those that ended together.
+_Known = tuple[dict[str, Draw], list[dict[str, int]]]
 # How much each of several can have in all, in the order in which they take it; one may come again.
 Takers = Iterable[tuple[str, int]]
 
@@ -203,15 +254,16 @@ def carried(past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collect
 def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_nothing: bool = False) -> Limit:
     """The current window's limit. `owes_nothing`: no debts are held back from it."""
     parts, counting = _in_order(now.parts), _counting(topups, now.starts_at)
-    known = _known(balance, now, parts, counting)
+    known, costs = _known(balance, now, parts, counting)
     used = _until_now(balance, now, parts, known)
-    undone, sources, debt = dict[str, Undone](), list[_Source](), balance.debt_nanos
+    undone, falls = dict[str, Undone](), dict[str, int]()
+    sources, debt = list[_Source](), balance.debt_nanos
     for part in parts:
-        whole, drawn = (0 if part.frozen else part.whole_nanos), balance.drawn.get(part.key, 0)
+        whole, drawn = part.allowed_nanos, balance.drawn.get(part.key, 0)
         before = now.undone.get(part.key) or balance.undone.get(part.key, NONE)
-        before = replace(before, given_nanos=max(0, before.given_nanos + now.lowered.get(part.key, 0)))
-        gone, ended = part.gone_nanos + before.given_nanos, _ended(now, known, part.key)
-        undone[part.key] = before.now(gone, whole, drawn + used[part.key], ended_nanos=ended)
+        before = before.heard(drawn + used[part.key], _of(part, now, costs))
+        given = before.gone_nanos(is_given=True) + _taken_away(part, before, now.lowered.get(part.key, 0))
+        undone[part.key], falls[part.key] = _undone(before, part, given, whole, drawn + used[part.key])
         debt += _owed_now(part, drawn, used[part.key], undone[part.key])
         sources.append(_source(part, known, drawn, whole, undone[part.key]))
     held = 0 if owes_nothing else max(0, min(debt, sum(one.stands_nanos for one in sources)))
@@ -236,8 +288,9 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_noth
         left_nanos=left,
         beyond_nanos=beyond,
         draws=_worth_keeping(found, _rooms(balance, counting)) | {NOTHING: Draw(draws[NOTHING], draws[NOTHING])},
-        undone={key: one for key, one in undone.items() if one.gone_nanos},
+        undone={key: one for key, one in undone.items() if one.falls or key in balance.undone},
         most_nanos={key: known[key].most_nanos for key in found} if fell else {},
+        falls={key: number for key, number in falls.items() if number} if fell else {},
     )
 
 
@@ -249,26 +302,47 @@ def _counting(topups: Sequence[Purchase], starts_at: datetime) -> list[Purchase]
     return sorted((one for one in topups if one.counts_in(starts_at)), key=lambda one: (one.starts_at, one.key))
 
 
-def _known(balance: Balance, spell: Spell, parts: Sequence[Part], topups: Sequence[Purchase]) -> dict[str, Draw]:
-    """How a window's use was drawn when that was looked at last, with what the calls cost that have ended since."""
+def _known(balance: Balance, spell: Spell, parts: Sequence[Part], topups: Sequence[Purchase]) -> _Known:
+    """How a window's use was drawn when that was looked at last, with what the calls cost that have ended since; and
+    what that is of each, for those that ended together."""
     before = {part.key: max(0, part.before_nanos - balance.drawn.get(part.key, 0)) for part in parts}
     known = {key: spell.draws.get(key, Draw(0, nanos)) for key, nanos in before.items()}
     # What is known of the past by now may leave less of a top-up.
     rooms = _rooms(balance, topups)
     known |= {key: _within(spell.draws.get(key, Draw(0, room)), room) for key, room in rooms.items()}
+    costs = list[dict[str, int]]()
     for ended in spell.ended:
         takers = ((key, max(draw.nanos, ended.most_nanos.get(key, 0))) for key, draw in known.items())
         filled = _fill(ended.nanos, takers, {key: draw.nanos for key, draw in known.items()})
+        costs.append({key: filled[key] - draw.nanos for key, draw in known.items()})
         known = {
             key: replace(draw, nanos=filled[key], most_nanos=max(draw.most_nanos, filled[key]))
             for key, draw in known.items()
         }
-    return known | {NOTHING: spell.draws.get(NOTHING, NO_DRAW)}
+    return known | {NOTHING: spell.draws.get(NOTHING, NO_DRAW)}, costs
 
 
-def _ended(spell: Spell, known: Mapping[str, Draw], key: str) -> int:
-    """What calls that have ended cost of a part since it was looked at last."""
-    return known[key].nanos - spell.draws.get(key, NO_DRAW).nanos
+def _of(part: Part, spell: Spell, costs: Sequence[Mapping[str, int]]) -> list[tuple[int, int]]:
+    """What calls cost of a part that have ended, each with how many of its falls they came after."""
+    found = zip(spell.ended, costs, strict=True)
+    return [(ended.falls.get(part.key, 0), cost[part.key]) for ended, cost in found]
+
+
+def _taken_away(part: Part, before: Undone, lowered_nanos: int) -> int:
+    """What of less that a part allows an operator took away, or gave again: what its payment does not account for."""
+    went = part.gone_nanos - before.gone_nanos(is_given=False)
+    return max(0, lowered_nanos - max(0, went)) + min(0, lowered_nanos - min(0, went))
+
+
+def _undone(before: Undone, part: Part, given_nanos: int, stands_nanos: int, used_nanos: int) -> tuple[Undone, int]:
+    """What of a part has gone, where so much of what an operator gave has in all; and how many falls were known."""
+    new = [
+        Fall(gone - before.gone_nanos(is_given=is_given), stands_nanos, used_nanos, is_given)
+        for gone, is_given in ((part.gone_nanos, False), (max(0, given_nanos), True))
+    ]
+    for fall in new:
+        before = before.without(-fall.nanos, is_given=fall.is_given)
+    return before.beside(*new), len(before.falls)
 
 
 def _rooms(balance: Balance, topups: Sequence[Purchase]) -> dict[str, int]:
@@ -338,16 +412,15 @@ def _fill(nanos: int, takers: Takers, drawn: Mapping[str, int]) -> dict[str, int
 def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
     """Draw a window that is over: as when it was looked at last, but on what was paid for its parts since."""
     parts, counting = _in_order(spell.parts), _counting(topups, spell.starts_at)
-    known = _known(balance, spell, parts, counting)
+    known, costs = _known(balance, spell, parts, counting)
     used = _until_now(balance, spell, parts, known)
     sources = []
     for part in parts:
         # What was paid for it since counts, unless it could not be used then.
         whole = 0 if known[part.key].is_stopped else part.covered_nanos
-        drawn, undone = balance.drawn.get(part.key, 0), spell.undone.get(part.key)
-        if undone is not None:
-            ended = _ended(spell, known, part.key)
-            balance.undone[part.key] = undone.now(undone.gone_nanos, 0, drawn + used[part.key], ended_nanos=ended)
+        drawn = balance.drawn.get(part.key, 0)
+        if (undone := spell.undone.get(part.key)) is not None:
+            balance.undone[part.key] = undone.heard(drawn + used[part.key], _of(part, spell, costs))
         sources.append(_source(part, known, drawn, whole, balance.undone.get(part.key, NONE)))
     # What was held back for debts has paid them.
     sources = _less(sources, used, max(0, min(balance.debt_nanos, sum(one.stands_nanos for one in sources))))
@@ -383,7 +456,7 @@ def _close(balance: Balance, part: Part) -> None:
     """A part is over: what was drawn beyond what covers it is owed, what was paid and is left repays what is owed."""
     drawn = balance.drawn.pop(part.key, 0)
     undone = balance.undone.pop(part.key, NONE)
-    undone = undone.now(part.gone_nanos + undone.given_nanos, part.covered_nanos, drawn)
+    undone, _ = _undone(undone.heard(drawn), part, undone.gone_nanos(is_given=True), part.covered_nanos, drawn)
     left = max(0, part.paid_nanos - drawn)
     balance.debt_nanos = max(0, balance.debt_nanos + _owed(part, drawn, undone) - left)
 
@@ -397,5 +470,4 @@ def _owed_now(part: Part, drawn: int, used: int, undone: Undone) -> int:
 
 
 def _owed(part: Part, drawn: int, undone: Undone) -> int:
-    forgiven = part.forgiven_nanos + undone.given_nanos
-    return max(0, drawn - part.covered_nanos - min(forgiven, undone.used_nanos))
+    return max(0, drawn - part.covered_nanos - undone.forgiven_of(part.forgiven_nanos))

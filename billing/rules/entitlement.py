@@ -244,7 +244,8 @@ def _overridden(found: Entitlement, nanos: int) -> Entitlement:
         is_last = number + 1 == len(found.parts)
         share = left if is_last or not total else nanos * part.limit_nanos // total
         left -= share
-        parts.append(replace(part, limit_nanos=share, given_nanos=max(share, part.given_nanos), given_until=None))
+        given = max(share, part.given_nanos)
+        parts.append(replace(part, limit_nanos=share, given_nanos=given, given_until=None, is_own=True))
     return replace(found, limit_nanos=nanos, parts=tuple(parts), reasons=(*found.reasons, "override"))
 
 

@@ -21,7 +21,7 @@ class WindowShare:
 
     `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit, usage that is
     billed when it is over), or none before `given_until`. `forgiven_nanos` were paid back by the business, and
-    `disputed_nanos` are in dispute. `frozen`: nothing that was paid stands.
+    `disputed_nanos` are in dispute. `frozen`: nothing that was paid stands. `is_own`: its limit is an operator's own.
     """
 
     subscription_id: str
@@ -34,6 +34,7 @@ class WindowShare:
     forgiven_nanos: int = 0
     disputed_nanos: int = 0
     frozen: bool = False
+    is_own: bool = False
 
 
 def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:
