@@ -16,9 +16,9 @@ COVERED := 95
 KNOWS_POSTGRES := tests/governance/ledger tests/governance/upkeep tests/concurrency/test_window_races.py \
 	tests/concurrency/test_failures.py tests/config/test_databases.py tests/llm/gateway/test_endings.py
 # What is the same on either database: pure rules, what passes between clients, gateway and upstream, pages and settings,
-# what a key is told.
+# what a key is told, and what Stripe's objects are worth over many customers' lives.
 ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/browser tests/config tests/llm/gateway \
-	tests/journeys/test_openapi.py tests/journeys/test_nobody_reaches_across.py
+	tests/journeys/test_openapi.py tests/journeys/test_nobody_reaches_across.py tests/properties/test_stripe_machine.py
 # Those that stop the server, which the workers share.
 STOPS_POSTGRES := tests/concurrency/test_database_restart.py tests/concurrency/test_frozen_database.py
 # Workers, each with a database, a model's API and processes of the product: one more than there are cores, since tests wait
