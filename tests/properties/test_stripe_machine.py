@@ -36,7 +36,7 @@ from tests.properties.stripe_oracle import Oracle, Sold
 
 pytestmark = pytest.mark.django_db
 
-EXAMPLES = int(os.environ.get("STRIPE_CUSTOMERS", "5"))
+EXAMPLES = int(os.environ.get("STRIPE_CUSTOMERS", "3"))
 TENANTS = ("acme", "globex", "hooli")
 CARDS = ("pm_card_visa", "pm_card_chargeCustomerFail", "pm_usBankAccount_success", "pm_usBankAccount_insufficientFunds")
 BEHAVIOURS = ("create_prorations", "always_invoice", "none")
