@@ -155,6 +155,9 @@ class ProviderEndpointAdmin(ConsoleAdmin):
         return HttpResponseRedirect(back)
 
     def _ask(self, request: HttpRequest, title: str, back: str) -> HttpResponse | None:
+        """The page that a link leads to. Nothing is changed by a trial, so that a row's own button needs none."""
+        if request.method == "POST":
+            return None
         explanation = (
             "Models are listed with the key; none is called, which costs nothing. It takes 15 seconds at most."
         )

@@ -71,8 +71,10 @@ def test_pages_of_models_fit_a_phone(visit: Visit, scheme: str) -> None:
     visit.page.set_viewport_size({"width": 360, "height": 780})
     visit.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
     visit.open("/admin/llm/model/?q=mistral-small-2603").locator(".sg-models th a").first.click()
+    visit.page.wait_for_url(re.compile(r"/change/"))
     for path in ("", "/admin/llm/model/", "/admin/models/playground/", "/admin/models/routing/",
                  "/admin/models/offers/", "/admin/llm/providerendpoint/", "/admin/llm/price/add/"):  # fmt: skip
         page = visit.open(path) if path else visit.page
+        page.wait_for_load_state()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
     assert visit.problems == []
