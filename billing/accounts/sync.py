@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
@@ -19,61 +19,20 @@ import orjson
 from django.db import transaction
 from django.db.models import F, Q
 
-from billing.accounts import binding, budget_windows, mirror, policy, purchases, window_watch
+from billing.accounts import binding, budget_windows, mirror, policy, purchases, reason_alerts, window_watch
 from billing.accounts.binding import STRIPE
 from billing.models import BillingAccount, CatalogEntry, Plan, Trial
 from billing.rules.balance import Limit
 from billing.rules.entitlement import LIVE, Entitlement, EntitlementState, closed, entitle
 from billing.rules.valuation import TOPUP_KEY, Level
 from billing.stripe_api import client, objects
-from governance import alerts, audit, ledger
+from governance import audit, ledger
 from governance.audit import Actor
 from governance.models import Tenant
 from governance.rules import money
 
 log = logging.getLogger(__name__)
 
-# Reasons that need a person: how grave they are, and what is said.
-ALERTS = {
-    "unmapped_plan": (
-        "warning",
-        "No plan or metadata says what the prices of {customer} are worth ({tenant}): the default plan's limit holds.",
-    ),
-    "no_default_plan": ("critical", "Prices of {customer} ({tenant}) are unmapped, and there is no default plan."),
-    "invalid_metadata": (
-        "warning",
-        "Stripe's metadata of {customer} ({tenant}) has no usable {detail}; what held before holds on.",
-    ),
-    "no_exchange_rate": (
-        "warning",
-        "{customer} ({tenant}) pays in {detail}, which STRIPE_EXCHANGE_RATES does not "
-        "name: its share of revenue counts as nothing.",
-    ),
-    "disputed": (
-        "critical",
-        "A payment of {customer} ({tenant}) is in dispute: what is in dispute pays for no budget, beyond what is used.",
-    ),
-    "refunded": (
-        "warning",
-        "A payment of {customer} ({tenant}) was refunded: what it paid for allows no more than what is used.",
-    ),
-    "partial_refund": ("info", "A payment of {customer} ({tenant}) was refunded in part; its budget is unchanged."),
-    "tenant_taken": ("warning", "{customer} names the tenant {detail}, which another customer pays for already."),
-    "unknown_tenant": ("warning", "{customer} names the tenant {detail}, which does not exist."),
-    "unproven_claim": (
-        "warning",
-        "Whoever paid as {customer} named the tenant {detail}, and nothing of ours did: bind or dismiss it.",
-    ),
-    "tenant_has_budgets": (
-        "warning",
-        "{customer} names the tenant {detail}, which has budgets of its own: its subscriptions count once an operator "
-        "says so in the console.",
-    ),
-    "names_another_tenant": (
-        "warning",
-        "{customer} pays for {tenant}, and Stripe's objects name the tenant {detail} by now: an operator decides.",
-    ),
-}
 # Whoever reads a customer for its events has it for so long; a worker that died does not keep it longer.
 TURN = timedelta(minutes=1)
 CATALOG_AGE = timedelta(days=1)
@@ -409,7 +368,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
         reasons.append(binding.why_unbound(account, state=found.state.value))
     elif binding.names_another(account):
         reasons.append(f"names_another_tenant:{account.claimed_tenant}")
-    _alert(account, reasons, now)
+    reason_alerts.tell(account, reasons, now=now)
     account.state, account.plan = found.state.value, found.plan[:200]
     account.limit_nanos, account.subscription_id = found.limit_nanos or None, found.subscription_id
     if limit is not None and found.state == EntitlementState.FROZEN:
@@ -438,25 +397,6 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
             "read_digest",
         ]
     )
-
-
-def _alert(account: BillingAccount, reasons: list[str], now: datetime) -> None:
-    """Alerts for reasons that need a person: raised when they come, over when they go."""
-    before, after = _alerting(account.reasons), _alerting(reasons)
-    for code in sorted(after - before):
-        kind, _, detail = code.partition(":")
-        severity, message = ALERTS[kind]
-        words = message.format(customer=account, tenant=account.tenant or "no tenant", detail=detail)
-        alerts.report(kind=kind, subject=f"{account} {detail}".strip(), message=words, severity=severity, now=now)
-    for code in sorted(before - after):
-        kind, _, detail = code.partition(":")
-        alerts.clear(kind=kind, subject=f"{account} {detail}".strip(), now=now)
-
-
-def _alerting(reasons: Collection[str]) -> set[str]:
-    """The reasons that need a person. What a customer without a tenant would get matters once it has one."""
-    unbound = {code for code in reasons if code.partition(":")[0] in binding.UNBOUND}
-    return {code for code in unbound or reasons if code.partition(":")[0] in ALERTS}
 
 
 def _keep(account: BillingAccount, reading: Reading, now: datetime) -> None:
