@@ -16,9 +16,10 @@ COVERED := 95
 KNOWS_POSTGRES := tests/governance/ledger tests/governance/upkeep tests/concurrency/test_window_races.py \
 	tests/concurrency/test_failures.py tests/config/test_databases.py tests/llm/gateway/test_endings.py
 # What is the same on either database: pure rules, what passes between clients, gateway and upstream, pages and settings,
-# what a key is told, and what Stripe's objects are worth over many customers' lives.
+# what a key is told, and what Stripe's objects are worth.
 ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/browser tests/config tests/llm/gateway \
-	tests/journeys/test_openapi.py tests/journeys/test_nobody_reaches_across.py tests/properties/test_stripe_machine.py
+	tests/journeys/test_openapi.py tests/journeys/test_nobody_reaches_across.py tests/properties/test_stripe_machine.py \
+	tests/billing/worth
 # Those that stop the server, which the workers share.
 STOPS_POSTGRES := tests/concurrency/test_database_restart.py tests/concurrency/test_frozen_database.py
 # Workers, each with a database, a model's API and processes of the product: one more than there are cores, since tests wait
@@ -38,6 +39,9 @@ ifeq ($(shell grep -s '^APP_URL=' .env),)
 export APP_URL := http://127.0.0.1:$(PORT)
 endif
 endif
+
+# The tests start hundreds of processes, each of which would compile the product afresh where nothing compiled is kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test explore test-dates coverage mutants check bench storm wheel install fmt lock clean
 .DEFAULT_GOAL := help

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from django.db import connections, transaction
 from django.db.models import Model
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
+from whitenoise.middleware import WhiteNoiseMiddleware
 
 from benchmarks.own_books import BookedUpstream
 from config.passwords import Hasher
@@ -67,8 +68,25 @@ def runs_on(item: pytest.Item, database: str) -> bool:
 
 
 def pytest_configure() -> None:
-    """Where tables are emptied, what migrations left is put back as it was; to work it out again takes long."""
+    """What takes long and comes out the same every time is worked out once.
+
+    Where tables are emptied, what migrations left is put back as it was. Each client of a test has middleware of its
+    own, which would look for all static files once more.
+    """
     flush.emit_post_migrate_signal = lambda *args, **kwargs: None  # type: ignore[assignment]
+    WhiteNoiseMiddleware.add_files_from_finders = static_files_once(WhiteNoiseMiddleware.add_files_from_finders)
+
+
+def static_files_once(add_files: Callable[[WhiteNoiseMiddleware], None]) -> Callable[[WhiteNoiseMiddleware], None]:
+    found: dict[str, Any] = {}
+
+    def add_found(middleware: WhiteNoiseMiddleware) -> None:
+        if not found:
+            add_files(middleware)
+            found.update(middleware.files)
+        middleware.files = found | middleware.files
+
+    return add_found
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

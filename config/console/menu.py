@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,8 +160,18 @@ def pages() -> tuple[ConsolePage, ...]:
     )
 
 
-def shown(request: HttpRequest) -> Iterator[tuple[Section, list[Tab]]]:
-    """What whoever asks may see: each section with its tabs, those without any left out."""
+def shown(request: HttpRequest) -> list[tuple[Section, list[Tab]]]:
+    """What whoever asks may see: each section with its tabs, those without any left out.
+
+    Worked out once for each request: a page's menu, its tabs and its head ask for it.
+    """
+    found: list[tuple[Section, list[Tab]]] | None = getattr(request, "_console_menu", None)
+    if found is None:
+        found = request._console_menu = _permitted(request)  # type: ignore[attr-defined]
+    return found
+
+
+def _permitted(request: HttpRequest) -> list[tuple[Section, list[Tab]]]:
     permitted = {name: _page(name) for name in OTHERS}
     permitted |= {page.name: _page(page.name) for page in pages() if page.permission(request) and not page.is_part}
     permitted |= {
@@ -169,14 +179,18 @@ def shown(request: HttpRequest) -> Iterator[tuple[Section, list[Tab]]]:
         for label, model_admin in _registered().items()
         if model_admin.has_view_permission(request)
     }
-    for section in SECTIONS:
-        tabs = [
-            Tab(title, permitted[name].link, permitted[name].model)
-            for name, title in [*section.tabs, *_unnamed(section)]
-            if name in permitted
-        ]
-        if tabs:
-            yield section, tabs
+    sections = [
+        (
+            section,
+            [
+                Tab(title, permitted[name].link, permitted[name].model)
+                for name, title in [*section.tabs, *_unnamed(section)]
+                if name in permitted
+            ],
+        )
+        for section in SECTIONS
+    ]
+    return [(section, tabs) for section, tabs in sections if tabs]
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
@@ -207,8 +221,11 @@ def section_at(request: HttpRequest) -> str:
 
 
 def _is_at(request: HttpRequest, tabs: Sequence[Tab]) -> bool:
-    overview = reverse("admin:index")
-    return any(request.path == tab.link or (tab.link != overview and request.path.startswith(tab.link)) for tab in tabs)
+    """Every address of the console begins with the overview's, which is at its own alone."""
+    return any(
+        request.path == tab.link or (request.path.startswith(tab.link) and tab.link != reverse("admin:index"))
+        for tab in tabs
+    )
 
 
 def _page(name: str) -> Tab:

@@ -11,9 +11,9 @@ from billing.models import BillingAccount
 from governance.audit import Actor
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_after_deletion import hear
-from tests.billing.test_held_up import at
-from tests.billing.test_undone_topups import USD, buy, dollars_left, undo, use
+from tests.billing.worth.test_after_deletion import hear
+from tests.billing.worth.test_held_up import at
+from tests.billing.worth.test_undone_topups import USD, buy, dollars_left, undo, use
 
 
 def left(shop: Shop) -> int:

@@ -17,8 +17,8 @@ from governance.models import Budget, Tenant
 from tests import factories
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_after_deletion import hear
-from tests.billing.test_held_up import at
+from tests.billing.worth.test_after_deletion import hear
+from tests.billing.worth.test_held_up import at
 
 BY = Actor("owner")
 Go = Callable[[Shop, Budget], object]

@@ -17,9 +17,9 @@ from governance.models import BudgetWindow, SpendEntry, Tenant
 from tests import factories
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_after_deletion import hear, lose
-from tests.billing.test_held_up import at
-from tests.billing.test_undone_topups import USD, buy, subscriber, undo, use
+from tests.billing.worth.test_after_deletion import hear, lose
+from tests.billing.worth.test_held_up import at
+from tests.billing.worth.test_undone_topups import USD, buy, subscriber, undo, use
 
 ANN = Actor("ann")
 

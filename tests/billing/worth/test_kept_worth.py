@@ -14,7 +14,7 @@ from governance.audit import Actor
 from tests.billing.conftest import window_of
 from tests.billing.events import START
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_simulated import HOUR, read, spend
+from tests.billing.worth.test_simulated import HOUR, read, spend
 
 MONTH = 31 * DAY + 7200
 DOLLAR = 10**9

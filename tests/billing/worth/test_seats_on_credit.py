@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_simulated import HOUR, read, spend
+from tests.billing.worth.test_simulated import HOUR, read, spend
 
 SEAT = 10_000_000_000
 SENT: dict[str, Any] = {"collection_method": "send_invoice", "days_until_due": 30}

@@ -9,8 +9,8 @@ import pytest
 from billing.models import BillingAccount
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import Shop
-from tests.billing.test_after_deletion import hear
-from tests.billing.test_undone_topups import USD, subscriber
+from tests.billing.worth.test_after_deletion import hear
+from tests.billing.worth.test_undone_topups import USD, subscriber
 
 WORTH = {"llm_topup_usd": "20"}
 

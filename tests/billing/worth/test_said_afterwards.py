@@ -20,10 +20,10 @@ from governance.actions import budgets, corrections
 from governance.models import BudgetWindow, SpendEntry
 from tests import factories
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_after_deletion import hear, lose
-from tests.billing.test_calls_under_way import ANN, end, first_charge, hold, left
-from tests.billing.test_held_up import at
-from tests.billing.test_undone_topups import USD, buy, subscriber, topup_price, undo, use
+from tests.billing.worth.test_after_deletion import hear, lose
+from tests.billing.worth.test_calls_under_way import ANN, end, first_charge, hold, left
+from tests.billing.worth.test_held_up import at
+from tests.billing.worth.test_undone_topups import USD, buy, subscriber, topup_price, undo, use
 
 
 def renew(shop: Shop) -> float:

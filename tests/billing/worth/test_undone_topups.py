@@ -19,9 +19,9 @@ from governance.models import Tenant
 from tests import factories
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_after_deletion import hear, lose
-from tests.billing.test_held_up import at
-from tests.billing.test_simulated import read
+from tests.billing.worth.test_after_deletion import hear, lose
+from tests.billing.worth.test_held_up import at
+from tests.billing.worth.test_simulated import read
 
 USD = 10**9
 

@@ -9,7 +9,7 @@ from typing import Any
 from governance import ledger
 from tests import factories
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_simulated import read, spend
+from tests.billing.worth.test_simulated import read, spend
 
 
 def spend_all(shop: Shop, customer: str) -> float:

@@ -9,9 +9,9 @@ import pytest
 
 from billing.models import BillingPeriod
 from tests.billing.sandbox.conftest import Shop
-from tests.billing.test_after_deletion import hear
-from tests.billing.test_calls_under_way import end, first_charge, hold, left, override, renew
-from tests.billing.test_undone_topups import USD, buy, subscriber, undo, use
+from tests.billing.worth.test_after_deletion import hear
+from tests.billing.worth.test_calls_under_way import end, first_charge, hold, left, override, renew
+from tests.billing.worth.test_undone_topups import USD, buy, subscriber, undo, use
 
 
 def upgrade(shop: Shop, dollars: int) -> str:

@@ -15,7 +15,7 @@ from governance.models import Budget, Tenant
 from tests import factories
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_simulated import read
+from tests.billing.worth.test_simulated import read
 
 
 def at(shop: Shop) -> datetime:

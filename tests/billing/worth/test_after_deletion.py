@@ -15,7 +15,7 @@ from billing.models import BillingAccount, StripeEvent
 from governance.models import Tenant
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import DAY, Shop
-from tests.billing.test_simulated import read, spend
+from tests.billing.worth.test_simulated import read, spend
 
 Act = Callable[[], object]
 
