@@ -51,6 +51,15 @@ LEFT_BY_MIGRATIONS = (
     *("llm.Model", "llm.ModelAlias", "llm.Price", "billing.Plan"),
 )
 
+# What takes long in few tests begins first, so that no worker is left with it at the end.
+LONG = (
+    "tests/properties/",
+    "tests/browser/",
+    "tests/benchmarks/",
+    "tests/config/test_shipped",
+    "tests/config/test_wheel",
+)
+
 DATABASE_FIXTURES = {"db", "transactional_db", "live_database", "django_db_reset_sequences", "product"}
 
 
@@ -90,6 +99,7 @@ def static_files_once(add_files: Callable[[WhiteNoiseMiddleware], None]) -> Call
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
     database = config.getoption("database")
     dropped = [item for item in items if not runs_on(item, database)]
     if dropped:

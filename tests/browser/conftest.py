@@ -180,3 +180,15 @@ def operator(stranger: Visit) -> Visit:
     page.click("button[type=submit]")
     page.wait_for_url(f"{stranger.site.url}/admin/")
     return stranger
+
+
+@pytest.fixture(scope="package")
+def demo_history(site: Site) -> None:
+    """Thirty days of three customers, once for all that look at them: it takes long."""
+    site.manage("seed_demo")
+
+
+@pytest.fixture
+def demo(operator: Visit, demo_history: None) -> Visit:
+    """An operator's visit where there is something to see."""
+    return operator

@@ -12,12 +12,6 @@ pytestmark = pytest.mark.browser
 PHONE = {"width": 360, "height": 740}
 
 
-@pytest.fixture
-def demo(operator: Visit) -> Visit:
-    operator.site.manage("seed_demo")
-    return operator
-
-
 def is_wider_than_the_screen(visit: Visit) -> bool:
     return bool(visit.page.evaluate("document.documentElement.scrollWidth > window.innerWidth"))
 

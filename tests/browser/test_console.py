@@ -67,12 +67,11 @@ def links_below(page: Page, path: str) -> list[str]:
     return sorted({urlsplit(link).path for link in found if urlsplit(link).path.startswith(path)})
 
 
-def test_every_page_runs_under_its_content_policy(operator: Visit) -> None:
+def test_every_page_runs_under_its_content_policy(operator: Visit, demo_history: None) -> None:
     """Every page of the console, for each model the list, the forms, a row's page and each act on it.
 
     Whatever the policy stopped would be an error on the browser's console.
     """
-    operator.site.manage("seed_demo")
     seen: set[str] = set()
 
     def look(path: str, until: Literal["load", "networkidle"] = "load") -> Page:

@@ -12,22 +12,8 @@ from tests.browser.conftest import Visit
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def demo() -> list[str]:
-    """Which sites have the demo's history."""
-    return []
-
-
-@pytest.fixture
-def visit(operator: Visit, demo: list[str]) -> Visit:
-    if operator.site.url not in demo:
-        operator.site.manage("seed_demo")
-        demo.append(operator.site.url)
-    return operator
-
-
-def test_what_a_model_costs_and_who_moves_calls_to_it_is_two_clicks_away(visit: Visit) -> None:
-    page = visit.open("/admin/")
+def test_what_a_model_costs_and_who_moves_calls_to_it_is_two_clicks_away(demo: Visit) -> None:
+    page = demo.open("/admin/")
     page.locator("#nav-sidebar").get_by_role("link", name=re.compile(r"Models$")).click()
     row = page.locator(".sg-models tr", has_text="mistral-small-2603")
     expect(row.locator(".sg-price")).to_have_text(["$0.15", "$0.015", "$0.60"])
@@ -37,11 +23,11 @@ def test_what_a_model_costs_and_who_moves_calls_to_it_is_two_clicks_away(visit: 
     # The figure leads to the calls that it counts.
     page.locator(".sg-kpi", has_text="Calls").get_by_role("link").click()
     expect(page.locator(".sg-chip")).to_have_text([re.compile("mistral-small-2603"), re.compile("mistral")])
-    assert visit.problems == []
+    assert demo.problems == []
 
 
-def test_the_playground_decides_on_a_call_without_making_it(visit: Visit) -> None:
-    page = visit.open("/admin/models/playground/")
+def test_the_playground_decides_on_a_call_without_making_it(demo: Visit) -> None:
+    page = demo.open("/admin/models/playground/")
     page.get_by_label("Customer").fill("acme")
     page.get_by_label("Model", exact=True).fill("mistral-large-latest")
     page.get_by_label("Input tokens").fill("1,000")
@@ -53,28 +39,28 @@ def test_the_playground_decides_on_a_call_without_making_it(visit: Visit) -> Non
     page.get_by_label("Input tokens").fill("900,000,000,000")
     page.get_by_role("button", name="Decide").click()
     expect(page.locator("#verdict-title")).to_have_text("It would be refused")
-    assert visit.problems == []
+    assert demo.problems == []
 
 
-def test_a_provider_of_the_environment_is_tested_from_its_row(visit: Visit) -> None:
-    page = visit.open("/admin/llm/providerendpoint/")
+def test_a_provider_of_the_environment_is_tested_from_its_row(demo: Visit) -> None:
+    page = demo.open("/admin/llm/providerendpoint/")
     page.get_by_role("button", name="Test mistral", exact=True).click(no_wait_after=True)
     # Whether the simulated one is up already is the machine's affair; a test may take 15 seconds.
     expect(page.get_by_text(re.compile(r"mistral: It (works: \d+ models|cannot be reached)"))).to_be_visible(
         timeout=20_000
     )
-    assert visit.problems == []
+    assert demo.problems == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_of_models_fit_a_phone(visit: Visit, scheme: str) -> None:
-    visit.page.set_viewport_size({"width": 360, "height": 780})
-    visit.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    visit.open("/admin/llm/model/?q=mistral-small-2603").locator(".sg-models th a").first.click()
-    visit.page.wait_for_url(re.compile(r"/change/"))
+def test_pages_of_models_fit_a_phone(demo: Visit, scheme: str) -> None:
+    demo.page.set_viewport_size({"width": 360, "height": 780})
+    demo.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    demo.open("/admin/llm/model/?q=mistral-small-2603").locator(".sg-models th a").first.click()
+    demo.page.wait_for_url(re.compile(r"/change/"))
     for path in ("", "/admin/llm/model/", "/admin/models/playground/", "/admin/models/routing/",
                  "/admin/models/offers/", "/admin/llm/providerendpoint/", "/admin/llm/price/add/"):  # fmt: skip
-        page = visit.open(path) if path else visit.page
+        page = demo.open(path) if path else demo.page
         page.wait_for_load_state()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, path
-    assert visit.problems == []
+    assert demo.problems == []

@@ -30,8 +30,7 @@ SUMS_OF_CHART = """() => {
 HANGS_MS = 30_000
 
 
-def test_the_overview_leads_on_lives_and_says_when_the_connection_is_lost(operator: Visit) -> None:
-    operator.site.manage("seed_demo")
+def test_the_overview_leads_on_lives_and_says_when_the_connection_is_lost(operator: Visit, demo_history: None) -> None:
     page = operator.open("/admin/?range=30d")
     # What happened comes after the page.
     expect(page.locator("#overview-happened .sg-feed li a").first).to_be_visible()

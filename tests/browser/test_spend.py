@@ -14,26 +14,12 @@ from tests.browser.conftest import Visit
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture(scope="module")
-def demo() -> list[str]:
-    """Which sites have the demo's history."""
-    return []
-
-
-@pytest.fixture
-def visit(operator: Visit, demo: list[str]) -> Visit:
-    if operator.site.url not in demo:
-        operator.site.manage("seed_demo")
-        demo.append(operator.site.url)
-    return operator
-
-
 def total(page: Page) -> str:
     return page.locator(".sg-total .sg-cell-1").inner_text()
 
 
-def test_who_spent_most_this_week_and_on_which_model_is_one_click_away(visit: Visit) -> None:
-    page = visit.open("/admin/")
+def test_who_spent_most_this_week_and_on_which_model_is_one_click_away(demo: Visit) -> None:
+    page = demo.open("/admin/")
     page.locator("#nav-sidebar").get_by_role("link", name=re.compile(r"Spend$")).click()
 
     expect(page.get_by_role("heading", name="By customer, and model within it")).to_be_visible()
@@ -41,11 +27,11 @@ def test_who_spent_most_this_week_and_on_which_model_is_one_click_away(visit: Vi
     assert len(costs) >= 3
     assert costs == sorted(costs, reverse=True)
     expect(page.locator(".sg-breakdown tbody").first.locator(".sg-within th").first).to_have_text(re.compile("mistral"))
-    assert visit.problems == []
+    assert demo.problems == []
 
 
-def test_a_row_leads_to_what_it_is_made_of_and_a_chip_leads_back(visit: Visit) -> None:
-    page = visit.open("/admin/spend/?range=30d")
+def test_a_row_leads_to_what_it_is_made_of_and_a_chip_leads_back(demo: Visit) -> None:
+    page = demo.open("/admin/spend/?range=30d")
     of_all = total(page)
     page.locator(".sg-group th a", has_text="globex").click()
     expect(page.get_by_role("heading", name="By agent, and model within it")).to_be_visible()
@@ -54,11 +40,11 @@ def test_a_row_leads_to_what_it_is_made_of_and_a_chip_leads_back(visit: Visit) -
     page.get_by_role("link", name="Remove the filter Customer globex").click()
     expect(page.locator(".sg-chip")).to_have_count(0)
     assert total(page) == of_all
-    assert visit.problems == []
+    assert demo.problems == []
 
 
-def test_a_bar_of_the_chart_leads_to_its_slice(visit: Visit) -> None:
-    page = visit.open("/admin/spend/?range=30d&group=model&subgroup=")
+def test_a_bar_of_the_chart_leads_to_its_slice(demo: Visit) -> None:
+    page = demo.open("/admin/spend/?range=30d&group=model&subgroup=")
     page.wait_for_load_state("networkidle")
     place = page.evaluate(
         """() => {
@@ -75,11 +61,11 @@ def test_a_bar_of_the_chart_leads_to_its_slice(visit: Visit) -> None:
     asked = parse_qs(urlsplit(page.url).query)
     assert asked["from"] == asked["to"]
     expect(page.locator(".sg-chip")).to_have_text(re.compile(asked["model"][0]))
-    assert visit.problems == []
+    assert demo.problems == []
 
 
-def test_last_month_is_exported_for_the_accountant(visit: Visit) -> None:
-    page = visit.open("/admin/spend/?range=30d")
+def test_last_month_is_exported_for_the_accountant(demo: Visit) -> None:
+    page = demo.open("/admin/spend/?range=30d")
     page.get_by_label("Group within it by").select_option("Day")
     page.get_by_role("button", name="Group").click()
     expect(page.get_by_role("heading", name="By customer, and day within it")).to_be_visible()
@@ -90,11 +76,11 @@ def test_last_month_is_exported_for_the_accountant(visit: Visit) -> None:
     assert rows[-1]["tenant"] == "total"
     assert shown == f"${float(rows[-1]['cost']):,.2f}"
     assert {row["tenant"] for row in rows[:-1]} >= {"acme", "globex", "initech"}
-    assert visit.problems == []
+    assert demo.problems == []
 
 
-def test_a_filter_is_added_with_the_keyboard_alone(visit: Visit) -> None:
-    page = visit.open("/admin/spend/?range=30d")
+def test_a_filter_is_added_with_the_keyboard_alone(demo: Visit) -> None:
+    page = demo.open("/admin/spend/?range=30d")
     page.get_by_label("Filter by", exact=True).select_option("Model")
     page.get_by_label("Name to filter by").focus()
     page.keyboard.type("mistral-small-2603")
@@ -102,26 +88,26 @@ def test_a_filter_is_added_with_the_keyboard_alone(visit: Visit) -> None:
     expect(page.locator(".sg-chip")).to_have_text(re.compile("mistral-small-2603"))
     # The address says it, and nothing of the form.
     assert "field=" not in page.url
-    assert visit.problems == []
+    assert demo.problems == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_scrolls_sideways_on_a_phone(visit: Visit, scheme: str) -> None:
-    visit.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-    visit.page.set_viewport_size({"width": 360, "height": 780})
+def test_nothing_scrolls_sideways_on_a_phone(demo: Visit, scheme: str) -> None:
+    demo.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    demo.page.set_viewport_size({"width": 360, "height": 780})
     for path in (
         "/admin/spend/?range=30d",
         "/admin/spend/?group=user&subgroup=hour&range=24h",
         "/admin/spend/?agent=none",
     ):
-        page = visit.open(path)
+        page = demo.open(path)
         page.wait_for_load_state("networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") == 360, path
-    assert visit.problems == []
+    assert demo.problems == []
 
 
-def test_on_paper_there_are_figures_and_no_buttons(visit: Visit) -> None:
-    page = visit.open("/admin/spend/?range=30d")
+def test_on_paper_there_are_figures_and_no_buttons(demo: Visit) -> None:
+    page = demo.open("/admin/spend/?range=30d")
     page.emulate_media(media="print")
     expect(page.get_by_role("button", name="Print")).to_be_hidden()
     expect(page.locator("#nav-sidebar")).to_be_hidden()
