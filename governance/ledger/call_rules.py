@@ -122,14 +122,11 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     entry = _charge(batch, row, op)
     # The rate limits counted the worst case; what was not used may be used by others.
     used = op.usage.input_tokens + op.usage.output_tokens
-    held, counted = (
-        amount_of(cost_nanos=cost_nanos, tokens=tokens)
-        for cost_nanos, tokens in ((row.amount_nanos, row.tokens), (op.cost_nanos, used or row.tokens))
-    )
+    counted = amount_of(cost_nanos=op.cost_nanos, tokens=used or row.tokens)
     for bucket in _buckets(batch, row):
         # What a tenant's key claims beyond its hold makes nobody else wait.
         is_claim = op.trust is not None and bucket.rule.scope_type == PLATFORM
-        _fill([bucket], counted.at_most(held) if is_claim else counted, less=held, ago=batch.now - row.reserved_at)
+        _correct(batch, row, [bucket], used=counted.at_most(_held(row)) if is_claim else counted)
     _resolve(batch, row, "settled")
     return SettleResult(
         entry.id,
@@ -144,8 +141,7 @@ def release(batch: Batch, op: Release) -> None:
     """Return the whole hold."""
     row = batch.pending(op.reservation_id)
     _give_back(batch, row)
-    held = amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens)
-    _fill(_buckets(batch, row), NOTHING, less=held, ago=batch.now - row.reserved_at)
+    _correct(batch, row, _buckets(batch, row), used=NOTHING)
     _resolve(batch, row, "released")
 
 
@@ -280,10 +276,26 @@ def _buckets(batch: Batch, row: ReservationRow) -> list[BucketRow]:
     return [batch.buckets[id] for id in row.buckets if id in batch.buckets]
 
 
-def _fill(buckets: Iterable[BucketRow], more: Amount, *, less: Amount = NOTHING, ago: timedelta = timedelta(0)) -> None:
-    """Book an amount, in the place of what was booked so long ago."""
+def _held(row: ReservationRow) -> Amount:
+    """What a hold counts as in rate limits."""
+    return amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens)
+
+
+def _fill(buckets: Iterable[BucketRow], more: Amount) -> None:
     for bucket in buckets:
-        bucket.level = bucket.rule.ceilings.filled(bucket.level, more=more, less=less, ago=ago)
+        bucket.level = bucket.rule.ceilings.filled(bucket.level, more=more)
+        bucket.dirty = True
+
+
+def _correct(batch: Batch, row: ReservationRow, buckets: Iterable[BucketRow], *, used: Amount) -> None:
+    """Count what a call has used in the place of what was held for it.
+
+    A bucket whose ceilings changed meanwhile gets nothing back: what others have filled would be taken off for it.
+    """
+    ago = batch.now - row.reserved_at
+    for bucket in buckets:
+        held = _held(row) if bucket.has_what_was_held(row.reserved_at) else _held(row).at_most(used)
+        bucket.level = bucket.rule.ceilings.filled(bucket.level, more=used, less=held, ago=ago)
         bucket.dirty = True
 
 

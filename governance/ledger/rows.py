@@ -149,14 +149,21 @@ class CallerStatus:
 
 @dataclass(slots=True)
 class BucketRow:
-    """A locked bucket; its level is as of `measured_at`, which never goes back: mostly the batch's now."""
+    """A locked bucket; its level is as of `measured_at`, which never goes back: mostly the batch's now.
+
+    `counts_since`: what was held by then was held under other ceilings. None: nothing was.
+    """
 
     id: int
     rule: RateRule
     subject: str
     level: Amount
     measured_at: datetime
+    counts_since: datetime | None = None
     dirty: bool = False
+
+    def has_what_was_held(self, at: datetime) -> bool:
+        return self.counts_since is None or at > self.counts_since
 
 
 @dataclass(frozen=True, slots=True)

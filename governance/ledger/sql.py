@@ -374,8 +374,11 @@ def _policy(kept: Any) -> Policy:
 
 
 def rate_rule(row: Any) -> RateRule:
-    ceilings = Ceilings(row.nanos_per_minute, row.requests_per_minute, row.tokens_per_minute)
-    return RateRule(row.id, row.tenant_id, row.scope_type, row.scope_key, ceilings)
+    return RateRule(row.id, row.tenant_id, row.scope_type, row.scope_key, ceilings_of(row))
+
+
+def ceilings_of(row: Any) -> Ceilings:
+    return Ceilings(row.nanos_per_minute, row.requests_per_minute, row.tokens_per_minute)
 
 
 def _window(row: Any, budget: Any, kept: Any) -> WindowRow:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from governance.ledger import sql_dialect as words
 from governance.ledger.rows import AllowanceRow, BucketRow
-from governance.ledger.sql import RATE_LIMIT, rate_rule
+from governance.ledger.sql import RATE_LIMIT, ceilings_of, rate_rule
 from governance.ledger.sql_dialect import (
     IDS,
     UUIDS,
@@ -22,7 +22,7 @@ from governance.ledger.sql_dialect import (
     pack_ids,
     split,
 )
-from governance.rules.buckets import FULLEST_FLOWS_OFF, Amount, after
+from governance.rules.buckets import FULLEST_FLOWS_OFF, Amount, Ceilings, after
 from governance.rules.scopes import RateRule
 
 _NEW = Shape(
@@ -31,12 +31,18 @@ _NEW = Shape(
 )
 _CHANGES = Shape(
     "id bigint, level_nanos=level.nanos bigint, level_requests_e6=level.requests_e6 bigint,"
-    "level_tokens_e6=level.tokens_e6 bigint, measured_at timestamptz"
+    "level_tokens_e6=level.tokens_e6 bigint, measured_at timestamptz, nanos_per_minute=rule.ceilings.nanos bigint,"
+    "requests_per_minute=rule.ceilings.requests bigint, tokens_per_minute=rule.ceilings.tokens bigint,"
+    "counts_since timestamptz"
 )
 # Longer than the fullest bucket takes to flow off.
 IDLE = timedelta(hours=1)
 _SUBJECTS = Shape("rate_limit_id bigint, subject text")
-_BUCKET = Columns("m", "id subject measured_at level_nanos level_requests_e6 level_tokens_e6")
+_BUCKET = Columns(
+    "m",
+    "id subject measured_at level_nanos level_requests_e6 level_tokens_e6 nanos_per_minute requests_per_minute"
+    " tokens_per_minute counts_since",
+)
 _ALLOWANCE = Columns("g", "budget_id window_id amount_nanos starts_at ends_at")
 
 
@@ -87,8 +93,20 @@ def levels(found: list[tuple[Any, Any]], rules: Mapping[int, RateRule], now: dat
         as_of = max(measured_at, now)
         # The database's clock was wrong: nothing would flow off until then, so it does from now on, kept at once.
         is_wrong = as_of - now > FULLEST_FLOWS_OFF
-        rows.append(BucketRow(row.id, rule, row.subject, level, now if is_wrong else as_of, dirty=is_wrong))
+        as_of = now if is_wrong else as_of
+        since = _counts_since(row, rule)
+        rows.append(
+            BucketRow(row.id, rule, row.subject, level, as_of, since and min(since, as_of), dirty=is_wrong),
+        )
     return rows
+
+
+def _counts_since(row: Any, rule: RateRule) -> datetime | None:
+    """By when all was held that the level need not have: its ceilings were others when it was last measured."""
+    by = ceilings_of(row)
+    if by not in (Ceilings(), rule.ceilings):
+        return moment(row.measured_at)
+    return moment(row.counts_since) if row.counts_since else None
 
 
 def update_buckets(changed: Iterable[BucketRow]) -> None:

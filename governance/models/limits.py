@@ -84,6 +84,7 @@ class RateBucket(models.Model):
     """How full a rate limit is for one subject: a bucket that flows off evenly. Written by the ledger alone.
 
     Levels are as of `measured_at`; requests and tokens in millionths, so that what flows off between two calls counts.
+    The ceilings are those it was measured by; empty, all of them, where nothing has filled it yet.
     """
 
     rate_limit = models.ForeignKey(RateLimit, on_delete=models.CASCADE, related_name="buckets")
@@ -92,6 +93,11 @@ class RateBucket(models.Model):
     level_nanos = models.BigIntegerField(default=0)
     level_requests_e6 = models.BigIntegerField(default=0)
     level_tokens_e6 = models.BigIntegerField(default=0)
+    nanos_per_minute = models.BigIntegerField(null=True)
+    requests_per_minute = models.BigIntegerField(null=True)
+    tokens_per_minute = models.BigIntegerField(null=True)
+    # What was held by then filled it under other ceilings, so that the level need not have it: it gives nothing back.
+    counts_since = models.DateTimeField(null=True)
 
     class Meta:
         # Its name in the database, and that of its constraints, is older than the model's.
@@ -105,6 +111,11 @@ class RateBucket(models.Model):
             models.CheckConstraint(
                 condition=within(money.MAX_SUM, "level_nanos", "level_requests_e6", "level_tokens_e6"),
                 name="rate_meter_within_bounds",
+            ),
+            models.CheckConstraint(
+                condition=within(money.MAX_LIMIT_NANOS, "nanos_per_minute")
+                & within(money.MAX_UNITS, "requests_per_minute", "tokens_per_minute"),
+                name="rate_meter_ceilings_within_bounds",
             ),
         ]
 

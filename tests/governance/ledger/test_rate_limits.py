@@ -1,15 +1,16 @@
 """Ceilings a minute, decided in the ledger's locked step: a refused call uses up nothing."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from governance import ledger
 from governance.ledger import sql_buckets
-from governance.ledger.operations import Extend
+from governance.ledger.operations import Extend, Reserve
 from governance.ledger.results import ExtendRefused, ReserveAnew
 from governance.models import RateBucket, RateLimit, Reservation
-from governance.rules.decision import Action, Reason
+from governance.rules.decision import Action, Quote, Reason
 from tests import factories as make
 from tests.factories import NOON, nanos
 
@@ -188,3 +189,115 @@ def test_long_calls_that_end_leave_no_more_than_the_minute_holds():
         while ledger.reserve(make.reserving("0.10"), now=now).allowed:
             went += 1
     assert went <= 12
+
+
+TOKENS = 1_000
+# Of one call, as `call_of` makes it: what each ceiling counts.
+IN_A_CALL = {"nanos_per_minute": nanos("0.10"), "requests_per_minute": 1, "tokens_per_minute": TOKENS}
+
+
+def call_of(*, tokens: int = TOKENS) -> Reserve:
+    """A call of ten cents and a thousand tokens."""
+    op = make.reserving("0.10", by=make.caller(agent="churn"))
+    quote = Quote("large", nanos("0.10"), input_tokens=tokens)
+    return replace(op, call=replace(op.call, quote=lambda model: quote))
+
+
+def went_beside(running, *, begun) -> int:
+    """How many new calls go while those that run end one after another, ten a second, having used next to nothing."""
+    went = 0
+    for count, op in enumerate(running):
+        now = begun + count * SECOND / 10
+        end = make.settling(op.reservation_id, "0") if count % 2 else make.releasing(op.reservation_id)
+        ledger.apply([end], now=now)
+        while went < 1_000 and ledger.reserve(call_of(), now=now).allowed:
+            went += 1
+    return went
+
+
+@pytest.fixture(params=["tenant", "each agent", "platform"])
+def scope(request):
+    each = {"scope_type": "agent", "scope_key": "*", "tenant": None}
+    named = {"scope_type": "tenant", "scope_key": "", "tenant": make.tenant()}
+    return {"tenant": named, "each agent": each, "platform": {**each, "scope_type": "platform", "scope_key": ""}}[
+        request.param
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "then"),
+    [
+        ({"tokens_per_minute": 100_000}, {"tokens_per_minute": 3_000}),
+        ({"nanos_per_minute": nanos("10")}, {"nanos_per_minute": nanos("0.30")}),
+        ({"requests_per_minute": 100}, {"requests_per_minute": 3}),
+        ({"requests_per_minute": 100}, {"requests_per_minute": 100, "tokens_per_minute": 3_000}),
+        ({"requests_per_minute": 100}, {"requests_per_minute": None, "nanos_per_minute": nanos("0.30")}),
+    ],
+)
+def test_what_was_held_under_other_ceilings_makes_no_room_under_these(scope, before, then):
+    """Forty calls in flight that end within five seconds: a minute's worth may go beside them, and what flows off."""
+    limit = RateLimit.objects.create(**scope, **before)
+    running = [call_of() for _ in range(40)]
+    assert all(decision.allowed for decision in ledger.apply(running, now=NOON))
+    RateLimit.objects.filter(pk=limit.pk).update(**then)
+    begun = NOON + SECOND
+    ceilings = {name: ceiling for name, ceiling in then.items() if ceiling}
+    least = min(ceilings[name] // IN_A_CALL[name] for name in ceilings)
+    assert went_beside(running, begun=begun) <= least + least * 5 // 60
+    # What is held now is given back again.
+    later = begun + timedelta(minutes=3)
+    [decision] = ledger.apply([op := call_of()], now=later)
+    ledger.release(make.releasing(op.reservation_id), now=later)
+    bucket = RateBucket.objects.get()
+    assert decision.allowed
+    assert (bucket.level_nanos, bucket.level_requests_e6, bucket.level_tokens_e6) == (0, 0, 0)
+
+
+def test_nor_does_it_where_a_ceiling_was_lowered_by_little_and_nothing_is_cut():
+    """By the lower ceiling less had flowed off until now; so much more would come back than the level has."""
+    limited(tokens_per_minute=60_000)
+    ledger.apply([op := call_of(tokens=60_000)], now=NOON)
+    later = NOON + 30 * SECOND
+    ledger.apply([call_of(tokens=20_000)], now=later)
+    RateLimit.objects.update(tokens_per_minute=40_000)
+    ledger.release(make.releasing(op.reservation_id), now=later)
+    assert RateBucket.objects.get().level_tokens_e6 == 50_000 * 10**6
+
+
+def test_a_raised_ceiling_lets_more_go_at_once_and_holds():
+    limited(tokens_per_minute=3_000)
+    running = [call_of() for _ in range(3)]
+    ledger.apply(running, now=NOON)
+    assert not ledger.reserve(call_of(), now=NOON).allowed
+    RateLimit.objects.update(tokens_per_minute=30_000)
+    later = NOON + SECOND
+    assert ledger.reserve(call_of(), now=later).allowed
+    went = 1 + went_beside(running, begun=later)
+    assert went == 27
+
+
+def test_a_limit_that_was_deleted_and_made_anew_counts_from_then():
+    limit = limited(tokens_per_minute=100_000)
+    running = [call_of() for _ in range(40)]
+    ledger.apply(running, now=NOON)
+    limit.delete()
+    limited(tokens_per_minute=3_000)
+    assert went_beside(running, begun=NOON + SECOND) == 3
+
+
+def test_a_ceiling_that_was_another_for_a_moment_in_which_nothing_went_gives_back_as_ever():
+    limited(tokens_per_minute=3_000)
+    [decision] = ledger.apply([op := call_of()], now=NOON)
+    RateLimit.objects.update(tokens_per_minute=2_000)
+    RateLimit.objects.update(tokens_per_minute=3_000)
+    ledger.release(make.releasing(op.reservation_id), now=NOON)
+    assert decision.allowed
+    assert RateBucket.objects.get().level_tokens_e6 == 0
+
+
+def test_what_a_call_used_beyond_its_hold_counts_under_other_ceilings_too():
+    limited(nanos_per_minute=nanos("6"))
+    op, _ = reserve("0.10")
+    RateLimit.objects.update(nanos_per_minute=nanos("3"))
+    ledger.settle(make.settling(op.reservation_id, "2.10"), now=NOON)
+    assert RateBucket.objects.get().level_nanos == nanos("2.10")
