@@ -121,12 +121,7 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     op, in_review = _held_against(batch, op, row, excess_nanos=op.cost_nanos - row.amount_nanos)
     entry = _charge(batch, row, op)
     # The rate limits counted the worst case; what was not used may be used by others.
-    used = op.usage.input_tokens + op.usage.output_tokens
-    counted = amount_of(cost_nanos=op.cost_nanos, tokens=used or row.tokens)
-    for bucket in _buckets(batch, row):
-        # What a tenant's key claims beyond its hold makes nobody else wait.
-        is_claim = op.trust is not None and bucket.rule.scope_type == PLATFORM
-        _correct(batch, row, [bucket], used=counted.at_most(_held(row)) if is_claim else counted)
+    _correct(batch, row, used=_used(op, row), is_claim=op.trust is not None)
     _resolve(batch, row, "settled")
     return SettleResult(
         entry.id,
@@ -141,7 +136,7 @@ def release(batch: Batch, op: Release) -> None:
     """Return the whole hold."""
     row = batch.pending(op.reservation_id)
     _give_back(batch, row)
-    _correct(batch, row, _buckets(batch, row), used=NOTHING)
+    _correct(batch, row, used=NOTHING)
     _resolve(batch, row, "released")
 
 
@@ -281,21 +276,30 @@ def _held(row: ReservationRow) -> Amount:
     return amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens)
 
 
+def _used(op: Settle, row: ReservationRow) -> Amount:
+    return amount_of(cost_nanos=op.cost_nanos, tokens=op.usage.input_tokens + op.usage.output_tokens or row.tokens)
+
+
 def _fill(buckets: Iterable[BucketRow], more: Amount) -> None:
     for bucket in buckets:
         bucket.level = bucket.rule.ceilings.filled(bucket.level, more=more)
         bucket.dirty = True
 
 
-def _correct(batch: Batch, row: ReservationRow, buckets: Iterable[BucketRow], *, used: Amount) -> None:
+def _correct(
+    batch: Batch, row: ReservationRow, *, used: Amount, is_claim: bool = False, gives_back: bool = True
+) -> None:
     """Count what a call has used in the place of what was held for it.
 
     A bucket whose ceilings changed meanwhile gets nothing back: what others have filled would be taken off for it.
     """
-    ago = batch.now - row.reserved_at
-    for bucket in buckets:
-        held = _held(row) if bucket.has_what_was_held(row.reserved_at) else _held(row).at_most(used)
-        bucket.level = bucket.rule.ceilings.filled(bucket.level, more=used, less=held, ago=ago)
+    held, ago = _held(row), batch.now - row.reserved_at
+    for bucket in _buckets(batch, row):
+        # What a tenant's key claims beyond its hold makes nobody else wait.
+        counted = used.at_most(held) if is_claim and bucket.rule.scope_type == PLATFORM else used
+        is_whole = gives_back and bucket.has_what_was_held(row.reserved_at)
+        less = held if is_whole else held.at_most(counted)
+        bucket.level = bucket.rule.ceilings.filled(bucket.level, more=counted, less=less, ago=ago)
         bucket.dirty = True
 
 
@@ -412,6 +416,8 @@ def _settle_late(batch: Batch, op: Settle, row: ReservationRow) -> SettleResult:
         **_figures(op.usage),
     )
     batch.post(entry)
+    # What it held was charged, and counts; what it used beyond that counts from now on.
+    _correct(batch, row, used=_used(op, row), is_claim=op.trust is not None, gives_back=False)
     return SettleResult(
         entry.id,
         op.cost_nanos,

@@ -83,11 +83,12 @@ class Ceilings:
     ) -> Amount:
         """The level once `more` is booked in the place of `less`, which was booked so long ago.
 
-        A call counts as at most what a bucket holds, so that what it does not use is given back of that alone, and of
-        that only what has not flowed off since.
+        What is beyond that is booked now. A call counts as at most what a bucket holds, so that what it does not use is
+        given back of that alone, and of that only what has not flowed off since.
         """
-        more, less = after(more, self, ago), after(less, self, ago)
-        return self.most_of(level.plus(more).plus(less.negated()))
+        beyond = more.plus(less.negated())
+        kept, had = after(more.at_most(less), self, ago), after(less, self, ago)
+        return self.most_of(level.plus(beyond).plus(kept).plus(had.negated()))
 
 
 def after(level: Amount, ceilings: Ceilings, passed: timedelta) -> Amount:

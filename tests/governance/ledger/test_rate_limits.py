@@ -11,6 +11,7 @@ from governance.ledger.operations import Extend, Reserve
 from governance.ledger.results import ExtendRefused, ReserveAnew
 from governance.models import RateBucket, RateLimit, Reservation
 from governance.rules.decision import Action, Quote, Reason
+from governance.rules.reports import ReportTrust
 from tests import factories as make
 from tests.factories import NOON, nanos
 
@@ -293,6 +294,45 @@ def test_a_ceiling_that_was_another_for_a_moment_in_which_nothing_went_gives_bac
     ledger.release(make.releasing(op.reservation_id), now=NOON)
     assert decision.allowed
     assert RateBucket.objects.get().level_tokens_e6 == 0
+
+
+@pytest.mark.parametrize("minutes", [0, 1, 5])
+def test_what_a_call_used_beyond_its_hold_counts_from_when_it_settles(minutes):
+    """However long it ran: it is known of by then alone."""
+    limited(nanos_per_minute=nanos("0.60"), tokens_per_minute=100)
+    op, _ = reserve("0.60")
+    later = NOON + timedelta(minutes=minutes)
+    ledger.settle(make.settling(op.reservation_id, "5"), now=later)
+    bucket = RateBucket.objects.get()
+    assert (bucket.level_nanos, bucket.level_tokens_e6) == (nanos("1.20"), 120 * 10**6)
+    assert not reserve("0.01", at=later + 59 * SECOND)[1].allowed
+
+
+def expired(cost: str) -> Reserve:
+    """Held at noon, and charged as an estimate ten seconds later."""
+    op = replace(make.reserving(cost), ttl_s=1)
+    assert ledger.reserve(op, now=NOON).allowed
+    assert ledger.expire_due(now=NOON + 10 * SECOND) == 1
+    return op
+
+
+@pytest.mark.parametrize(("said", "counted"), [("5", "1.20"), ("0.90", "0.80"), ("0.60", "0.50"), ("0.10", "0.50")])
+def test_so_does_what_is_settled_late_and_nothing_comes_back_of_it(said, counted):
+    limited(nanos_per_minute=nanos("0.60"))
+    op = expired("0.60")
+    ledger.settle(make.settling(op.reservation_id, said), now=NOON + 10 * SECOND)
+    assert RateBucket.objects.get().level_nanos == nanos(counted)
+
+
+@pytest.mark.parametrize(("scope_type", "counted"), [("tenant", "0.80"), ("platform", "0")])
+def test_what_a_tenants_key_claims_late_makes_nobody_else_wait(scope_type, counted):
+    make.budget("10")
+    owner, key = (make.tenant(), "acme") if scope_type == "tenant" else (None, "")
+    RateLimit.objects.create(tenant=owner, scope_type=scope_type, scope_key=key, nanos_per_minute=nanos("0.60"))
+    op = expired("0.10")
+    trust = ReportTrust(make.tenant().pk, nanos("100"))
+    ledger.settle(make.settling(op.reservation_id, "0.90", trust=trust), now=NOON + 10 * SECOND)
+    assert RateBucket.objects.get().level_nanos == nanos(counted)
 
 
 def test_what_a_call_used_beyond_its_hold_counts_under_other_ceilings_too():
