@@ -135,17 +135,20 @@ class WaitingRepeats:
 
 
 def begin(
-    *, tenant_id: int, key: str, digest: str, now: datetime, api_key_id: int | None = None
+    *, tenant_id: int | None, key: str, digest: str, now: datetime, api_key_id: int | None = None
 ) -> Claim | StoredAnswer | None:
     """The right to run the request, its kept answer, or None while somebody else runs it.
 
+    `tenant_id`: None for what operators do to all tenants.
+
     Raises KeyReused, and TooManyKept for a new request.
     """
-    row = KeptAnswer.objects.filter(tenant_id=tenant_id, key=key).first()
+    kept = KeptAnswer.objects.filter(tenant=tenant_id)
+    row = kept.filter(key=key).first()
     if row is None:
         _refuse_one_more(api_key_id)
         started = {"digest": digest, "started_at": now, "alive_until": now + ALIVE_FOR, "api_key_id": api_key_id}
-        row, created = KeptAnswer.objects.get_or_create(tenant_id=tenant_id, key=key, defaults=started)
+        row, created = kept.get_or_create(key=key, defaults={"tenant_id": tenant_id, **started})
         if created:
             return Claim(row.pk, row.runs, now)
     running = row.status == KeptAnswer.Status.RUNNING and row.alive_until > now

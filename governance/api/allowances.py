@@ -10,8 +10,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance.actions import allowances
-from governance.api.budgets import BudgetView, ShownBudgetBody
+from governance.api.budgets import BudgetOnce, BudgetView, ShownBudgetBody
 from governance.api.fields import Dollars, Moment, OptionalAct, Query, Strict, Text
+from governance.api.once import PARAMETER, once
 from governance.api.permissions import OPERATORS, READERS
 from governance.api.views import ListView, columns_of, describe_list, presenter
 from governance.ledger import clock
@@ -49,7 +50,7 @@ class AllowanceBody(Strict):
         return allowances.state(row, now=clock.known_now())
 
 
-class Allowances(BudgetView, ListView):
+class Allowances(BudgetOnce, ListView):
     acts_on = "governance.allowance"
     roles = {"GET": READERS, "POST": OPERATORS}
     table_name = "allowances"
@@ -61,10 +62,18 @@ class Allowances(BudgetView, ListView):
         rows = Allowance.objects.filter(budget=budget).select_related("window").order_by("-id")
         return self.listed(rows, presenter(AllowanceBody), columns=columns_of(AllowanceBody))
 
-    @extend_schema(operation_id="allowances_create", request=AllowanceBody, responses={201: AllowanceBody})
+    @extend_schema(
+        operation_id="allowances_create",
+        parameters=[PARAMETER],
+        request=AllowanceBody,
+        responses={201: AllowanceBody},
+    )
+    @once
     def post(self, request: Request, id: int) -> Response:
         """Takes hold at once, and ends by itself."""
-        made = self._grant(self.budget(id), self.valid(AllowanceBody, request.data))
+        budget, asked = self.budget(id), self.valid(AllowanceBody, request.data)
+        self.refuse_cut_off()
+        made = self._grant(budget, asked)
         return Response(AllowanceBody(made).data, status=201)
 
     def _grant(self, budget: Budget, asked: dict[str, Any]) -> Allowance:

@@ -13,14 +13,16 @@ from rest_framework.response import Response
 
 from governance.actions import budgets, tenancy
 from governance.api.fields import Act, Dollars, Name, Query, Ratio, ScopeKeyFilter, Text, looked_for
+from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.policies import PolicyBody
 from governance.api.views import ControlView, ListView, Present, columns_of, describe_list, presenter
-from governance.models import Budget, BudgetEvent, BudgetWindow, ScopeType
+from governance.models import Budget, BudgetEvent, BudgetWindow, ScopeType, Tenant
 from governance.models.budgets import WINDOW_CHOICES
 from governance.queries import budget_status
 from governance.queries.budget_status import BudgetStatus
 from governance.rules import money, policy
+from governance.rules.errors import Conflict
 from governance.rules.visibility import Audience
 
 READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
@@ -241,14 +243,34 @@ class OneBudget(BudgetView):
         return Response(self.one_to_api(self.budget(budget.pk)))
 
 
-class BudgetReset(BudgetView):
+class BudgetOnce(OnceView, BudgetView):
+    """An act on a budget that adds up, so that a repeat under an Idempotency-Key is answered alone."""
+
+    is_for_all = True
+
+    def owner(self, request: Request, **where: Any) -> Tenant | None:
+        return self.budget(where["id"]).tenant
+
+    def refuse_cut_off(self) -> None:
+        """Raises Conflict where an earlier run may have done it, and died before it could say."""
+        if self.claim and self.claim.taken_over:
+            raise Conflict(
+                "",
+                "an earlier run of this request was cut off, and may have done it already: look at the budget, and ask"
+                " again under a new Idempotency-Key where it has not.",
+            )
+
+
+class BudgetReset(BudgetOnce):
     roles = {"POST": OPERATORS}
 
-    @extend_schema(operation_id="budgets_reset", request=ResetAct, responses=ResetBody)
+    @extend_schema(operation_id="budgets_reset", parameters=[PARAMETER], request=ResetAct, responses=ResetBody)
+    @once
     def post(self, request: Request, id: int) -> Response:
         """Closes the current window of `subject`, or else every open one of the budget, and opens new ones now."""
         budget = self.budget(id)
         asked = self.valid(ResetAct, request.data)
+        self.refuse_cut_off()
         done = budgets.reset(budget=budget, **asked, by=self.by.actor, now=self.now)
         return Response({"closed": done.closed, "opened": done.opened, "budget": self.one_to_api(budget)})
 

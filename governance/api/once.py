@@ -43,6 +43,8 @@ class OnceView(ControlView):
     claim: Claim | None = None
     # Set with an answer that did nothing further and may be otherwise a moment later: it is not kept for repeats.
     is_passing = False
+    # Whether it acts on what may be no tenant's: the operators share the keys of that.
+    is_for_all = False
 
     def owner(self, request: Request, **where: Any) -> Tenant | None:
         """The tenant that the key belongs to; None where the request will be refused for naming none."""
@@ -61,7 +63,7 @@ def once(post: Callable[..., Any]) -> Callable[..., Any]:
         # The body is read as bytes before it is parsed, for both are needed.
         body = request._request.body if key else b""
         tenant = view.owner(request, **where) if key else None
-        if tenant is None:
+        if not key or (tenant is None and not view.is_for_all):
             return post(view, request, **where)
         # What an operator is answered has figures in it that no key of the tenant may be replayed.
         agent = OPERATORS_OWN if view.by.tenant is None else view.by.agent.slug if view.by.agent else ""
@@ -74,9 +76,11 @@ def once(post: Callable[..., Any]) -> Callable[..., Any]:
     return post_once
 
 
-def _begin(tenant: Tenant, key: str, digest: str, *, api_key_id: int | None) -> Claim | StoredAnswer:
+def _begin(tenant: Tenant | None, key: str, digest: str, *, api_key_id: int | None) -> Claim | StoredAnswer:
     def look() -> Claim | StoredAnswer | None:
-        return idempotency.begin(tenant_id=tenant.pk, key=key, digest=digest, now=clock.now(), api_key_id=api_key_id)
+        return idempotency.begin(
+            tenant_id=tenant.pk if tenant else None, key=key, digest=digest, now=clock.now(), api_key_id=api_key_id
+        )
 
     found = look()
     if found is not None:

@@ -19,7 +19,8 @@ class KeptAnswer(models.Model):
         RUNNING = "running"
         DONE = "done"
 
-    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, related_name="+")
+    # None of what operators do to all.
+    tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, null=True, related_name="+")
     key = models.CharField(max_length=255)
     # Whose request it is: so many are kept for each. None of one from before this was noted.
     api_key = models.ForeignKey(ApiKey, on_delete=models.SET_NULL, null=True, related_name="+")
@@ -37,6 +38,9 @@ class KeptAnswer(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["tenant", "key"], name="kept_answer_one_per_key"),
+            models.UniqueConstraint(
+                fields=["key"], condition=Q(tenant__isnull=True), name="kept_answer_one_per_key_of_all"
+            ),
             models.CheckConstraint(
                 condition=Q(status="running", response_status__isnull=True)
                 | Q(status="done", response_status__isnull=False),
