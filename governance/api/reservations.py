@@ -24,10 +24,10 @@ from governance.api.reviews import needs_review
 from governance.api.spend import TOKENS, cost_of, refuse_misdated, trust_in
 from governance.api.views import ControlView
 from governance.ledger.operations import Extend, Release, Reserve, Settle
-from governance.ledger.results import AlreadyResolved, ExtendRefused, SettleResult
+from governance.ledger.results import AlreadyResolved, ExtendRefused, ReserveAnew, SettleResult
 from governance.models import PendingReport, Reservation, Tenant
 from governance.rules.calls import Caller, Usage
-from governance.rules.decision import Decision
+from governance.rules.decision import Decision, Reason
 from governance.rules.errors import Conflict
 from governance.rules.judgement import AGENT_SETTLED
 from governance.rules.reports import ReportTrust
@@ -315,6 +315,9 @@ class ReservationExtend(RefusingView, ReservationAct):
         try:
             _carry_out(self, extension)
         except ExtendRefused as error:
+            if error.decision.reason == Reason.KEY_INVALID and not extension.by_holder:
+                # Not the key of whoever asks, to whom a 401 would say so.
+                raise ReserveAnew("the key that it was held with is revoked or has expired: reserve anew") from error
             self.decision, self.more_nanos = error.decision, asked["more"]
             return refused(error.decision, request, model=held.model_requested, audience=self.by.audience)
         return self.shown(id)

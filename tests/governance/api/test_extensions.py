@@ -67,7 +67,7 @@ BLOCKS: dict[str, tuple[Callable[[], Any], int, str]] = {
     "a tenant on pause": (lambda: Tenant.objects.update(status="paused"), 403, "paused"),
     "an agent on pause": (lambda: make.tenant().agents.update(status="paused"), 403, "paused"),
     "no subscription": (lambda: Tenant.objects.update(status="suspended"), 402, "subscription_inactive"),
-    "a revoked key": (revoke_the_holder, 401, "invalid_api_key"),
+    "a revoked key": (revoke_the_holder, 409, "reserve_anew"),
 }
 
 
@@ -319,7 +319,7 @@ class TestRefusedAsACall:
         same = ("status", "code", "headers", "reason", "agent", "model", "scope", "window", "budgets")
         assert [extended[name] for name in same] == [called[name] for name in same]
 
-    @pytest.mark.parametrize("block", [name for name, (_, status, _) in BLOCKS.items() if status != 401])
+    @pytest.mark.parametrize("block", [name for name, (_, status, _) in BLOCKS.items() if status != 409])
     @pytest.mark.parametrize("body", [{"more": "1"}, {"ttl_s": 60}])
     def test_whom_nothing_is_held_for(self, agent: Api, log: RefusalLog, block: str, body: dict[str, Any]) -> None:
         make.budget("10")
