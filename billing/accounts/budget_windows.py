@@ -138,6 +138,7 @@ def _stopped(part: WindowShare, known: WindowShare) -> WindowShare:
         paid_nanos=known.paid_nanos,
         forgiven_nanos=known.forgiven_nanos,
         disputed_nanos=known.disputed_nanos,
+        lost_nanos=known.lost_nanos,
         frozen=True,
     )
 
@@ -345,9 +346,10 @@ def _drawable(part: WindowShare) -> balance.Part:
         paid_nanos=part.paid_nanos,
         given_nanos=part.given_nanos,
         frozen=part.frozen,
-        # An operator who pays a period back gives away what was used of it; a dispute takes it.
+        # An operator who pays a period back gives away what was used of it; a dispute that is lost takes it.
         forgiven_nanos=part.forgiven_nanos,
         disputed_nanos=part.disputed_nanos,
+        lost_nanos=part.lost_nanos,
     )
 
 

@@ -55,7 +55,7 @@ def note(
     of_lines = _taken_back(known, invoices, refunds)
     for key, row in known.items():
         refund = _gone(row, refunds, payments)
-        _refund(row, of_lines.get(key, refund.gone), refund.disputed)
+        _refund(row, of_lines.get(key, refund.gone), refund.lost_in_dispute)
     return reasons
 
 
@@ -81,7 +81,7 @@ def sold_by(session: objects.Checkout) -> int:
 def take_back(row: TopUp, payments: Sequence[Known]) -> None:
     """Keep what was refunded of a checkout's top-up, or is in dispute."""
     refund = of_intent(row.intent_id, payments)
-    _refund(row, refund.gone, refund.disputed)
+    _refund(row, refund.gone, refund.lost_in_dispute)
 
 
 def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
@@ -297,10 +297,10 @@ def _gone(row: TopUp, refunds: Mapping[str, Refund], payments: Sequence[Known]) 
     return refunds.get(row.invoice_id, NOT_REFUNDED) if row.invoice_id else of_intent(row.intent_id, payments)
 
 
-def _refund(row: TopUp, gone: Fraction, disputed: Fraction) -> None:
-    """As much of the amount as of the payment went back, and as is in dispute."""
+def _refund(row: TopUp, gone: Fraction, lost: Fraction) -> None:
+    """As much of the amount as of the payment went back or is in dispute, and as was lost in one."""
     refunded = floor(row.amount_nanos * gone)
-    values = refunded, min(refunded, floor(row.amount_nanos * disputed))
+    values = refunded, min(refunded, floor(row.amount_nanos * lost))
     if values != (row.refunded_nanos, row.disputed_nanos):
         row.refunded_nanos, row.disputed_nanos = values
         row.save(update_fields=["refunded_nanos", "disputed_nanos"])

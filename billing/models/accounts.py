@@ -183,7 +183,7 @@ class TopUp(models.Model):
     amount_nanos = models.BigIntegerField()
     refunded_nanos = models.BigIntegerField(default=0)
     disputed_nanos = models.BigIntegerField(
-        default=0, db_default=0, help_text="What of the refunded is in dispute, or was lost in one, in nanodollars."
+        default=0, db_default=0, help_text="What of the refunded was lost in a dispute, in nanodollars."
     )
     used_before_nanos = models.BigIntegerField(
         default=0, db_default=0, help_text="Used before the tenant had a subscription, in nanodollars."

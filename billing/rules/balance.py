@@ -3,7 +3,8 @@
 A part is a subscription's period of one cycle. Spending draws on what was paid for the parts, the one that ends first
 before the others, then on what they allow beyond that, then on top-ups. When a part is over, what was drawn beyond
 what was paid or given is owed: it is taken off the next limits until what was paid for and left unused has paid it. So
-is what was drawn on a top-up whose payment is in dispute.
+is what was drawn on a top-up whose payment was lost in a dispute. A dispute that may still be won allows no more use,
+and of a part that is over, or a top-up, it makes nothing owed.
 
 Whatever allows less than before, for whatever reason, keeps what was used of it until that was heard of, and no more:
 what is used afterwards is drawn on what stands. What is used is what was settled; a call under way is drawn, once it
@@ -26,8 +27,8 @@ class Part:
 
     `given_nanos` of it need no payment: what is used of them is not owed, and what is not repays nothing. `frozen`: it
     allows no more than what is used of it already. Beside what was paid `forgiven_nanos` were paid back, so that what
-    was used of them by then is not owed, and `disputed_nanos` are in dispute. `is_over`: its subscription is, so that
-    what is owed of it is owed at once.
+    was used of them by then is not owed, `disputed_nanos` are in a dispute that may still be won, and `lost_nanos` were
+    lost in one. `is_over`: its subscription is, so that what is owed of it is owed at once.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Part:
     given_nanos: int = 0
     forgiven_nanos: int = 0
     disputed_nanos: int = 0
+    lost_nanos: int = 0
     frozen: bool = False
     is_over: bool = False
 
@@ -46,7 +48,7 @@ class Part:
 
     @property
     def gone_nanos(self) -> int:
-        return self.forgiven_nanos + self.disputed_nanos
+        return self.forgiven_nanos + self.disputed_nanos + self.lost_nanos
 
     @property
     def allowed_nanos(self) -> int:
@@ -56,6 +58,11 @@ class Part:
     def before_nanos(self) -> int:
         """What it allowed before anything of it went."""
         return max(self.whole_nanos, self.covered_nanos + self.gone_nanos)
+
+    @property
+    def as_won(self) -> Part:
+        """As it is where what is in dispute is won: nothing is owed for it before it is lost."""
+        return replace(self, paid_nanos=self.paid_nanos + self.disputed_nanos, disputed_nanos=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +171,7 @@ class Spell:
 class Purchase:
     """An amount bought in addition; it counts from the window that begins at `starts_at`. `expires` with it.
 
-    `refunded_nanos` of it went back or are in dispute, `disputed_nanos` of these in dispute. `used_before_nanos` were
+    `refunded_nanos` of it went back or are in dispute, `lost_nanos` of these were lost in one. `used_before_nanos` were
     used in no window of a subscription.
     """
 
@@ -173,7 +180,7 @@ class Purchase:
     amount_nanos: int
     refunded_nanos: int = 0
     expires: bool = False
-    disputed_nanos: int = 0
+    lost_nanos: int = 0
     used_before_nanos: int = 0
 
     def counts_in(self, spell_starts_at: datetime) -> bool:
@@ -181,8 +188,8 @@ class Purchase:
 
     def owed_of(self, drawn_nanos: int) -> int:
         """What of so much drawn is owed: an operator who pays a top-up back gives away what was used of it; a dispute
-        takes it."""
-        return max(0, drawn_nanos - (self.amount_nanos - self.disputed_nanos))
+        that is lost takes it."""
+        return max(0, drawn_nanos - (self.amount_nanos - self.lost_nanos))
 
 
 @dataclass(slots=True)
@@ -454,7 +461,7 @@ def _standing(parts: Sequence[Part]) -> list[Part]:
 
 def _close(balance: Balance, part: Part) -> None:
     """A part is over: what was drawn beyond what covers it is owed, what was paid and is left repays what is owed."""
-    drawn = balance.drawn.pop(part.key, 0)
+    part, drawn = part.as_won, balance.drawn.pop(part.key, 0)
     undone = balance.undone.pop(part.key, NONE)
     undone, _ = _undone(undone.heard(drawn), part, undone.gone_nanos(is_given=True), part.covered_nanos, drawn)
     left = max(0, part.paid_nanos - drawn)
@@ -465,7 +472,7 @@ def _owed_now(part: Part, drawn: int, used: int, undone: Undone) -> int:
     """What of a part is owed before it is over itself: with its subscription, and what it does not allow any more of
     what was drawn in earlier windows."""
     if part.is_over:
-        return _owed(part, drawn + used, undone)
+        return _owed(part.as_won, drawn + used, undone)
     return 0 if part.frozen else max(0, drawn - part.whole_nanos - undone.used_nanos)
 
 

@@ -17,6 +17,8 @@ from billing.stripe_api.objects import Line, StripeInvoice, StripePayment
 
 # An inquiry takes no money yet.
 HARMLESS = ("won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed")
+# Whatever else is not harmless may still be won.
+LOST = "lost"
 FAILED = ("failed", "canceled")
 ABOUT_THEN = timedelta(days=3)
 
@@ -40,7 +42,8 @@ class Refund:
     """`refunded` of `paid` went back or is in dispute, in the currency's smallest unit. `charged`: what that and the
     credits of the same invoice paid for together. `beside`: what was refunded in part beside what is in dispute.
     `lines`: how much credit notes took of lines of the invoice, by their ids; `noted`: what of the refunded was for
-    those that they took whole."""
+    those that they took whole. `lost_share` of the refunded was lost in a dispute; the rest of what is in one may still
+    be won."""
 
     kind: RefundKind
     refunded: int = 0
@@ -49,6 +52,7 @@ class Refund:
     beside: int = field(default=0, compare=False)
     lines: Mapping[str, Fraction] = field(default_factory=dict, compare=False)
     noted: Fraction = field(default=Fraction(0), compare=False)
+    lost_share: Fraction = field(default=Fraction(0), compare=False)
 
     @property
     def gone(self) -> Fraction:
@@ -68,8 +72,13 @@ class Refund:
 
     @property
     def disputed(self) -> Fraction:
-        """How much of what was charged is in dispute, or was lost in one: what was used of that is owed."""
+        """How much of what was charged is in dispute, or was lost in one."""
         return self.lost if self.kind == RefundKind.DISPUTED else Fraction(0)
+
+    @property
+    def lost_in_dispute(self) -> Fraction:
+        """How much of what was charged was lost in a dispute: what was used of that is owed."""
+        return self.lost * self.lost_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +103,11 @@ def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Ma
     return found
 
 
-def lost(found: Mapping[str, Refund], *kinds: RefundKind) -> dict[str, Fraction]:
+def lost(found: Mapping[str, Refund]) -> dict[str, Fraction]:
     """How much stands on no payment any more: of what invoices charged, by their ids, and of lines that credit notes
-    took whole, by theirs. `kinds`: of refunds of these alone."""
-    counted = {id: one for id, one in found.items() if not kinds or one.kind in kinds}
-    gone = {id: one.lost for id, one in counted.items()}
-    return gone | {id: share for one in counted.values() for id, share in one.lines.items() if share == 1}
+    took whole, by theirs."""
+    gone = {id: one.lost for id, one in found.items()}
+    return gone | {id: share for one in found.values() for id, share in one.lines.items() if share == 1}
 
 
 def taken_back(gone: Refund, invoice: StripeInvoice, sold: Sequence[Line]) -> list[Fraction]:
@@ -144,23 +152,31 @@ def of_intent(intent_id: str, known: Sequence[Known]) -> Refund:
 
 def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> Refund:
     disputes = [one.payment for one in mine if one.payment.kind == "dispute"]
-    disputed = [one.amount for one in disputes if one.status not in HARMLESS and not one.reinstated]
+    disputes = [one for one in disputes if one.status not in HARMLESS and not one.reinstated]
     notes = [one.payment for one in mine if one.payment.kind == "credit_note"]
     notes = [note for note in notes if note.status != "void"]
     noted, beside = sum(note.amount for note in notes), sum(note.unrefunded for note in notes)
     # A credit note's refund is in both sums; what was credited without one, or before there was a payment, is in the
     # notes alone.
     refunded = max(_refunded(mine) + beside + before, credited + before, noted)
-    if refunded <= 0 and not disputed:
+    if refunded <= 0 and not disputes:
         return Refund(RefundKind.NONE)
     # Several payments of one invoice may come to more than it asked for; one that the balance paid in part, to less.
     paid = max(paid, sum(one.payment.amount for one in mine if one.payment.kind == "charge" and _went_through(one)))
-    if disputed:
-        # One that does not say how much it is about is about all.
-        is_all = min(disputed) <= 0 or sum(disputed) + refunded >= paid
-        gone, beside = (paid, 0) if is_all else (sum(disputed), refunded)
-        return Refund(RefundKind.DISPUTED, gone, paid, paid, beside)
-    return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded, paid, paid)
+    if not disputes:
+        return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded, paid, paid)
+    disputed = _in_all(disputes, paid)
+    gone, beside = (paid, 0) if disputed + refunded >= paid else (disputed, refunded)
+    lost = _in_all([one for one in disputes if one.status == LOST], gone)
+    # Where nobody knows what was paid, all of it was lost, or none.
+    share = Fraction(lost, gone) if gone > 0 else Fraction(int(any(one.status == LOST for one in disputes)))
+    return Refund(RefundKind.DISPUTED, gone, paid, paid, beside, lost_share=share)
+
+
+def _in_all(disputes: Sequence[StripePayment], most: int) -> int:
+    """What disputes are about together. One that does not say how much that is is about all."""
+    amounts = [one.amount if one.amount > 0 else most for one in disputes]
+    return min(most, sum(amounts))
 
 
 def _credited(invoice: StripeInvoice, mine: Sequence[Known]) -> dict[str, Fraction]:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from billing.rules import grants
 from billing.rules.grants import Grant, Period
-from billing.rules.refunds import Refund, RefundKind, lost
+from billing.rules.refunds import Refund, lost
 from billing.stripe_api.objects import StripeSubscription
 
 # Stripe's statuses of a subscription that is over.
@@ -20,8 +20,9 @@ class WindowShare:
     """A subscription's share of a window, of one cycle.
 
     `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit, usage that is
-    billed when it is over), or none before `given_until`. `forgiven_nanos` were paid back by the business, and
-    `disputed_nanos` are in dispute. `frozen`: nothing that was paid stands. `is_own`: its limit is an operator's own.
+    billed when it is over), or none before `given_until`. `forgiven_nanos` were paid back by the business,
+    `disputed_nanos` are in a dispute that may still be won, and `lost_nanos` were lost in one. `frozen`: nothing that
+    was paid stands. `is_own`: its limit is an operator's own.
     """
 
     subscription_id: str
@@ -33,6 +34,7 @@ class WindowShare:
     given_until: datetime | None = None
     forgiven_nanos: int = 0
     disputed_nanos: int = 0
+    lost_nanos: int = 0
     frozen: bool = False
     is_own: bool = False
 
@@ -41,18 +43,21 @@ def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Re
     """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
     for in arrears is what was used, so that none of it is left."""
     gone = lost(refunds)
-    stands = grants.given(lines, part.period, lost=gone)
-    undisputed = grants.given(lines, part.period, lost=lost(refunds, RefundKind.DISPUTED))
+    in_disputes = {id: one.disputed for id, one in refunds.items()}
+    lost_in_them = {id: one.lost_in_dispute for id, one in refunds.items()}
+    all, kept, undisputed, stands = (
+        grants.given(lines, part.period, lost=shares) for shares in ({}, lost_in_them, in_disputes, gone)
+    )
     billed = [one for one in lines if one.span.overlap(part.period) and not one.is_credit]
+    forgiven, disputed = max(0, undisputed - stands), max(0, kept - undisputed)
     part = replace(
         part,
-        forgiven_nanos=max(0, undisputed - stands),
-        disputed_nanos=max(0, grants.given(lines, part.period) - undisputed),
+        lost_nanos=max(0, all - kept),
         frozen=not stands and any(one.lost(gone) for one in billed),
     )
     if any(one.cycle.in_arrears for one in lines):
-        return replace(part, given_nanos=max(part.given_nanos, stands))
-    return replace(part, paid_nanos=stands)
+        return replace(part, given_nanos=max(part.given_nanos, stands), forgiven_nanos=forgiven + disputed)
+    return replace(part, paid_nanos=stands, forgiven_nanos=forgiven, disputed_nanos=disputed)
 
 
 def is_due(part: WindowShare, sub: StripeSubscription | None, now: datetime) -> bool:

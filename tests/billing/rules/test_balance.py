@@ -194,8 +194,8 @@ def test_what_was_used_of_what_went_back_stays_used_beside_what_is_paid_again() 
         assert left([later], spell(1, 0, part(50, key="b")), topup) == 65
         # And where nothing went back after all it is as it was.
         assert left([], replace(now, parts=(whole,)), topup) == 120
-    # What was disputed is owed when it is over.
-    disputed = seen(replace(seen(spell(0, 90, whole)), parts=(part(50, disputed_nanos=50),)))
+    # What was lost in a dispute is owed when it is over.
+    disputed = seen(replace(seen(spell(0, 90, whole)), parts=(part(50, lost_nanos=50),)))
     assert left([disputed], spell(1, 0, part(50, key="b"))) == 10
     # Use that is voided was none.
     voided = replace(seen(replace(seen(spell(0, 90, whole)), parts=(less,))), used_nanos=20)
@@ -242,8 +242,8 @@ def test_a_call_that_ends_after_its_window_is_over_is_forgiven_with_what_went_ba
         # Also where its period goes on.
         later = Spell(START + 10 * DAY, (gone(50), part(50, key="b")), 0)
         assert left([over], later, topup) == 50 + 20
-    # Of what is in dispute it is owed.
-    disputed = replace(over, parts=(part(50, 0, disputed_nanos=50, frozen=True),))
+    # Of what was lost in a dispute it is owed.
+    disputed = replace(over, parts=(part(50, 0, lost_nanos=50, frozen=True),))
     assert left([disputed], spell(1, 0, part(50, key="b")), topup) == 0 + 20
 
 
@@ -390,17 +390,35 @@ def test_what_an_earlier_window_drew_leaves_so_much_less_of_what_stands() -> Non
     assert limit == 50 + 10 + 20
 
 
-def test_what_was_used_of_a_disputed_top_up_is_owed_as_far_as_it_is_disputed() -> None:
+def test_what_is_in_a_dispute_that_may_be_won_is_not_owed_and_repays_what_it_did() -> None:
+    now, topup = spell(1, 0, part(50, key="b")), [Purchase("t", START, 20)]
+    for fields, owed in (({"disputed_nanos": 50}, 0), ({"lost_nanos": 50}, 30), ({"forgiven_nanos": 50}, 0)):
+        assert left([spell(0, 30, part(50, 0, **fields))], now) == 50 - owed
+        stopped = seen(
+            replace(seen(spell(0, 30, part(50)), *topup), parts=(part(50, 0, frozen=True, **fields),)), *topup
+        )
+        assert stopped.draws["a"] == Draw(30, 30, True)
+        assert left([replace(stopped, used_nanos=35)], now, topup) == 50 - owed + 15
+        # Its subscription is over beside another one.
+        over = part(0, 0, frozen=True, is_over=True, **fields)
+        assert left([], seen(replace(stopped, parts=(over, part(50, key="b"))))) == 30 + 50 - owed
+    # 20 were used on credit and not paid; what the next one left has repaid them, unless it is lost.
+    for gone, owed in (({"disputed_nanos": 50}, 0), ({"lost_nanos": 50}, 20)):
+        past = [spell(0, 20, part(20, 0, key="c")), spell(1, 0, part(50, 0, key="d", **gone))]
+        assert left(past, spell(2, 0, part(50, key="e"))) == 50 - owed
+
+
+def test_what_was_used_of_a_disputed_top_up_is_owed_as_far_as_it_was_lost() -> None:
     def after(used: int, **fields: Any) -> int:
         return left([spell(0, used, part(50))], spell(1, 0, part(50, key="b")), [Purchase("t", START, 20, **fields)])
 
     assert after(70, refunded_nanos=20) == 50
-    assert [after(used, refunded_nanos=20, disputed_nanos=20) for used in (50, 55, 70)] == [50, 45, 30]
-    # What stands of it, and what was refunded beside the dispute, is not owed.
-    assert after(70, refunded_nanos=15, disputed_nanos=5) == 45
-    assert after(60, refunded_nanos=15, disputed_nanos=5) == 50
+    assert [after(used, refunded_nanos=20, lost_nanos=20) for used in (50, 55, 70)] == [50, 45, 30]
+    # What stands of it, what was refunded beside the dispute, and what may be won of it, is not owed.
+    assert after(70, refunded_nanos=15, lost_nanos=5) == 45
+    assert after(60, refunded_nanos=15, lost_nanos=5) == 50
     # It is owed once, over however many windows it was used, and until what is left unused has paid it.
-    lost = [Purchase("t", START, 20, refunded_nanos=20, disputed_nanos=20)]
+    lost = [Purchase("t", START, 20, refunded_nanos=20, lost_nanos=20)]
     past = [spell(0, 60, part(50)), spell(1, 60, part(50, key="b"))]
     assert left(past, spell(2, 0, part(50, key="c")), lost) == 30
     past.append(spell(2, 35, part(50, key="c")))
@@ -414,8 +432,8 @@ def test_what_was_used_of_a_top_up_before_the_subscription_is_used_of_it() -> No
     assert left([spell(0, 60, part(50))], spell(1, 0, part(50, key="b")), [topup]) == 55
     assert left([], spell(0, 0, part(50)), [replace(topup, refunded_nanos=10)]) == 55
     assert left([], spell(0, 0, part(50)), [replace(topup, refunded_nanos=20)]) == 50
-    # Disputed, it is owed; of what goes with its window nobody knows what was used.
-    disputed = replace(topup, refunded_nanos=20, disputed_nanos=20)
+    # Lost in a dispute, it is owed; of what goes with its window nobody knows what was used.
+    disputed = replace(topup, refunded_nanos=20, lost_nanos=20)
     assert left([], spell(0, 0, part(50)), [disputed]) == 45
     assert left([], spell(0, 0, part(50)), [replace(disputed, expires=True)]) == 50
 

@@ -444,7 +444,6 @@ def test_what_credit_notes_are_of_is_told_by_line() -> None:
     # By what a line was before its discount, and of none more than all.
     assert found["in_1"].lines == {"il_topup": Fraction(1, 4), "il_plan": 1}
     assert refunds.lost(found) == {"in_1": 0, "il_plan": 1}
-    assert refunds.lost(found, RefundKind.DISPUTED) == {}
     read = objects.payment({"object": "credit_note", "id": "cn_1", "lines": {"data": [{"amount": 7}, NOTED]}})
     assert read.lines == (("il_1", 8),)
 
@@ -463,3 +462,22 @@ def test_how_much_of_a_payment_went_back_counts_gifts() -> None:
     # Of that no more is owed than is in dispute.
     assert [Refund(kind.REFUNDED, 50, 50, 50).disputed, Refund(kind.PARTIAL, 10, 50, 50).disputed] == [0, 0]
     assert [Refund(kind.DISPUTED).disputed, Refund(kind.DISPUTED, 10, 50, 50, 10).disputed] == [1, Fraction(1, 5)]
+
+
+def test_of_what_is_in_disputes_that_is_lost_which_says_so() -> None:
+    def lost(*disputes: tuple[str, int], refunded: int = 0, paid: int = 5000) -> list[Fraction]:
+        known = [said("charge", "ch_1", amount=paid, refunded=refunded)] if paid else []
+        known += [said("dispute", f"dp_{number}", status=how, amount=of) for number, (how, of) in enumerate(disputes)]
+        found = became(*known, amount_paid=paid)
+        return [found.disputed, found.lost_in_dispute]
+
+    assert lost(("needs_response", 5000)) == lost(("under_review", 0)) == lost(("charge_refunded", 5000)) == [1, 0]
+    assert lost(("lost", 5000)) == lost(("lost", 0)) == [1, 1]
+    assert lost(("lost", 1000)) == [Fraction(1, 5)] * 2
+    assert lost(("won", 5000), ("lost", 1000)) == [Fraction(1, 5)] * 2
+    assert lost(("lost", 1000), ("under_review", 1500)) == [Fraction(1, 2), Fraction(1, 5)]
+    assert lost(("lost", 1000), ("under_review", 0)) == [1, Fraction(1, 5)]
+    # What was refunded beside it is no part of it, also where nothing is left.
+    assert lost(("lost", 1000), refunded=4000) == [1, Fraction(1, 5)]
+    # Nobody knows what was paid.
+    assert [lost((how, 5000), paid=0) for how in ("lost", "under_review")] == [[1, 1], [1, 0]]

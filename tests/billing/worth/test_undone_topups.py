@@ -230,7 +230,6 @@ class Bought:
     cents: int
     gone: int = 0
     used: int = 0
-    used_before: int = 0
 
     @property
     def left(self) -> int:
@@ -287,8 +286,7 @@ class Buyer:
             one.gone -= cents
 
     def dispute(self) -> None:
-        # What was used of it in a month that is over would be owed.
-        found = [one for one in self.bought.values() if not (one.gone or one.used_before or self._in_dispute(one))]
+        found = [one for one in self.bought.values() if not (one.gone or self._in_dispute(one))]
         if found:
             one = self.random.choice(found)
             cents = one.cents // self.random.choice([1, 2])
@@ -306,13 +304,9 @@ class Buyer:
             one.gone -= cents
 
     def wait(self) -> None:
-        while self.disputes:
-            self.win()
         hear(self.shop)
         self.shop.account.advance(by=32 * DAY)
         self.plan = 5000
-        for one in self.bought.values():
-            one.used_before = one.used
 
     def _in_dispute(self, one: Bought) -> bool:
         return any(one is other for other, *_ in self.disputes)
