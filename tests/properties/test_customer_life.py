@@ -1,9 +1,10 @@
 """A customer's life against a simulated Stripe whose events arrive shuffled, repeated and not at all.
 
 Whatever happens, and however often, what can be spent is never more than two limits ahead of what was paid for (see
-docs/adr): one that an upgrade advances, and the current window's, which Stripe may credit after it was used. The
-outstanding is what was used or can be used beyond what was paid, carried from window to window, repaid by what a
-window leaves unused. After a reconcile the state is that of Stripe, and a second one writes nothing.
+docs/adr): one that an upgrade advances, and the current window's, which Stripe may credit after it was used; and what
+was in disputes at once, which is owed when they are lost. The outstanding is what was used or can be used beyond what
+was paid, carried from window to window, repaid by what a window leaves unused. After a reconcile the state is that of
+Stripe, and a second one writes nothing.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class CustomerLife(RuleBasedStateMachine):
         # Trials are given once for a product, and keep counting for the window they were given in.
         self.tried: dict[str, tuple[datetime, datetime, int]] = {}
         self.spent_on_topups = 0
+        self.most_in_disputes = 0
 
     def teardown(self) -> None:
         self.example.__exit__(Exception, None, None)
@@ -193,10 +195,18 @@ class CustomerLife(RuleBasedStateMachine):
             if number + 1 == len(windows):
                 used += self._spendable(window)
             outstanding = max(0, outstanding + used - self._paid_for(window) - self._bought_in(window, used))
-        assert outstanding <= 2 * self.stripe.highest_nanos, (outstanding, self.stripe.highest_nanos)
+        self.most_in_disputes = max(self.most_in_disputes, self._in_disputes())
+        most = 2 * self.stripe.highest_nanos + self.most_in_disputes
+        assert outstanding <= most, (outstanding, self.stripe.highest_nanos, self.most_in_disputes)
 
     def _spendable(self, window: BudgetWindow) -> int:
         return window.remaining_nanos if Tenant.objects.get().status == "active" else 0
+
+    def _in_disputes(self) -> int:
+        """What was paid for by payments that are in a dispute now."""
+        disputes = self.stripe.disputes.values()
+        open = {one["charge"].removeprefix("ch_") for one in disputes if one["status"] == "needs_response"}
+        return sum(max(0, one.nanos) for one in self.stripe.payments if one.invoice_id in open)
 
     def _learn(self) -> None:
         """The trials that were given."""
