@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from threading import Lock
 
 from django.conf import settings
+from django.db import IntegrityError
 from django.db.models import F, QuerySet, Sum
 from django.db.models.functions import Length
 
@@ -148,7 +149,11 @@ def begin(
     if row is None:
         _refuse_one_more(api_key_id)
         started = {"digest": digest, "started_at": now, "alive_until": now + ALIVE_FOR, "api_key_id": api_key_id}
-        row, created = kept.get_or_create(key=key, defaults={"tenant_id": tenant_id, **started})
+        try:
+            row, created = kept.get_or_create(key=key, defaults={"tenant_id": tenant_id, **started})
+        except IntegrityError:
+            # Another began first, and has forgotten it already: what it was refused is no answer to keep.
+            return None
         if created:
             return Claim(row.pk, row.runs, now)
     running = row.status == KeptAnswer.Status.RUNNING and row.alive_until > now

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection
+from django.db.models import QuerySet
 
 from governance import idempotency, tasks
 from governance.idempotency import ALIVE_FOR, KEPT_FOR, Claim, StoredAnswer
@@ -58,6 +59,15 @@ class TestOneKey:
     def test_a_forgotten_one_may_be_begun_anew_even_for_another_request(self) -> None:
         idempotency.forget(claimed())
         assert isinstance(begin(body=b"[]"), Claim)
+
+    def test_whoever_lost_to_one_that_is_forgotten_already_looks_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def lost(self: Any, **values: Any) -> None:
+            raise IntegrityError
+
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(QuerySet, "create", lost)
+            assert idempotency.begin(tenant_id=None, key="k1", digest=digest(), now=NOON) is None
+        assert isinstance(begin(), Claim)
 
     @pytest.mark.parametrize("status", [401, 402, 403, 429])
     def test_refusals_that_pass_are_not_kept(self, status: int) -> None:
