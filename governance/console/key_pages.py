@@ -154,6 +154,8 @@ def tried(request: HttpRequest, *, key: ApiKey) -> HttpResponse:
     found = None
     if not wrong:
         found = ports.try_call(key_id=key.pk, tenant_id=cast(int, key.tenant_id), text=text, model=model)
+        if found.request_id:
+            tenancy.record_try(key=key, request_id=found.request_id, by=actor(request), now=timezone.now())
     return TemplateResponse(
         request, "console/key_tried.html", {"wrong": wrong, "found": found}, headers={"Cache-Control": "no-store"}
     )
