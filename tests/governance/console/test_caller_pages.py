@@ -383,6 +383,21 @@ class TestKeys:
         assert "calls no models" in text(operator.post(asked_of, {"key": platform_text, "model": "small"}))
         assert len(sent) == 3
 
+    def test_of_two_who_rotate_a_key_the_second_is_asked_anew(self, operator: Client, acme: Tenant) -> None:
+        _, key = factories.key(of=acme, agent_slug="of-two")
+        path = reverse("admin:governance_apikey_rotate_one", args=[key.pk])
+        said = re.search(r'name="_said" value="([^"]+)"', operator.get(path).content.decode())
+        assert said
+        pressed = CONFIRMED | {"_said": said[1]}
+        assert "Your new key" in text(operator.post(path, pressed))
+        second = operator.post(path, pressed)
+        assert "it may be rotated already" in text(second)
+        assert ApiKey.objects.filter(agent__slug="of-two").count() == 2
+        # Who has read that may go on.
+        again = re.search(r'name="_said" value="([^"]+)"', second.content.decode())
+        assert again
+        assert "Your new key" in text(operator.post(path, CONFIRMED | {"_said": again[1]}))
+
     def test_only_who_issues_keys_tries_them(self, operator: Client, acme: Tenant) -> None:
         key_text, key = factories.key(of=acme)
         path = reverse("admin:governance_apikey_try", args=[key.pk])
