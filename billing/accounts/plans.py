@@ -20,6 +20,8 @@ PERCENTAGES = ("trial_percent", "provisional_percent", "credit_percent")
 CHOICES = {"upgrade": Plan.Upgrade, "downgrade": Plan.Downgrade, "pause": Plan.Pause}
 MOST_GRACE_DAYS = 365
 MOST_TIMES = 100
+# Of what matches a plan; Stripe's ids and lookup keys have so many characters at the most.
+MOST_NAMES, LONGEST_NAME = 100, 255
 MATCHERS = ("price_ids", "lookup_keys", "product_ids")
 
 
@@ -50,6 +52,10 @@ def _check_matchers(plan: Plan, field: str) -> None:
     names = getattr(plan, field)
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise FieldError(field, 'must be a list of names such as ["premium"]')
+    if len(names) > MOST_NAMES or any(len(name) > LONGEST_NAME for name in names):
+        raise FieldError(field, f"must be {MOST_NAMES} names of {LONGEST_NAME} characters at the most")
+    if any(not name.isprintable() for name in names):
+        raise FieldError(field, "must be names without control characters")
     for other in Plan.objects.exclude(pk=plan.pk):
         if shared := set(names) & set(getattr(other, field)):
             raise Conflict(field, f"{sorted(shared)[0]} belongs to the plan {other} already")

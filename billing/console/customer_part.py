@@ -6,7 +6,7 @@ The page is governance's, which knows nothing of billing: it borrows these (`gov
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -101,7 +101,9 @@ def _told(row: StripeEvent) -> BilledEvent:
         note = "not handled yet"
     tone = "danger" if row.type.endswith(BAD) else "success" if row.type.endswith(GOOD) else ""
     link = reverse("admin:billing_stripeevent_change", args=[row.pk])
-    return BilledEvent(datetime.fromtimestamp(row.created, UTC), words, note, link, "warning" if note else tone)
+    # What happened at a time that is none is told at the time that it came.
+    at = objects.moment(row.created) or row.received_at
+    return BilledEvent(at, words, note, link, "warning" if note else tone)
 
 
 def _amount(data: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.urls import reverse
@@ -16,6 +16,7 @@ from billing.console.tones import EVENT_TONES, STATE_TONES
 from billing.models import BillingAccount, StripeEvent
 from billing.queries import effects, inbox
 from billing.queries.effects import Effect
+from billing.stripe_api import objects
 from governance.console import changes, display
 from governance.models import AuditEntry
 
@@ -99,12 +100,12 @@ def context(event: StripeEvent, now: datetime) -> dict[str, Any]:
 
 
 def _steps(event: StripeEvent) -> Iterator[WayPoint]:
-    happened = datetime.fromtimestamp(event.created, UTC)
-    yield WayPoint("Happened at Stripe", display.moment(happened, "second"))
+    happened = objects.moment(event.created)
+    told = display.moment(happened, "second") if happened else f"{event.created}, which is no time"
+    yield WayPoint("Happened at Stripe", told)
     # Stripe says whole seconds.
-    yield WayPoint(
-        "Came", display.moment(event.received_at, "second"), display.duration(_since(happened, event.received_at))
-    )
+    took = display.duration(_since(happened, event.received_at)) if happened else ""
+    yield WayPoint("Came", display.moment(event.received_at, "second"), took)
     if event.processed_at:
         tries = f", at try {event.attempts}" if event.attempts > 1 else ""
         took = display.duration(_since(event.received_at, event.processed_at))

@@ -60,7 +60,7 @@ class NotedRefusal:
 
     `sentence` is what is kept where no `decision` of the budgets refused it, `param` the field at fault. `fields` are
     the caller's names for the fields of a call. `more_nanos`: of a hold that was to grow, by how much; what it holds
-    is counted where it is charged.
+    is counted where it is charged. `free_at`: when it may go as it is, where no decision tells.
     """
 
     request_id: str
@@ -75,6 +75,7 @@ class NotedRefusal:
     decision: Decision | None = None
     fields: Mapping[str, str] = field(default_factory=lambda: refusals.FIELDS)
     more_nanos: int | None = None
+    free_at: datetime | None = None
 
     @property
     def group(self) -> Group:
@@ -321,7 +322,7 @@ def _row(one: NotedRefusal) -> RefusedCall:
     wanted = decision.wanted if decision else None
     because = decision.because if decision else None
     limited = decision.limited_by if decision else None
-    found = remedy(decision, now=one.at) if decision else Remedy(act=_instead(one))
+    found = remedy(decision, now=one.at) if decision else Remedy(at=one.free_at, act=_instead(one))
     sentence = f"{refusals.sentence(decision, fields=one.fields)}." if decision else one.sentence
     texts = {
         "sentence": sentence,

@@ -162,6 +162,11 @@ def revoke_key(*, key: ApiKey, reason: str = "", by: audit.Actor, now: datetime)
     return key
 
 
+def record_try(*, key: ApiKey, request_id: str, by: audit.Actor, now: datetime) -> None:
+    """Say who sent a call with somebody's key to try it. What came of it is found by the request id."""
+    audit.record(action="key.try", target=f"key {key.prefix}", by=by, now=now, new={"request_id": request_id})
+
+
 @transaction.atomic
 def rotate_key(
     *, key: ApiKey, grace: timedelta = ROTATION_GRACE, reason: str = "", by: audit.Actor, now: datetime

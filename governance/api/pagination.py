@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ValidationError as DjangoValidationError
+from django.http import QueryDict
 from rest_framework.exceptions import NotFound, ValidationError
 from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.request import Request
@@ -38,12 +40,20 @@ class NewestFirst(CursorPagination):
         """Where the page begins. Raises ValidationError where no answer of ours has said so."""
         try:
             cursor = super().decode_cursor(request)
-            if cursor is not None and cursor.position is not None:
-                self._position(str(cursor.position))
+            if cursor is not None:
+                self._check(cursor, request.query_params[self.cursor_query_param])
         except (NotFound, ValueError, DjangoValidationError) as error:
             message = "is none of this list's: take it from `next` or `previous`."
             raise ValidationError({"cursor": [message]}) from error
         return cursor
+
+    def _check(self, cursor: Cursor, asked: str) -> None:
+        """Raise ValueError or Django's ValidationError where no answer has this cursor, whose text was `asked`."""
+        if cursor.position is not None:
+            self._position(str(cursor.position))
+        # What holds something else, or nothing that can be read, is taken for the first page.
+        if QueryDict(urlsplit(self.encode_cursor(cursor)).query).get(self.cursor_query_param) != asked:
+            raise ValueError("not as it was written")
 
     def _position(self, text: str) -> None:
         """Raise ValueError or Django's ValidationError where no row's key can be written so."""

@@ -38,6 +38,7 @@ ACTS = {
     "key.issue": "issued a key",
     "key.revoke": "revoked a key",
     "key.rotate": "rotated a key",
+    "key.try": "sent a test call with a key",
     "budget.take_over": "took it over",
 }
 TONES = {

@@ -15,7 +15,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminSplitDateTimeWidg
 
 from governance import ports, staff
 from governance.actions import tenancy
-from governance.console import snippets
+from governance.console import confirm, snippets
 from governance.console.base import actor
 from governance.console.reasons import CONFIRM, ReasonForm
 from governance.models import Agent, ApiKey, Tenant
@@ -114,9 +114,16 @@ def shown_once(request: HttpRequest, *, model_admin: Any, text: str, key: ApiKey
 
 
 def rotate(request: HttpRequest, *, model_admin: Any, key: ApiKey, in_use: str) -> HttpResponse:
-    """Asks why; then the new key, while the old one goes on working for the grace period."""
+    """Asks why; then the new key, while the old one goes on working for the grace period.
+
+    It asks anew where somebody else has rotated the key since the page was opened.
+    """
     back = reverse("admin:governance_apikey_change", args=[key.pk])
     confirmed = request.method == "POST" and CONFIRM in request.POST
+    ends = key.expires_at.isoformat() if key.expires_at else "never"
+    if confirmed and request.POST.get(confirm.FIELD, ends) != ends:
+        messages.warning(request, "This key's end has changed since you opened this page: it may be rotated already.")
+        confirmed = False
     form = ReasonForm(request.POST if confirmed else None)
     if confirmed and form.is_valid():
         try:
@@ -137,6 +144,8 @@ def rotate(request: HttpRequest, *, model_admin: Any, key: ApiKey, in_use: str) 
         "form": form,
         "back": back,
         "confirm_name": CONFIRM,
+        "said_name": confirm.FIELD,
+        "said": ends,
     }
     return TemplateResponse(request, "console/reason.html", context)
 
@@ -154,6 +163,8 @@ def tried(request: HttpRequest, *, key: ApiKey) -> HttpResponse:
     found = None
     if not wrong:
         found = ports.try_call(key_id=key.pk, tenant_id=cast(int, key.tenant_id), text=text, model=model)
+        if found.request_id:
+            tenancy.record_try(key=key, request_id=found.request_id, by=actor(request), now=timezone.now())
     return TemplateResponse(
         request, "console/key_tried.html", {"wrong": wrong, "found": found}, headers={"Cache-Control": "no-store"}
     )

@@ -120,7 +120,12 @@ def correct(
 
 
 def save(*, row: Model | ModelAlias, old: Mapping[str, Any] | None, by: Actor, now: datetime) -> None:
-    """Save a model or an alias. `old` holds the fields that change as they were; None for a new row."""
+    """Save a model or an alias. `old` holds the fields that change as they were; None for a new row.
+
+    Where none does nothing is saved, and no audit row says that something was.
+    """
+    if old is not None and not old:
+        return
     kind = row._meta.model_name
     new = {name: str(getattr(row, name)) for name in old} if old is not None else {"name": row.name}
     with transaction.atomic():

@@ -14,8 +14,9 @@ from llm.gateway.identities import Identity
 from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
 
-# The model's own word, or its silence, is no refusal of ours; and what still runs may be asked for again.
-NO_REFUSALS = frozenset({"upstream_error"})
+# The model's own word, or its silence, is no refusal of ours.
+UPSTREAM = "upstream_error"
+# What still runs may be asked for again.
 STILL_RUNNING = 409
 
 
@@ -32,7 +33,7 @@ class Asked:
 
     def note(self, error: errors.GatewayError, log: RefusalLog) -> None:
         """Note a refusal, once."""
-        if self.is_noted or error.status >= 500 or error.status == STILL_RUNNING or error.type in NO_REFUSALS:
+        if self.is_noted or not _is_ours(error):
             return
         self.is_noted = True
         decision, request = error.decision, self.request
@@ -48,6 +49,7 @@ class Asked:
                 sentence=error.message,
                 param=error.param or "",
                 decision=decision,
+                free_at=error.free_at,
                 fields=errors.fields_as(self.exchange.called),
             )
         )
@@ -56,3 +58,10 @@ class Asked:
         """The refusal itself, noted: to be raised without a name, by which its frames, and a body, would keep alive."""
         self.note(error, log)
         return error
+
+
+def _is_ours(error: errors.GatewayError) -> bool:
+    """Whether it is we who refused: so it is where a model is left alone, for then nothing is sent to it."""
+    if error.free_at is not None:
+        return True
+    return error.status < 500 and error.status != STILL_RUNNING and error.type != UPSTREAM

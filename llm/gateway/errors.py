@@ -39,6 +39,8 @@ class GatewayError(Exception):
     metadata: Mapping[str, Any] = field(default_factory=dict)
     # Of a refusal by the budgets.
     decision: Decision | None = None
+    # Of one because the models that could answer are left alone: until when.
+    free_at: datetime | None = None
 
     def body(self) -> dict[str, Any]:
         """What it names as it came is written so that it can be sent and seen."""

@@ -25,7 +25,7 @@ from llm.gateway.pipe import Pipe
 from llm.gateway.sign_of_life import STREAM_HEADERS
 from llm.providers import Answer, ProviderError
 from llm.providers.http import MOST_LINE_BYTES, endless
-from llm.rules import sse, unreadable, usage
+from llm.rules import sse, tool_calls, unreadable, usage
 from llm.rules.answers import CHUNK, complete, complete_usage, end_of
 from llm.rules.stated_errors import StatedError, error_in
 from llm.rules.stream_usage import StreamUsage
@@ -299,19 +299,23 @@ class Stream:
                 return sse.COMMENT
             event.data["choices"] = []
         self._last = event.data
-        self._complete(event, event.data, used)
         before = self._kept.raw if self._kept else b""
+        before += self._complete(event, event.data, used)
         self._kept = None if used is None else event
         return before + (event.raw if used is None else b"")
 
-    def _complete(self, event: sse.Event, chunk: dict[str, Any], used: Usage | None) -> None:
+    def _complete(self, event: sse.Event, chunk: dict[str, Any], used: Usage | None) -> bytes:
+        """Make a chunk one that every client reads; what has to come before it for that."""
         id, model = self._exchange.request_id, self._hold.quote.model
         calls_tools = b"tool_calls" in event.raw
         lacked = complete(chunk, kind=CHUNK, id=id, model=model, created=self._created)
-        if complete_usage(chunk, used, kind=CHUNK) or lacked:
-            event.raw = sse.write_event(chunk)
+        calls: list[dict[str, Any]] = []
         if calls_tools:
             self._calling.update(one["index"] for one in chunk["choices"] if one["delta"].get("tool_calls"))
+            calls = tool_calls.before_end(chunk)
+        if complete_usage(chunk, used, kind=CHUNK) or lacked or calls:
+            event.raw = sse.write_event(chunk)
+        return b"".join(map(sse.write_event, calls))
 
     def _note_loss(self, error: ProviderError) -> None:
         if error.lost:

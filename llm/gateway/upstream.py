@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from django.db import DatabaseError
@@ -68,11 +71,13 @@ def blocked(places: Collection[str], breakers: Breakers, now: float, *, tenant: 
     """No model that could answer the tenant may be called: rate limited ones until they have cooled down."""
     known = [status for place in places if (status := breakers.status(place, now, tenant=tenant))]
     impaired = [status for status in known if status.is_impaired]
+    until = math.ceil(min((status.breaker.blocked_until(now) for status in impaired), default=now))
+    free_at = datetime.fromtimestamp(until, UTC)
     ends = [status.breaker.cool_until - now for status in impaired if status.cooling_down]
     if ends and len(ends) == len(impaired):
-        return _rate_limit(min(ends))
+        return replace(_rate_limit(min(ends)), free_at=free_at)
     message = f"{', '.join(places) or 'The model'} failed too often and is left alone for a while."
-    return errors.upstream(503, "breaker_open", message, retry_after_s=5)
+    return replace(errors.upstream(503, "breaker_open", message, retry_after_s=5), free_at=free_at)
 
 
 def no_answer(error: ProviderError) -> errors.GatewayError:

@@ -73,6 +73,8 @@ class Watch:
 def save(*, row: ProviderEndpoint, new_key: str, by: Actor, now: datetime) -> ProviderEndpoint:
     """Add or change an endpoint; `new_key` replaces its key, empty leaves it. The audit row tells of keys, not them.
 
+    Where nothing changes nothing is saved.
+
     Raises KeyNeeded: a key that nobody can read must not be sent to an address that somebody else has put in.
     """
     with transaction.atomic():
@@ -80,15 +82,13 @@ def save(*, row: ProviderEndpoint, new_key: str, by: Actor, now: datetime) -> Pr
         check_key(row=row, before=before, new_key=new_key)
         row.sealed_key = _sealed(row, before, new_key)
         row.updated_at = now
+        old = _facts(before) if before else None
+        new = _facts(row) | ({"key": "replaced"} if new_key and before else {})
+        if new == old:
+            return row
         row.save()
-        audit.record(
-            action=f"provider.{'add' if before is None else 'change'}",
-            target=row.name,
-            by=by,
-            now=now,
-            old=_facts(before) if before else None,
-            new=_facts(row) | ({"key": "replaced"} if new_key and before else {}),
-        )
+        action = f"provider.{'add' if before is None else 'change'}"
+        audit.record(action=action, target=row.name, by=by, now=now, old=old, new=new)
     return row
 
 

@@ -78,6 +78,17 @@ class Breaker:
         phase = self.phase(now)
         return phase is Phase.OPEN or (phase is Phase.HALF_OPEN and not self._has_room(now))
 
+    def blocked_until(self, now: float) -> float:
+        """Until when it lets no call go, where it lets none; the verdict of a probe may end that before."""
+        ends = [now]
+        if self.is_cooling_down(now):
+            ends.append(self.cool_until)
+        if self.opened_at is not None and self.phase(now) is Phase.OPEN:
+            ends.append(self.opened_at + OPEN_S)
+        elif running := [probe.until for probe in self.probes if probe.runs(now)]:
+            ends.append(min(running))
+        return max(ends)
+
     def admitted(self, owner: Sender, now: float) -> Breaker | None:
         """The breaker once a call of `owner` has gone; None where it must not."""
         return None if self.blocks(now) else self.probed(owner, now)

@@ -21,6 +21,9 @@ _MADE_LENGTH = 9
 # A client that knows of no id sends one of these.
 _NO_ID = ("", "null")
 _OWN = frozenset({"id", "index", "type", "function"})
+# What a chunk says of the answer that it is a part of, and what that may come to where each of many says it again.
+_HEAD = ("id", "object", "created", "model")
+_MOST_HEAD_BYTES = 64 * 1024
 _FUNCTIONS_OWN = frozenset({"name", "arguments"})
 
 
@@ -249,6 +252,35 @@ def with_text_arguments(answer: Any) -> bool:
             function["arguments"] = nothing if called_with is None else text_of(called_with)
             changed = True
     return changed
+
+
+def before_end(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    """Take the calls out of a chunk that ends their answers: the chunks to send before it, one for each call.
+
+    The helpers of OpenAI's clients tell that a call is whole when the next one comes, or when what comes behind it ends
+    the answer. A text beside calls goes with the first. So many that saying whose they are would take the most of it go
+    in one chunk. `chunk` is as clients read it, see `answers.complete`.
+    """
+    ending = [one for one in chunk["choices"] if one.get("finish_reason") and one["delta"].get("tool_calls")]
+    if not ending:
+        return []
+    choices = []
+    for choice in ending:
+        probabilities = {"logprobs": choice.pop("logprobs")} if "logprobs" in choice else {}
+        choices.append({"index": choice["index"], "delta": choice["delta"], "finish_reason": None, **probabilities})
+        choice["delta"] = {}
+    head = {name: chunk[name] for name in _HEAD}
+    apart = [part for choice in choices for part in _call_by_call(choice)]
+    if len(apart) * len(orjson.dumps(head)) > _MOST_HEAD_BYTES:
+        return [{**head, "choices": choices}]
+    return [{**head, "choices": [part]} for part in apart]
+
+
+def _call_by_call(choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    first, *others = choice["delta"]["tool_calls"]
+    yield {**choice, "delta": {**choice["delta"], "tool_calls": [first]}}
+    for call in others:
+        yield {"index": choice["index"], "delta": {"tool_calls": [call]}, "finish_reason": None}
 
 
 def complete(message: dict[str, Any], *, is_whole: bool, id: str) -> bool:

@@ -37,6 +37,8 @@ class Client:
     dawdles: bool = False
     # Whether its script has the cells about size: one client of each HTTP library does.
     sized: bool = False
+    # Whether it has a helper for streams, which tells what is whole.
+    helps: bool = False
     # Further routes that it is tried on.
     routes: tuple[str, ...] = ()
 
@@ -60,8 +62,10 @@ OPENAI_PYTHON = {
 }
 CLIENTS = {
     "mistralai": Client("python/mistralai_client.py", "suite", MISTRAL_PYTHON, sized=True, routes=MISTRAL_ROUTES),
-    "openai": Client("python/openai_client.py", "suite", OPENAI_PYTHON, tries=3, sized=True, routes=OPENAI_ROUTES),
-    "openai 2": Client("python/openai_client.py", "clients", OPENAI_PYTHON, tries=3),
+    "openai": Client(
+        "python/openai_client.py", "suite", OPENAI_PYTHON, tries=3, sized=True, helps=True, routes=OPENAI_ROUTES
+    ),
+    "openai 2": Client("python/openai_client.py", "clients", OPENAI_PYTHON, tries=3, helps=True),
     "langchain-mistralai": Client(
         "python/langchain_client.py",
         "clients",
@@ -107,6 +111,7 @@ CLIENTS = {
         {402: "APIError", 413: "APIError"} | OPENAI,
         tries=3,
         sized=True,
+        helps=True,
         routes=OPENAI_ROUTES,
     ),
     "@ai-sdk/mistral": Client(
@@ -190,6 +195,8 @@ def suspended(tenant: Tenant) -> None:
 @pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
 def test_a_client_works_unmodified(client: Client, matrix: Matrix, settings: Any, subtests: pytest.Subtests) -> None:
     text = answers(matrix, subtests)
+    if client.helps:
+        helpers(matrix, subtests, text)
     a_cut_stream(matrix, subtests, text)
     refusals_that_are_final(matrix, subtests)
     refusals_that_pass(matrix, subtests, settings)
@@ -214,6 +221,19 @@ def answers(matrix: Matrix, subtests: pytest.Subtests) -> str:
             assert seen.answer == answer
             assert (seen.arrived, seen.sent_on) == (1, 1)
     return text
+
+
+def helpers(matrix: Matrix, subtests: pytest.Subtests, text: str) -> None:
+    """What the client's own helper for streams tells last: that a text, or a call, is whole."""
+    for cell, answer, whole in (
+        ("helper", (text, "stop", None), "content"),
+        ("tools-helper", ("", "tool_calls", TOOL), "tool_calls.function.arguments"),
+    ):
+        with subtests.test(cell):
+            seen = matrix.play(cell)
+            assert seen.answer == answer
+            assert seen.shown["told"][-2:] == [f"{whole}.delta", f"{whole}.done"]
+            assert (seen.arrived, seen.sent_on) == (1, 1)
 
 
 def a_cut_stream(matrix: Matrix, subtests: pytest.Subtests, text: str) -> None:

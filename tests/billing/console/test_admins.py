@@ -72,6 +72,13 @@ def test_plans_are_edited_in_dollars(console: Client) -> None:
     assert AuditEntry.objects.get(action="plan.create").actor == "ann"
 
 
+@pytest.mark.parametrize("names", ["a\0b", "k" * 256, ", ".join(map(str, range(101)))], ids=["nul", "long", "many"])
+def test_a_plan_is_matched_by_no_names_that_cannot_be(console: Client, names: str) -> None:
+    response = console.post("/admin/billing/plan/add/", plan_form(lookup_keys=names))
+    assert response.status_code == 200
+    assert response.context["adminform"].form.errors["lookup_keys"]
+
+
 @pytest.mark.parametrize(
     "change",
     [

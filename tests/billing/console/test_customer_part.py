@@ -82,3 +82,10 @@ def test_what_stripe_said_is_told_in_words_the_newest_first(paying: Tenant, deli
     assert told[0].at == late
     assert len(customer_part.events(tenant=paying.pk, most=2)) == 2
     assert customer_part.events(tenant=factories.tenant("globex").pk, most=2) == []
+
+
+@pytest.mark.parametrize("created", [2**62, 10**12, -(10**12), 0])
+def test_an_event_of_a_time_that_is_none_is_told_at_the_time_that_it_came(paying: Tenant, created: int) -> None:
+    StripeEvent.objects.update(created=created)
+    told = customer_part.events(tenant=paying.pk, most=10)
+    assert [one.at for one in told] == [row.received_at for row in StripeEvent.objects.order_by("-id")]

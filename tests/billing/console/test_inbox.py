@@ -106,6 +106,13 @@ def test_an_event_stands_beside_what_came_of_it(
     assert "named by Stripe" in bound
 
 
+@pytest.mark.parametrize("created", [2**62, 10**12, -(10**12)])
+def test_an_event_of_a_time_that_is_none_is_shown(staff: Client, inbox: None, created: int) -> None:
+    StripeEvent.objects.update(created=created)
+    assert f"{created}, which is no time" in page_of(staff, "evt_done").content.decode()
+    assert len(listed(staff, q="acme")) == 5
+
+
 def test_what_an_object_says_by_now_is_told_apart_from_what_it_said(
     staff: Client, tenant: Tenant, deliver: Deliver
 ) -> None:

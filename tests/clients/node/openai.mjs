@@ -30,11 +30,24 @@ async function call(url, key, cell) {
     await client.chat.completions.create(request, options);
     request.messages = cells.messages(cells.OTHER_QUESTION);
   }
+  if (cell.endsWith('helper')) return told(client.chat.completions.stream(request));
   if (cells.streams(cell)) {
     const streamed = { ...request, stream: true, stream_options: { include_usage: true } };
     return collected(await client.chat.completions.create(streamed, options));
   }
-  const { message, finish_reason } = (await client.chat.completions.create(request, options)).choices[0];
+  return shown((await client.chat.completions.create(request, options)).choices[0]);
+}
+
+// What the helper for streams tells on the way, beside the answer that it puts together.
+async function told(stream) {
+  const names = [];
+  for (const what of ['content', 'tool_calls.function.arguments']) {
+    for (const name of [`${what}.delta`, `${what}.done`]) stream.on(name, () => names.push(name));
+  }
+  return { ...shown((await stream.finalChatCompletion()).choices[0]), told: names };
+}
+
+function shown({ message, finish_reason }) {
   const made = message.tool_calls?.[0].function;
   return { content: message.content, finish_reason, tool: cells.called(made?.name, made?.arguments) };
 }

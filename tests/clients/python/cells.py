@@ -3,7 +3,8 @@
     <base URL> <key> <cell>
 
 and prints, a JSON line each, what its client showed: `content`, `finish_reason` and `tool` (its name and arguments) of
-an answer, or `error` (the class), `status` and `code` of what it raised. By hand:
+an answer, or `error` (the class), `status` and `code` of what it raised. Of an answer that came by the client's helper
+for streams also what was `told` on the way. By hand:
 
     echo "http://127.0.0.1:8000 $KEY stream" | .venv/bin/python tests/clients/python/openai_client.py
 """

@@ -24,10 +24,22 @@ def call(url: str, key: str, cell: str) -> cells.Seen:
         headers = {"idempotency-key": cells.IDEMPOTENCY_KEY}
         client.chat.completions.create(**request, extra_headers=headers)
         request |= {"messages": cells.OTHER_MESSAGES, "extra_headers": headers}
+    if cell.endswith("helper"):
+        return told(client, request)
     if cells.streams(cell):
         options = {"include_usage": True}
         return cells.collected(client.chat.completions.create(**request, stream=True, stream_options=options))
-    choice = client.chat.completions.create(**request).choices[0]
+    return shown(client.chat.completions.create(**request).choices[0])
+
+
+def told(client: openai.OpenAI, request: dict[str, Any]) -> cells.Seen:
+    """What the helper for streams tells on the way, beside the answer that it puts together."""
+    with client.chat.completions.stream(**request) as stream:
+        names = [event.type for event in stream if event.type != "chunk"]
+    return {**shown(stream.get_final_completion().choices[0]), "told": names}
+
+
+def shown(choice: Any) -> cells.Seen:
     function = choice.message.tool_calls[0].function if choice.message.tool_calls else None
     return {
         "content": choice.message.content,

@@ -7,7 +7,9 @@ import json
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
+from governance import ledger
 from governance.actions import scoped_rules
 from governance.models import RateLimit
 from tests import factories
@@ -30,10 +32,27 @@ def test_a_forged_cursor_is_refused_by_its_name_or_finds_nothing(operator: Api, 
         assert position == "p=1"
 
 
-@pytest.mark.parametrize("cursor", ["x", "é", "cD0x"])
-def test_so_is_one_that_cannot_be_read(operator: Api, cursor: str) -> None:
-    answer = operator.get("/api/spend", cursor=cursor)
+# Base64 of what is no cursor: "garbage", "o=0", "q=1", "p=1&p=2", and of nothing but what no letter of it is.
+@pytest.mark.parametrize("cursor", ["x", "é", "*", "%", "_", "Z2FyYmFnZQ==", "bz0w", "cT0x", "cD0xJnA9Mg==", " cD0x"])
+@pytest.mark.parametrize("path", ["/api/spend", "/api/budgets", "/api/refusals", "/api/tenants", "/api/spend/summary"])
+def test_so_is_one_that_cannot_be_read(operator: Api, path: str, cursor: str) -> None:
+    answer = operator.get(path, cursor=cursor)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "cursor")
+
+
+@pytest.mark.parametrize("path", ["/api/budgets", "/api/spend/summary"])
+def test_an_empty_cursor_is_the_first_page_and_each_that_is_told_leads_on_and_back(operator: Api, path: str) -> None:
+    for number in range(3):
+        tenant = factories.tenant(f"t{number}")
+        factories.budget("1", tenant=tenant)
+        ledger.record(factories.reporting("0.1", by=factories.caller(tenant)), now=timezone.now())
+    asked = {"page_size": 1} | ({"group_by": "tenant"} if "summary" in path else {})
+    first = operator.get(path, cursor="", **asked).json()
+    assert first["results"] == operator.get(path, **asked).json()["results"]
+    second = operator.client.get(first["next"]).json()
+    third = operator.client.get(second["next"]).json()
+    assert operator.client.get(third["previous"]).json()["results"] == second["results"]
+    assert operator.client.get(second["previous"]).json()["results"] == first["results"]
 
 
 @pytest.mark.parametrize("name", ["a\ud800", "\x00", "é"])

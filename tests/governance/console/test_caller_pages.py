@@ -18,7 +18,7 @@ from governance import ledger, ports
 from governance.actions import budgets, stops, tenancy
 from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.audit import Actor
-from governance.models import Agent, ApiKey, RateLimit, Tenant
+from governance.models import Agent, ApiKey, AuditEntry, RateLimit, Tenant
 from governance.ports import BilledEvent, CustomerBill, CustomerPlan, TriedCall
 from llm.catalogue import snapshot
 from tests import factories
@@ -349,6 +349,7 @@ class TestKeys:
         answers = [
             TriedCall(200, "Hello <b>there", "", "r-9", "small-2603", "0.000021"),
             TriedCall(402, "The budget is used up.", "budget_exhausted", "r-8"),
+            TriedCall(503, "No call was sent.", "gateway_away"),
         ]
 
         def call(**asked: Any) -> TriedCall:
@@ -365,7 +366,12 @@ class TestKeys:
             operator.post(path, {"key": key_text, "model": "m"})
         )
         asked = {"key_id": key.pk, "tenant_id": acme.pk, "text": key_text}
-        assert sent == [asked | {"model": "small"}, asked | {"model": "m"}]
+        assert "503 gateway_away" in text(operator.post(path, {"key": key_text, "model": "m"}))
+        assert sent == [asked | {"model": "small"}, asked | {"model": "m"}, asked | {"model": "m"}]
+        # Of what was sent, and by whom.
+        acts = AuditEntry.objects.filter(action="key.try", target=f"key {key.prefix}").order_by("id")
+        assert [(act.actor, act.new) for act in acts] == [("operator", {"request_id": id}) for id in ("r-9", "r-8")]
+        assert "operator sent a test call with a key" in text(operator.get(page_of(key)))
 
         for wrong, sentence in (
             ({"key": "sg_other", "model": "small"}, f"This is not the key {key.prefix}"),
@@ -375,7 +381,22 @@ class TestKeys:
         platform_text, platform = factories.key(role="viewer")
         asked_of = reverse("admin:governance_apikey_try", args=[platform.pk])
         assert "calls no models" in text(operator.post(asked_of, {"key": platform_text, "model": "small"}))
-        assert len(sent) == 2
+        assert len(sent) == 3
+
+    def test_of_two_who_rotate_a_key_the_second_is_asked_anew(self, operator: Client, acme: Tenant) -> None:
+        _, key = factories.key(of=acme, agent_slug="of-two")
+        path = reverse("admin:governance_apikey_rotate_one", args=[key.pk])
+        said = re.search(r'name="_said" value="([^"]+)"', operator.get(path).content.decode())
+        assert said
+        pressed = CONFIRMED | {"_said": said[1]}
+        assert "Your new key" in text(operator.post(path, pressed))
+        second = operator.post(path, pressed)
+        assert "it may be rotated already" in text(second)
+        assert ApiKey.objects.filter(agent__slug="of-two").count() == 2
+        # Who has read that may go on.
+        again = re.search(r'name="_said" value="([^"]+)"', second.content.decode())
+        assert again
+        assert "Your new key" in text(operator.post(path, CONFIRMED | {"_said": again[1]}))
 
     def test_only_who_issues_keys_tries_them(self, operator: Client, acme: Tenant) -> None:
         key_text, key = factories.key(of=acme)

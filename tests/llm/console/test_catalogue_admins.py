@@ -104,7 +104,11 @@ def test_model_is_confirmed_and_an_alias_added_with_audit_rows(operator: Client)
         "image_tokens": 3_080,
     }
     changed = operator.post(f"/admin/llm/model/{model.pk}/change/", form)
-    operator.post("/admin/llm/modelalias/add/", {"name": "mistral-next", "model": model.pk})
+    alias = {"name": "mistral-next", "model": model.pk}
+    operator.post("/admin/llm/modelalias/add/", alias)
+    # Saved once more with nothing changed.
+    operator.post(f"/admin/llm/model/{model.pk}/change/", form)
+    operator.post(f"/admin/llm/modelalias/{ModelAlias.objects.get(name='mistral-next').pk}/change/", alias)
 
     assert changed.status_code == 302
     row = Model.objects.get(name="mistral-large-4")
@@ -116,6 +120,7 @@ def test_model_is_confirmed_and_an_alias_added_with_audit_rows(operator: Client)
     assert audited.new["status"] == "ga"
     assert ModelAlias.objects.get(name="mistral-next").model == model
     assert AuditEntry.objects.filter(action="modelalias.add").exists()
+    assert not AuditEntry.objects.filter(action="modelalias.change").exists()
 
 
 @pytest.mark.parametrize("field", ["kinds", "capabilities"])

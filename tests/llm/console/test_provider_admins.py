@@ -83,6 +83,15 @@ def test_saving_without_a_key_keeps_the_one_that_is_there(operator: Client) -> N
     assert (row.enabled, bool(row.sealed_key)) == (False, True)
 
 
+def test_saving_what_is_so_already_is_no_act_and_a_new_key_is_one(operator: Client) -> None:
+    operator.post(LIST + "add/", form())
+    row = ProviderEndpoint.objects.get()
+    for new_key, acts in (("", 0), ("gsk_another", 1)):
+        assert operator.post(f"{LIST}{row.pk}/change/", form(new_key=new_key)).status_code == 302
+        assert AuditEntry.objects.filter(action="provider.change").count() == acts
+    assert endpoints.usable()[0].api_key == "gsk_another"
+
+
 def test_a_new_address_needs_the_key_again(operator: Client) -> None:
     operator.post(LIST + "add/", form())
     row = ProviderEndpoint.objects.get()

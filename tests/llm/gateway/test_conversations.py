@@ -177,7 +177,7 @@ def test_a_user_who_speaks_after_a_result_is_answered_and_what_leaves_is_held_fo
 
 def parts(*each: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
     choice = {"index": 0, "delta": {"tool_calls": list(each)}, "finish_reason": finish}
-    return event({"id": "c", "model": "m", "choices": [choice], **more})
+    return event({"id": "c", "model": "m", "choices": [choice]} | more)
 
 
 def calls_in(said: str) -> list[dict[str, Any]]:
@@ -282,6 +282,67 @@ def test_arguments_are_a_text_whatever_they_came_as(
     nothing = "" if stream and model != "likes/m" else "{}"
     assert text == nothing if arguments is None else json.loads(text) == arguments
     assert eventually(lambda: ledger_nanos() - before == 14 * 150 + 3 * 600)
+
+
+# The order in which clients' helpers read calls -----------------------------------------------------------------------
+
+CALLED = [("a", ZUG), ("b", BERN)]
+
+
+def anthropics_calls() -> list[bytes]:
+    def one(index: int, id: str, arguments: str) -> list[dict[str, Any]]:
+        block = {"type": "tool_use", "id": id, "name": "weather", "input": {}}
+        delta = {"type": "input_json_delta", "partial_json": arguments}
+        return [
+            {"type": "content_block_start", "index": index, "content_block": block},
+            {"type": "content_block_delta", "index": index, "delta": delta},
+            {"type": "content_block_stop", "index": index},
+        ]
+
+    message = {"id": "msg", "model": "m", "usage": {"input_tokens": 14, "output_tokens": 1}}
+    written = [event for index, call in enumerate(CALLED) for event in one(index, *call)]
+    end = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 3}}
+    events = [{"type": "message_start", "message": message}, *written, end, {"type": "message_stop"}]
+    return [event(each) for each in events]
+
+
+@pytest.mark.parametrize(
+    ("likes", "model", "is_joined"),
+    [
+        ("openai_compatible", "likes/m", True),
+        ("openai_compatible", "likes/m", False),
+        ("anthropic", "likes/m", False),
+        ("openai_compatible", "mistral-small-latest", True),
+    ],
+    indirect=["likes"],
+)
+def test_each_call_comes_in_a_chunk_of_its_own_before_the_end_and_the_usage_with_it(
+    product: Product, booked: BookedUpstream, likes: str, model: str, is_joined: bool, request: pytest.FixtureRequest
+) -> None:
+    booked.books.rates = booked.books.rates | {"mistral-small": (150_000, 15_000, 600_000)}
+    kind = request.node.callspec.params["likes"]
+    made = [call(id, arguments=text, index=index) for index, (id, text) in enumerate(CALLED)]
+    written = [parts(*made, finish="tool_calls", usage=USAGE, model=model.removeprefix("likes/"))]
+    if not is_joined:
+        usage = event({"id": "c", "model": "m", "choices": [], "usage": USAGE})
+        written = [*(parts(each) for each in made), parts(finish="tool_calls"), usage]
+    if kind == "anthropic":
+        written = anthropics_calls()
+    booked.usual = Answer(script=[CLOSES, *written, *([] if kind == "anthropic" else [DONE]), "close"])
+    before = ledger_nanos()
+    chunks = chunks_of(ask(product, likes, model=model, stream=True)[1])
+    said = [chunk for chunk in chunks if chunk["choices"][0]["delta"].get("tool_calls")]
+    calls = [[(c["id"], c["function"]["arguments"]) for c in ch["choices"][0]["delta"]["tool_calls"]] for ch in said]
+    assert calls == [[each] for each in CALLED]
+    assert [(chunk["choices"][0]["finish_reason"], "usage" in chunk) for chunk in said] == [(None, False)] * 2
+    end = chunks[-1]
+    assert (end["choices"], end["usage"]["total_tokens"]) == (
+        [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}],
+        17,
+    )
+    assert {chunk["id"] for chunk in said} == {end["id"]}
+    assert eventually(lambda: ledger_nanos() - before == 14 * 150 + 3 * 600)
+    assert end["usage"]["cost_usd"] == "0.0000039"
 
 
 # A cache at a provider ------------------------------------------------------------------------------------------------

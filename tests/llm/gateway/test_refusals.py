@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx2 as httpx
@@ -15,6 +18,9 @@ from governance.actions import rate_limits, refusal_log, stops
 from governance.audit import Actor
 from governance.ledger.operations import ChangeLimit
 from governance.models import Agent, ApiKey, Budget, RefusedCall, Tenant
+from governance.rules.refusals import rfc3339
+from llm.gateway.application import gateway
+from llm.rules import breakers
 from tests import factories as make
 from tests.product import Product, eventually
 
@@ -242,6 +248,54 @@ def test_whoever_uses_an_ended_key_is_seen_by_its_tenant_in_a_few_rows(
     assert {(row["agent"], row["key"], row["status"]) for row in rows()} == {("invoices", text[:10], 401)}
     assert {row["would_pass"] for row in rows()} == {"with a key that is neither revoked nor expired"}
     assert {row["request_id"] for row in rows()} < {answer.headers["x-request-id"] for answer in answers}
+
+
+PLACE = "mistral/mistral-large-2512"
+
+
+def cools_down(tenant: int, now: float) -> None:
+    gateway.breakers.cool_down(PLACE, tenant, now + 20)
+
+
+def has_failed(tenant: int, now: float) -> None:
+    for _ in range(breakers.FAILURES):
+        gateway.breakers.failed(PLACE, tenant, now)
+
+
+def is_being_tried(tenant: int, now: float) -> None:
+    has_failed(tenant, now - breakers.OPEN_S)
+    for _ in range(breakers.PROBES):
+        gateway.breakers.admits(PLACE, tenant, now)
+
+
+@pytest.mark.parametrize(
+    ("so", "reason", "status", "wait_s"),
+    [
+        (cools_down, "upstream_rate_limit", 429, 20),
+        (has_failed, "breaker_open", 503, breakers.OPEN_S),
+        (is_being_tried, "breaker_open", 503, breakers.PROBE_S),
+    ],
+)
+def test_a_call_whose_model_is_left_alone_is_a_row_that_says_until_when(
+    product: Product, so: Callable[[int, float], None], reason: str, status: int, wait_s: float
+) -> None:
+    make.budget("1.00")
+    key, now = product.key(), time.time()
+    so(make.tenant().pk, now)
+    body = {"model": "mistral-large-latest", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}
+    response = product.post("/v1/chat/completions", key, headers={"x-allow-downgrade": "false"}, **body)
+    assert (response.status_code, response.json()["code"]) == (status, reason)
+    assert not product.sandbox.requests
+    row = the_row()
+    assert (row.reason, row.status, row.request_id) == (reason, status, response.headers["x-request-id"])
+    assert (row.sentence, row.model, row.wanted_nanos) == (response.json()["message"], "mistral-large-latest", None)
+    until = datetime.fromtimestamp(math.ceil(now + wait_s), UTC)
+    assert row.free_at == until
+    assert product.get(f"/api/refusals/{row.request_id}", key).json()["would_pass"] == f"at {rfc3339(until)}"
+    # Another model answers, and that is no refusal.
+    assert product.chat(key).status_code == 200
+    refusal_log.log.flush()
+    assert RefusedCall.objects.count() == 1
 
 
 def test_an_answered_call_and_the_models_own_refusal_are_no_rows(product: Product) -> None:

@@ -184,3 +184,25 @@ class TestFigures:
         assert [probe.owner for probe in once.probes] == [OTHER, ME]
         assert [probe.owner for probe in once.released(ME, now).probes] == [OTHER]
         assert once.probes[0].until == now + PROBE_S
+
+
+class TestBlockedUntil:
+    def test_it_is_the_end_of_what_keeps_calls_out(self) -> None:
+        assert Breaker().blocked_until(NOW) == NOW
+        assert opened().blocked_until(NOW + 1) == NOW + OPEN_S
+        for cool_until, until in ((NOW + 9, NOW + OPEN_S), (NOW + OPEN_S + 9, NOW + OPEN_S + 9)):
+            assert opened().cooling_down(cool_until).blocked_until(NOW + 1) == until
+        assert Breaker().cooling_down(NOW + 9).blocked_until(NOW) == NOW + 9
+
+    def test_of_one_that_is_tried_it_is_when_the_first_probe_is_given_up(self) -> None:
+        first, now = probing(ME)
+        breaker: Breaker | None = first
+        for later in range(1, PROBES):
+            assert breaker is not None
+            breaker = breaker.admitted(OTHER, now + later)
+        assert breaker is not None
+        assert breaker.blocks(now + PROBES)
+        until = breaker.blocked_until(now + PROBES)
+        assert until == now + PROBE_S
+        assert not breaker.blocks(until)
+        assert opened().blocked_until(now) == now

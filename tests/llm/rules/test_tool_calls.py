@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from typing import Any
+
 import pytest
 
-from llm.rules.tool_calls import MISTRALS_IDS, CallParts, complete, with_ids, with_text_arguments
+from llm.rules.tool_calls import MISTRALS_IDS, CallParts, before_end, complete, with_ids, with_text_arguments
 
 
 @pytest.mark.parametrize("arguments", ['{"a": 1}', {"a": 1}])
@@ -99,3 +102,49 @@ def test_a_result_of_a_call_that_is_not_there_gets_an_id_that_is_taken_all_the_s
     made, again, fitting, none = (message["tool_call_id"] for message in found)
     assert MISTRALS_IDS.fullmatch(made)
     assert (again, fitting, none) == (made, "aB3456789", None)
+
+
+HEAD = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+
+def calls_of(index: int, *ids: str, end: str | None = "tool_calls", **more: Any) -> dict[str, Any]:
+    calls = [{"id": id, "type": "function", "index": at, "function": F} for at, id in enumerate(ids)]
+    return {"index": index, "delta": {"tool_calls": calls}, "finish_reason": end, **more}
+
+
+def ids_in(chunk: dict[str, Any]) -> list[tuple[int, str]]:
+    return [(one["index"], call["id"]) for one in chunk["choices"] for call in one["delta"]["tool_calls"]]
+
+
+def test_calls_come_before_the_end_one_by_one_and_a_text_with_the_first() -> None:
+    choice = calls_of(0, "a", "b", logprobs={"content": []}, native_finish_reason="x")
+    choice["delta"] |= {"role": "assistant", "content": "I look."}
+    chunk = {**HEAD, "choices": [choice, calls_of(1, "c")], "usage": {"total_tokens": 3}}
+    before = before_end(chunk)
+    assert [ids_in(each) for each in before] == [[(0, "a")], [(0, "b")], [(1, "c")]]
+    assert all(HEAD.items() <= each.items() and "usage" not in each for each in before)
+    assert all(one["finish_reason"] is None for each in before for one in each["choices"])
+    texts = [each["choices"][0]["delta"].get("content") for each in before]
+    assert (texts, before[0]["choices"][0]["logprobs"]) == (["I look.", None, None], {"content": []})
+    end = {"delta": {}, "finish_reason": "tool_calls"}
+    choices = [{"index": 0, **end, "native_finish_reason": "x"}, {"index": 1, **end}]
+    assert chunk == {**HEAD, "choices": choices, "usage": {"total_tokens": 3}}
+
+
+@pytest.mark.parametrize("delta", [{}, {"tool_calls": None}, {"content": "a"}])
+def test_an_end_without_a_call_and_a_call_without_an_end_stay(delta: dict[str, Any]) -> None:
+    ended = {"index": 0, "delta": delta, "finish_reason": "stop"}
+    chunk = {**HEAD, "choices": [ended, calls_of(1, "a", end=None)]}
+    as_it_was = deepcopy(chunk)
+    assert before_end(chunk) == []
+    assert chunk == as_it_was
+
+
+def test_so_many_calls_that_their_heads_would_be_the_most_of_it_come_in_one_chunk() -> None:
+    ids = [str(number) for number in range(499)]
+    for more, chunks in ((0, 500), (100, 1)):
+        chunk = {**HEAD, "id": "c" * more, "choices": [calls_of(0, *ids), calls_of(1, "x")]}
+        before = before_end(chunk)
+        assert len(before) == chunks
+        assert [each for one in before for each in ids_in(one)] == [(0, id) for id in ids] + [(1, "x")]
+        assert [choice["delta"] for choice in chunk["choices"]] == [{}, {}]
