@@ -45,6 +45,8 @@ ELSEWHERE = {
     ("docs/simulated-stripe.md", "account = SimulatedStripe"): "tests/billing/sandbox",
     ("docs/clients.md", "make .venv/clients.installed"): "tests/clients/test_matrix.py",
     ("clients/python/README.md", "from spend_governor_client"): "tests/clients/test_governor_client.py",
+    ("clients/python/README.md", "@governor.governed"): "tests/clients/test_governor_client.py",
+    ("clients/python/README.md", "hold = governor.reserve"): "tests/clients/test_governor_client.py",
 }
 # Variables that are no settings: of make, of tests, of Docker's files and of tools.
 OTHER_VARIABLES = {
@@ -167,7 +169,7 @@ SOURCES = (
 
 def is_a_constant(name: str) -> bool:
     """Of our own code, which development's documents name."""
-    return re.search(rf"\b{name}\b[\s:=]", SOURCES) is not None and name not in ("DATABASE_URI",)
+    return re.search(rf"\b{name}\b[\s:=]", SOURCES) is not None
 
 
 def test_every_command_of_the_product_is_told_of() -> None:
@@ -267,15 +269,8 @@ def played(program: str) -> list[Block]:
 
 def run(command: list[str], key: str) -> str:
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    done = subprocess.run(
-        command,
-        env=kept | {"GOVERNOR_KEY": key} | more,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    environment = kept | {"GOVERNOR_KEY": key}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
