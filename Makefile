@@ -44,7 +44,7 @@ endif
 # The tests start hundreds of processes, each of which would compile the product afresh where nothing compiled is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test explore test-dates coverage mutants check bench storm wheel install fmt lock clean
+.PHONY: help run test explore test-dates coverage mutants check bench storm wheel sbom install fmt lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -58,6 +58,7 @@ help:
 	@echo "make bench    measure the gateway"
 	@echo "make storm    hostile clients, upstream and operators against the product; 20 minutes"
 	@echo "make wheel    build the package into dist/"
+	@echo "make sbom     list what is shipped with its licences, as CycloneDX and as text, in dist/"
 	@echo "make install  create .venv with the locked dependencies"
 	@echo "make fmt      format the code"
 	@echo "make lock     resolve the dependencies of pyproject.toml into requirements/"
@@ -99,6 +100,7 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(PACKAGES)
+	$(BIN)/mypy --config-file= --strict clients/python/src
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py check --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
@@ -116,6 +118,11 @@ storm: .venv/dev
 wheel: .venv/dev
 	@rm -rf dist
 	$(BIN)/python -m hatchling build --target wheel
+
+sbom: .venv/shipped.installed
+	@mkdir -p dist
+	.venv/shipped/bin/python deploy/sbom.py >dist/sbom.cdx.json
+	.venv/shipped/bin/python deploy/sbom.py --licences >dist/licences.txt
 
 install: .venv/dev
 

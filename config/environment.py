@@ -11,7 +11,7 @@ from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -39,6 +39,26 @@ STOPPED_CLIENT = "-c idle_in_transaction_session_timeout=30s"
 DATABASE_SCHEMES = ("postgres", "postgresql", "sqlite")
 _ORIGIN = re.compile(r"https?://[\w.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", re.IGNORECASE)
 Choice = TypeVar("Choice", int, str)
+
+
+class Environment(environ.Env):  # type: ignore[misc]
+    """The process's environment, in which `NAME_FILE` gives the value of `NAME` as a file, as secrets are mounted.
+
+    Values are taken as they are: one that begins with `$` is no other variable's name.
+    """
+
+    def str(self, var: str, default: Any = "", multiline: bool = False) -> str:
+        path = self.ENVIRON.get(f"{var}_FILE", "").strip()
+        return _content(f"{var}_FILE", path) if path else self.ENVIRON.get(var, default)
+
+
+def _content(name: str, path: str) -> str:
+    """A file's text without the line end that editors and `openssl` leave."""
+    try:
+        return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        # Neither the file's bytes nor more than its name.
+        raise ImproperlyConfigured(f"{name} must be a file of text that can be read, not {path!r}.") from error
 
 
 def _raw(env: environ.Env, name: str, default: str) -> str:
@@ -234,6 +254,21 @@ def url(env: environ.Env, name: str, *, default: str, schemes: tuple[str, ...] =
     return value
 
 
+def password(env: environ.Env, name: str) -> str:
+    """A password of any characters, blanks included; "" where it is missing or still the placeholder."""
+    value: str = env.str(name, "")
+    return "" if PLACEHOLDER in value else value
+
+
+def with_password(url: str, secret: str) -> str:
+    """The URL with a password of any characters put in where it has none."""
+    if not url or not secret or urlsplit(url).password:
+        return url
+    scheme, _, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    return f"{scheme}://{user.removesuffix(':') if at else ''}:{quote(secret, safe='')}@{host}"
+
+
 def proxy(env: environ.Env, name: str) -> str:
     """A proxy's URL, "none", or "" for what the environment says. No message shows it: it may hold a password."""
     value = _raw(env, name, "")
@@ -330,7 +365,10 @@ def seconds(env: environ.Env, name: str, *, default: int, minimum: int) -> int:
 
 
 def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
-    """DATABASE_URL as Django's configuration, with what the ledger needs of either database."""
+    """DATABASE_URL as Django's configuration, with what the ledger needs of either database.
+
+    The password may stand beside it, in DATABASE_PASSWORD: a URL has signs for which it must be written otherwise.
+    """
     raw = _raw(env, "DATABASE_URL", "") or f"sqlite:///{var_dir / 'governor.sqlite3'}"
     found = _database(raw)
     options = found.setdefault("OPTIONS", {})
@@ -344,6 +382,7 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
             init_command="PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;",
         )
     else:
+        found["PASSWORD"] = found.get("PASSWORD") or password(env, "DATABASE_PASSWORD")
         found.setdefault("CONN_HEALTH_CHECKS", True)
         # ASGI gives each request a thread of its own, so a connection kept by a thread would be lost with it.
         options.setdefault("pool", {"min_size": 1, "max_size": 6, "timeout": 3})

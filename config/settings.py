@@ -3,6 +3,7 @@
 import os
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import environ
@@ -14,7 +15,7 @@ from config.unfold import UNFOLD as UNFOLD
 
 VERSION = __version__
 
-env = environ.Env()
+env = check.Environment()
 # A variable that is set already wins over the file.
 environ.Env.read_env(os.environ.get("ENV_FILE", installation.HOME / ".env"))
 
@@ -111,7 +112,8 @@ LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "static/"
-STATIC_ROOT = VAR_DIR / "static"
+# An image brings them along, collected when it was built.
+STATIC_ROOT = Path(env.str("STATIC_DIR", "").strip() or VAR_DIR / "static")
 STATIC_ROOT.mkdir(exist_ok=True)
 # With DEBUG, files come straight from the packages; collectstatic is for production.
 WHITENOISE_USE_FINDERS = DEBUG
@@ -241,7 +243,7 @@ SPECTACULAR_SETTINGS = {
 
 # Celery: the broker's folders under VAR_DIR on one machine, Redis in production.
 REDIS_URL = check.url(env, "REDIS_URL", default="", schemes=("redis", "rediss", "unix"))
-CELERY_BROKER_URL = celery.broker_url(REDIS_URL)
+CELERY_BROKER_URL = celery.broker_url(check.with_password(REDIS_URL, check.password(env, "REDIS_PASSWORD")))
 # Longer than any task may run: Redis would hand a running one out again.
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600} if REDIS_URL else celery.folders(VAR_DIR)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True

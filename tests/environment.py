@@ -64,6 +64,7 @@ def start_postgres(config: pytest.Config, scratch: Path) -> str:
 def set_environment(*, database_url: str, var_dir: Path) -> None:
     for name in documented_variables():
         os.environ.pop(name, None)
+        os.environ.pop(f"{name}_FILE", None)
     os.environ |= {
         "DJANGO_SETTINGS_MODULE": "config.settings",
         "ENV_FILE": os.devnull,

@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -123,7 +124,7 @@ def _sorted() -> tuple[tuple[Endpoint, ...], dict[str, str]]:
 def _key(row: ProviderEndpoint) -> str:
     """The key of an endpoint; empty where it has none. Raises _Unusable."""
     if row.key_env:
-        key = os.environ.get(row.key_env, "").strip()
+        key = _variable(row.key_env)
         if not key or addresses.problem_with_key(key):
             raise _Unusable(f"The variable {row.key_env} holds no key.")
         return key
@@ -133,6 +134,15 @@ def _key(row: ProviderEndpoint) -> str:
         return sealing.unseal(row.sealed_key)
     except sealing.Unreadable as error:
         raise _Unusable("Its key was sealed under another SECRET_KEY; enter it again.") from error
+
+
+def _variable(name: str) -> str:
+    """A variable's value, or what is in the file that it is given as (`NAME_FILE`), as for settings; "" for none."""
+    path = os.environ.get(f"{name}_FILE", "").strip()
+    try:
+        return (Path(path).read_text(encoding="utf-8") if path else os.environ.get(name, "")).strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _sealed(row: ProviderEndpoint, before: ProviderEndpoint | None, new_key: str) -> str:

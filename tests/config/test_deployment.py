@@ -120,7 +120,7 @@ def test_the_compose_deployment_trusts_the_host_s_proxy() -> None:
     [network] = told["networks"]["default"]["ipam"]["config"]
     trusted = told["x-product"]["environment"]["FORWARDED_ALLOW_IPS"]
     assert trusted == f"${{FORWARDED_ALLOW_IPS:-{network['gateway']}}}"
-    assert told["services"]["web"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert told["services"]["web"]["ports"] == ["127.0.0.1:${PORT:-8000}:8000"]
 
 
 def test_the_project_names_no_machine_of_its_makers() -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import string
 from decimal import Decimal
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import environ
 import pytest
@@ -16,9 +17,56 @@ from config import environment
 
 
 def env(**values: str) -> environ.Env:
-    made = environ.Env()
+    made = environment.Environment()
     made.ENVIRON = values
     return made
+
+
+# What a URL reads otherwise, what shells, compose and django-environ take for a variable, and blanks.
+ANY_PASSWORD = "$a@b:c/d#e?f%41+g=h \\$'\"é "
+
+
+class TestEnvironment:
+    def test_a_file_gives_the_value_and_wins(self, tmp_path: Path) -> None:
+        (tmp_path / "key").write_text(f"{ANY_PASSWORD}\n")
+        given = env(SECRET_KEY="other", SECRET_KEY_FILE=f"{tmp_path}/key")
+
+        assert given.str("SECRET_KEY") == ANY_PASSWORD
+
+    def test_an_empty_name_of_a_file_is_none(self) -> None:
+        assert env(SECRET_KEY="other", SECRET_KEY_FILE="").str("SECRET_KEY") == "other"
+
+    @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+    def test_what_cannot_be_read_names_the_variable_and_shows_nothing(
+        self, tmp_path: Path, content: bytes | None
+    ) -> None:
+        path = tmp_path / "key"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ImproperlyConfigured, match=r"^SECRET_KEY_FILE must be a file of text .*key'\.$"):
+            environment.secret(env(SECRET_KEY_FILE=str(path)), "SECRET_KEY")
+
+    def test_a_value_that_begins_with_a_dollar_is_no_variables_name(self) -> None:
+        assert environment.secret(env(SECRET_KEY="$HOME", HOME="other"), "SECRET_KEY") == "$HOME"
+
+
+class TestWithPassword:
+    @pytest.mark.parametrize(
+        ("url", "wanted"),
+        [
+            ("redis://redis:6379/0", "redis://:a%40%2F@redis:6379/0"),
+            ("rediss://user@redis", "rediss://user:a%40%2F@redis"),
+            ("redis://user:@redis", "redis://user:a%40%2F@redis"),
+            ("redis://:own@redis", "redis://:own@redis"),
+            ("", ""),
+        ],
+    )
+    def test_it_is_put_in_where_there_is_none(self, url: str, wanted: str) -> None:
+        assert environment.with_password(url, "a@/") == wanted
+        assert environment.with_password(url, "") == url
+
+    def test_any_characters_arrive(self) -> None:
+        assert unquote(urlsplit(environment.with_password("redis://h", ANY_PASSWORD)).password or "") == ANY_PASSWORD
 
 
 class TestBoolean:
@@ -294,6 +342,16 @@ class TestDatabase:
 
         assert (found["HOST"], found["PORT"], found["NAME"], found["PASSWORD"]) == ("db", 5433, "money", "p@")
         assert found["CONN_HEALTH_CHECKS"] is True
+
+    def test_a_password_of_any_characters_stands_beside_the_url(self, tmp_path: Path) -> None:
+        beside = {"DATABASE_PASSWORD": ANY_PASSWORD}
+        found = [
+            environment.database(env(DATABASE_URL=url, **beside), var_dir=tmp_path)["PASSWORD"]
+            for url in ("postgres://u@db/money", "postgres://u:own@db/money")
+        ]
+        assert found == [ANY_PASSWORD, "own"]
+        unset = env(DATABASE_URL="postgres://u@db/money", DATABASE_PASSWORD="change-me")
+        assert environment.database(unset, var_dir=tmp_path)["PASSWORD"] == ""
 
     @pytest.mark.parametrize(
         ("query", "options"),

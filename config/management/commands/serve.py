@@ -60,7 +60,7 @@ class Command(TerminalCommand):
                 f"With DEBUG whoever reaches {host} sees settings and code on error pages. Set DEBUG=false, or listen "
                 "on 127.0.0.1; --allow-debug starts it all the same, in a network where nobody else is."
             )
-        if not os.environ.get("APP_URL"):
+        if not (os.environ.get("APP_URL") or os.environ.get("APP_URL_FILE")):
             os.environ["APP_URL"] = settings.APP_URL = f"http://127.0.0.1:{port}"
         notes = prepare_demo() if options["demo"] else ""
         require_migrated()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,6 +73,14 @@ def test_a_key_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     saved(new_key="", key_env="GROQ_API_KEY")
     assert endpoints.usable() == ()
     monkeypatch.setenv("GROQ_API_KEY", KEY)
+    assert endpoints.usable()[0].api_key == KEY
+
+
+def test_a_key_from_a_variable_that_is_given_as_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    saved(new_key="", key_env="GROQ_API_KEY")
+    monkeypatch.setenv("GROQ_API_KEY_FILE", str(tmp_path / "key"))
+    assert endpoints.usable() == ()
+    (tmp_path / "key").write_text(f"{KEY}\n")
     assert endpoints.usable()[0].api_key == KEY
 
 
