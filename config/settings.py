@@ -16,7 +16,7 @@ VERSION = __version__
 
 env = environ.Env()
 # A variable that is set already wins over the file.
-environ.Env.read_env(os.environ.get("ENV_FILE", installation.HOME / ".env"))
+check.read(os.environ.get("ENV_FILE") or installation.HOME / ".env", is_named=bool(os.environ.get("ENV_FILE")))
 
 # One machine keeps everything it writes here: SQLite, the broker's folders, logs.
 VAR_DIR = check.directory(env, "VAR_DIR", default=installation.HOME / "var")
@@ -303,7 +303,7 @@ MAX_ANSWER_BYTES = check.whole(env, "MAX_ANSWER_BYTES", default=64 * 2**20, mini
 LONGEST_CALL_S = check.seconds(env, "LONGEST_CALL_S", default=3600, minimum=1)
 
 # Of POST /api/llm/route, where the caller names neither a strategy nor a model.
-DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"
+DEFAULT_STRATEGY = check.secret(env, "DEFAULT_STRATEGY") or "cost-optimized"
 # A client that does not read its stream is cut when so much waits for it, or for so long; a model's answer to a client
 # that is gone is read to its end, to know what it used, or left.
 STREAM_BUFFER_BYTES = check.whole(env, "STREAM_BUFFER_BYTES", default=1_048_576, maximum=2**30)
@@ -341,7 +341,7 @@ LEDGER_TIMEOUT_S = check.seconds(env, "LEDGER_TIMEOUT_S", default=5, minimum=1)
 RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum=60)
 
 # Stripe.
-STRIPE_SECRET_KEY = check.secret(env, "STRIPE_SECRET_KEY")
+STRIPE_SECRET_KEY = check.stripe_key(env, "STRIPE_SECRET_KEY")
 STRIPE_WEBHOOK_SECRETS = check.tokens(env, "STRIPE_WEBHOOK_SECRET", debug=DEBUG)
 STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.com")
 # Where the simulated Stripe listens that `serve --demo` starts; it is in use where STRIPE_API_BASE is the same.
