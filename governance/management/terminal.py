@@ -47,7 +47,7 @@ class TerminalCommand(BaseCommand):
             failure = database_away(error)
         except CommandError as error:
             failure = error
-        if options.get("json") and self._called_from_command_line:
+        if options.get("json") and getattr(self, "_called_from_command_line", False):
             self.stdout.write(json.dumps({"error": {"message": str(failure)}}))
             sys.exit(failure.returncode)
         raise failure
