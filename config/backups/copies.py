@@ -60,8 +60,10 @@ def back_up(folder: Path, *, now: datetime, report: Report) -> tuple[Path, Manif
         report(f"Copying the database to {place}")
         made = _copied(draft, now)
         manifests.write(draft, made)
-        for path in (*draft.iterdir(), draft):
+        for path in draft.iterdir():
+            path.chmod(0o600)
             _to_disk(path)
+        _to_disk(draft)
         draft.rename(place)
         _to_disk(folder)
     except BaseException:

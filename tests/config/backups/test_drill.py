@@ -227,7 +227,7 @@ def test_it_is_not_put_back_under_processes_that_run(tmp_path: Path) -> None:
 
 def test_a_backup_is_closed_to_others_and_half_of_one_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = back_up(tmp_path)
-    assert {path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir()) if path.name != "manifest.json"} == {0}
+    assert {path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())} == {0}
     assert SETTINGS_SECRET not in (folder / "manifest.json").read_text()
     shutil.rmtree(folder)
 
@@ -251,15 +251,15 @@ def test_what_follows_a_recovery_by_other_means() -> None:
 
 
 @pytest.mark.postgres_only
-@pytest.mark.parametrize(("version", "why"), [("15.18", "put PostgreSQL's client of version"), ("", "no version")])
+@pytest.mark.parametrize("version", ["15.18 (Debian 15.18-0+deb12u1)", ""])
 def test_a_client_older_than_the_server_is_refused(
-    version: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = tmp_path / "pg_dump"
     old.write_text(f"#!/bin/sh\necho 'pg_dump (PostgreSQL) {version}'\n")
     old.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    with pytest.raises(CommandError, match=why):
+    with pytest.raises(CommandError, match="put PostgreSQL's client of version"):
         back_up(tmp_path / "b")
     assert not list((tmp_path / "b").glob("*"))
 
