@@ -259,7 +259,7 @@ CELERY_TASK_SOFT_TIME_LIMIT = 240
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_TIMEZONE = TIME_ZONE
 CELERY_BEAT_SCHEDULE = celery.schedule()
-CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "beat-schedule")
+CELERY_BEAT_SCHEDULER = "config.schedule:Forgetful"
 
 # The model side.
 MISTRAL_API_KEY = check.api_key(env, "MISTRAL_API_KEY")

@@ -18,8 +18,8 @@ from django.db.migrations.loader import MigrationLoader
 
 from billing.usage import restored
 from config import __version__
+from config.backups import InUse, postgres, sqlite
 from config.backups import manifest as manifests
-from config.backups import postgres, sqlite
 from config.backups.manifest import Manifest, Sealed
 from governance import alerts, audit
 from governance.audit import Actor
@@ -32,7 +32,7 @@ Report = Callable[[str], None]
 NAMED = "spend-governor-{:%Y%m%dT%H%M%SZ}"
 
 
-class Refused(Exception):
+class BackupRefused(Exception):
     """It was not begun, and nothing has changed; the message says why."""
 
 
@@ -51,11 +51,11 @@ def back_up(folder: Path, *, now: datetime, report: Report) -> tuple[Path, Manif
     place = folder / NAMED.format(now)
     draft = folder / f".{place.name}.unfinished"
     if place.exists() or draft.exists():
-        raise Refused(f"{place if place.exists() else draft} is there already.")
+        raise BackupRefused(f"{place if place.exists() else draft} is there already.")
     try:
         draft.mkdir(mode=0o700, parents=True)
     except OSError as error:
-        raise Refused(f"{draft} cannot be made: {error.strerror}.") from error
+        raise BackupRefused(f"{draft} cannot be made: {error.strerror}.") from error
     try:
         report(f"Copying the database to {place}")
         made = _copied(draft, now)
@@ -112,30 +112,37 @@ def sealed() -> tuple[Sealed, ...]:
 
 
 def look(folder: Path, *, replace: bool, without_secrets: bool) -> Manifest:
-    """Whether a backup can be put back here, before anything is done. Raises Refused."""
+    """Whether a backup can be put back here, before anything is done. Raises BackupRefused."""
     try:
         found = manifests.read(folder)
         manifests.check(folder, found)
     except manifests.NoBackup as error:
-        raise Refused(str(error)) from error
+        raise BackupRefused(str(error)) from error
     if found.vendor != connection.vendor:
-        raise Refused(f"It is a backup of {found.vendor}, and DATABASE_URL is {connection.vendor}'s.")
+        raise BackupRefused(f"It is a backup of {found.vendor}, and DATABASE_URL is {connection.vendor}'s.")
     unknown = sorted(set(found.migrations) - {f"{app}.{name}" for app, name in _known()})
     if unknown:
-        raise Refused(f"It was made by a newer version ({found.version}), with {unknown[0]}: install that one first.")
+        raise BackupRefused(
+            f"It was made by a newer version ({found.version}), with {unknown[0]}: install that one first."
+        )
     lost = manifests.lost(found, sealing.fingerprints())
     if lost and not without_secrets:
-        raise Refused(
+        raise BackupRefused(
             f"It was made under another SECRET_KEY, without which {', '.join(lost)} cannot be read. Put that one into "
             "SECRET_KEY or SECRET_KEY_FALLBACKS; or give --without-secrets, and enter them again afterwards."
         )
     if not replace and not (sqlite if connection.vendor == "sqlite" else postgres).is_empty():
-        raise Refused("The database is not empty. Give --replace to put the backup in the place of what is there.")
+        raise BackupRefused(
+            "The database is not empty. Give --replace to put the backup in the place of what is there."
+        )
     return found
 
 
 def put_back(folder: Path, found: Manifest, *, by: Actor, now: datetime, report: Report) -> Restored:
-    """Put a backup that `look` has passed in the place of the database, and see to what follows. Raises Refused."""
+    """Put a backup that `look` has passed in the place of the database, and see to what follows.
+
+    Raises BackupRefused.
+    """
     kept = ""
     report(f"Putting back the database of {found.made_at:%Y-%m-%d %H:%M} UTC")
     try:
@@ -143,10 +150,10 @@ def put_back(folder: Path, found: Manifest, *, by: Actor, now: datetime, report:
             kept = sqlite.put_back(folder / found.file, now=now)
         else:
             postgres.put_back(folder / found.file, made_on=found.server, scratch=Path(settings.VAR_DIR))
-    except (sqlite.InUse, postgres.InUse) as error:
-        raise Refused(f"The database is in use ({error}): stop web, worker, beat and serve first.") from error
+    except InUse as error:
+        raise BackupRefused(f"The database is in use ({error}): stop web, worker, beat and serve first.") from error
     except (postgres.NoTool, postgres.Failed, sqlite3.Error, OSError) as error:
-        raise Refused(f"{error} Nothing has changed.") from error
+        raise BackupRefused(f"{error} Nothing has changed.") from error
     report("Applying the migrations that it lacks")
     call_command("migrate", interactive=False, verbosity=0)
     held, drifts = follow(made_at=found.made_at, by=by, now=now, report=report)

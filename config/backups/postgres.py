@@ -14,6 +14,8 @@ from django.db import connection
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import Conninfo
 
+from config.backups import InUse
+
 FILE = "database.dump"
 # An act that holds a table for itself, such as a migration, is waited for so long.
 LOCK_WAIT = "30s"
@@ -26,10 +28,6 @@ class NoTool(Exception):
 
 class Failed(Exception):
     """A program of PostgreSQL's ended with an error, which is the message."""
-
-
-class InUse(Exception):
-    """Others are connected to the database; the message says how many."""
 
 
 def server() -> int:

@@ -11,11 +11,9 @@ from pathlib import Path
 
 from django.db import connection
 
+from config.backups import InUse
+
 FILE = "database.sqlite3"
-
-
-class InUse(Exception):
-    """Processes of the product still have the database open."""
 
 
 def dump(path: Path) -> None:

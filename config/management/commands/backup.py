@@ -36,7 +36,7 @@ class Command(TerminalCommand):
             else:
                 place, made = copies.back_up(folder, now=now, report=_silence if silent else self.stderr.write)
                 size = made.bytes
-        except (copies.Refused, postgres.NoTool, postgres.Failed) as error:
+        except (copies.BackupRefused, postgres.NoTool, postgres.Failed) as error:
             raise CommandError(str(error)) from error
         names = [name for each in copies.sealed() for name in each.what]
         if options["json"]:

@@ -55,7 +55,7 @@ class Command(TerminalCommand):
                 self._say(Restored(found, "", 0, []), dry_run=True, as_json=options["json"])
                 return
             done = copies.put_back(place, found, by=by, now=now, report=report)
-        except copies.Refused as error:
+        except copies.BackupRefused as error:
             raise CommandError(str(error)) from error
         self._say(done, dry_run=False, as_json=options["json"])
 

@@ -54,10 +54,11 @@ def test_where_the_database_is_away_a_command_says_so_in_a_line_and_exits_with_3
     assert json.loads(out)["error"]["message"].startswith("The database does not answer: ")
     # The pool has its own lines in the log.
     assert "Traceback" not in err
-    status, out, err = run_away("migrate", "--check")
+    status, out, err = run_away("showmigrations")
     assert (status, out) == (3, "")
     assert err.splitlines()[-1].startswith("The database does not answer: ")
-    assert "Traceback" not in err and "hunter2" not in err
+    assert "Traceback" not in err
+    assert "hunter2" not in err
 
 
 def test_other_failures_keep_their_status_and_are_json_too(capsys: pytest.CaptureFixture[str]) -> None:
