@@ -55,6 +55,7 @@ WITH_ALL_STOPPED = {
     "governance.0018": "empties a column of sign-in tries",
     "governance.0021": "makes triggers",
     "governance.0023": "an index over a column that is empty",
+    "governance.0024": "bounds of rate buckets, and one key for answers that are kept for a day",
 }
 
 

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('billing', '0016_heard_use'),
+        ('billing', '0017_disputes_lost'),
     ]
 
     operations = [
