@@ -61,10 +61,14 @@ def put_back(path: Path, *, made_on: int, scratch: Path) -> None:
     with psycopg.connect(_address(), password=_password()) as direct:
         _be_alone(direct)
         emptied = _emptying(direct)
+    for left in scratch.glob("restoring-*.sql"):
+        # By one that was killed.
+        left.unlink()
     plain = scratch / f"restoring-{os.getpid()}.sql"
     try:
         os.close(os.open(plain, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
-        _run([reader, "--no-owner", "--no-privileges", f"--file={plain}", str(path)])
+        # Comments on extensions are their owner's to make.
+        _run([reader, "--no-owner", "--no-privileges", "--no-comments", f"--file={plain}", str(path)])
         # The end comes from here: a script that breaks off commits nothing.
         script = [f"BEGIN; SET LOCAL lock_timeout = '{LOCK_WAIT}'; {emptied}", f"\\i {_quoted(plain)}", "COMMIT;"]
         options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null", f"--dbname={_address()}"]
@@ -88,16 +92,17 @@ def tool(name: str, *, at_least: int) -> str:
 
 def _be_alone(direct: psycopg.Connection[Any]) -> None:
     statement = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
-        "AND backend_type = 'client backend'"
+        "SELECT coalesce(usename, '') FROM pg_stat_activity WHERE datname = current_database() "
+        "AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
+    found: list[str] = []
     # A session that was closed just now may still be on its way out.
     for _ in range(20):
-        row = direct.execute(statement).fetchone()
-        if row is not None and not row[0]:
+        found = [name for (name,) in direct.execute(statement).fetchall()]
+        if not found:
             return
         direct.execute("SELECT pg_sleep(0.1), pg_stat_clear_snapshot()")
-    raise InUse(f"{row[0] if row else 'Some'} other sessions are connected to it")
+    raise InUse(f"{len(found)} other sessions, of {', '.join(sorted(set(found)))}")
 
 
 def _emptying(direct: psycopg.Connection[Any]) -> str:
