@@ -40,7 +40,7 @@ class CompositionConfig(AppConfig):
 
         from billing.accounts import sync, topups
         from billing.console import customer_part
-        from config import checks, roles, sessions
+        from config import checks, metric_files, roles, sessions
         from governance import ports
         from llm.catalogue import snapshot
         from llm.providers import cost_reports
@@ -60,6 +60,7 @@ class CompositionConfig(AppConfig):
                 billed_events=customer_part.events,
             )
         )
+        metric_files.install()
         register(checks.trust, Tags.security, deploy=True)
         user_logged_in.connect(sessions.begin, dispatch_uid="config.sessions")
         # Once, after the last app: this one has no tables, so Django sends it nothing.

@@ -62,8 +62,16 @@ def _content(name: str, path: str) -> str:
 
 
 def _raw(env: environ.Env, name: str, default: str) -> str:
-    value: str = env.str(name, default).strip()
+    # As it is: `env.str` would take a value that begins with $ for the name of another variable.
+    value: str = env.ENVIRON.get(name, default).strip()
     return default if PLACEHOLDER in value else value
+
+
+def read(path: str | Path, *, is_named: bool) -> None:
+    """Take over the variables of a file, but for those that are set already. One that was named is there."""
+    if is_named and not os.access(path, os.R_OK):
+        raise ImproperlyConfigured(f"ENV_FILE must be a file that can be read, not {str(path)!r}.")
+    environ.Env.read_env(path)
 
 
 def directory(env: environ.Env, name: str, *, default: Path) -> Path:
@@ -163,6 +171,14 @@ def api_key(env: environ.Env, name: str) -> str:
     return value
 
 
+def stripe_key(env: environ.Env, name: str) -> str:
+    """A secret or restricted key of Stripe's; not the publishable one, which stands beside it and may do nothing."""
+    value = api_key(env, name)
+    if value.startswith("pk_"):
+        raise ImproperlyConfigured(f"{name} is a publishable key: it must be the one that starts with sk_ or rk_.")
+    return value
+
+
 def api_base(env: environ.Env, name: str, *, default: str) -> str:
     """The URL that an API's paths are added to."""
     value = url(env, name, default=default)
@@ -250,7 +266,9 @@ def url(env: environ.Env, name: str, *, default: str, schemes: tuple[str, ...] =
     value = _raw(env, name, default).rstrip("/")
     if value and not _is_url(value, schemes):
         starts = " or ".join(f"{scheme}://" for scheme in schemes)
-        raise ImproperlyConfigured(f"{name} must be a URL that starts with {starts}, not {value!r}.")
+        # What stands before an @ may be a password, and so may all of it where there is none at its place.
+        shown = "" if "@" in value else f", not {value!r}"
+        raise ImproperlyConfigured(f"{name} must be a URL that starts with {starts}{shown}.")
     return value
 
 
@@ -373,6 +391,7 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
     found = _database(raw)
     options = found.setdefault("OPTIONS", {})
     if found["ENGINE"].endswith("sqlite3"):
+        _be_absolute(found["NAME"])
         _make_private(Path(found["NAME"]))
         options.update(
             # A write transaction takes the lock when it begins, so it never fails half-way for the lock.
@@ -393,7 +412,28 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
         options["options"] = f"{STOPPED_CLIENT} {options.get('options', '')}".strip()
         # The ledger's statements are few and constant: planned once a connection, not once a batch.
         options.setdefault("prepare_threshold", 2)
+        _read_options(options)
     return found
+
+
+def _read_options(options: dict[str, Any]) -> None:
+    """Numbers that the URL says, as numbers: another value would fail at the first statement."""
+    if str(options["prepare_threshold"]).lower() == "none":
+        # Behind a pooler that hands each transaction to another connection.
+        options["prepare_threshold"] = None
+    for name in (*NOTICING, "prepare_threshold"):
+        value = options[name]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            or_none = ", or none" if name == "prepare_threshold" else ""
+            raise ImproperlyConfigured(f"DATABASE_URL: {name} must be a whole number{or_none}, not {value!r}.")
+
+
+def _be_absolute(name: str) -> None:
+    """A relative file would be another one for whoever stands in another folder."""
+    if name != ":memory:" and not Path(name).is_absolute():
+        raise ImproperlyConfigured(
+            f"DATABASE_URL must name SQLite's file from the root on, with four slashes: sqlite:///{Path(name).absolute()}."
+        )
 
 
 def _make_private(path: Path) -> None:

@@ -80,6 +80,8 @@ def _answers() -> bool:
     if connection.vendor != "postgresql":
         return True
     import psycopg
+    from psycopg import pq
+    from psycopg.conninfo import make_conninfo
 
     parameters: dict[str, Any] = {
         name: value
@@ -91,8 +93,10 @@ def _answers() -> bool:
     except psycopg.errors.ConnectionTimeout:
         return False
     except psycopg.Error:
-        # Too many connections, a wrong word: it is there, and what follows says how it is.
-        pass
+        # Too many connections, a wrong word: it is there, and what follows says how it is. Where nobody listens, or it
+        # is starting, the pool would be waited for.
+        address = make_conninfo(**parameters, connect_timeout=DATABASE_TIMEOUT_S)
+        return pq.PGconn.ping(address.encode()) == pq.Ping.OK
     return True
 
 

@@ -17,7 +17,7 @@ VERSION = __version__
 
 env = check.Environment()
 # A variable that is set already wins over the file.
-environ.Env.read_env(os.environ.get("ENV_FILE", installation.HOME / ".env"))
+check.read(os.environ.get("ENV_FILE") or installation.HOME / ".env", is_named=bool(os.environ.get("ENV_FILE")))
 
 # One machine keeps everything it writes here: SQLite, the broker's folders, logs.
 VAR_DIR = check.directory(env, "VAR_DIR", default=installation.HOME / "var")
@@ -261,7 +261,7 @@ CELERY_TASK_SOFT_TIME_LIMIT = 240
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_TIMEZONE = TIME_ZONE
 CELERY_BEAT_SCHEDULE = celery.schedule()
-CELERY_BEAT_SCHEDULE_FILENAME = str(VAR_DIR / "beat-schedule")
+CELERY_BEAT_SCHEDULER = "config.schedule:Forgetful"
 
 # The model side.
 MISTRAL_API_KEY = check.api_key(env, "MISTRAL_API_KEY")
@@ -305,7 +305,7 @@ MAX_ANSWER_BYTES = check.whole(env, "MAX_ANSWER_BYTES", default=64 * 2**20, mini
 LONGEST_CALL_S = check.seconds(env, "LONGEST_CALL_S", default=3600, minimum=1)
 
 # Of POST /api/llm/route, where the caller names neither a strategy nor a model.
-DEFAULT_STRATEGY = env.str("DEFAULT_STRATEGY", "").strip() or "cost-optimized"
+DEFAULT_STRATEGY = check.secret(env, "DEFAULT_STRATEGY") or "cost-optimized"
 # A client that does not read its stream is cut when so much waits for it, or for so long; a model's answer to a client
 # that is gone is read to its end, to know what it used, or left.
 STREAM_BUFFER_BYTES = check.whole(env, "STREAM_BUFFER_BYTES", default=1_048_576, maximum=2**30)
@@ -343,7 +343,7 @@ LEDGER_TIMEOUT_S = check.seconds(env, "LEDGER_TIMEOUT_S", default=5, minimum=1)
 RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum=60)
 
 # Stripe.
-STRIPE_SECRET_KEY = check.secret(env, "STRIPE_SECRET_KEY")
+STRIPE_SECRET_KEY = check.stripe_key(env, "STRIPE_SECRET_KEY")
 STRIPE_WEBHOOK_SECRETS = check.tokens(env, "STRIPE_WEBHOOK_SECRET", debug=DEBUG)
 STRIPE_API_BASE = check.url(env, "STRIPE_API_BASE", default="https://api.stripe.com")
 # Where the simulated Stripe listens that `serve --demo` starts; it is in use where STRIPE_API_BASE is the same.

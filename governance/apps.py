@@ -6,7 +6,8 @@ from django.apps import AppConfig
 from django.db import connections
 from django.db.models.signals import post_migrate, pre_migrate
 
-TIMEOUT = "idle_in_transaction_session_timeout"
+# What a connection has while it migrates. Whoever waits for a table's lock holds up all who come after.
+MIGRATING = {"idle_in_transaction_session_timeout": "0", "lock_timeout": "3s"}
 
 
 class GovernanceConfig(AppConfig):
@@ -20,17 +21,21 @@ class GovernanceConfig(AppConfig):
 
 
 def take_the_time(using: str, **_: Any) -> None:
-    """Migrations work things out between their statements: who is ended for that begins anew, and is ended again."""
-    _set(using, f"SET {TIMEOUT} = 0")
+    """Migrations work things out between their statements: who is ended for that begins anew, and is ended again.
+
+    They wait for a lock for three seconds, and are then undone; `manage.py migrate` tries again.
+    """
+    _set(using, *(f"SET {name} = '{value}'" for name, value in MIGRATING.items()))
 
 
 def keep_deadlines(using: str, **_: Any) -> None:
     """The connection may go on to other work."""
-    _set(using, f"RESET {TIMEOUT}")
+    _set(using, *(f"RESET {name}" for name in MIGRATING))
 
 
-def _set(using: str, statement: str) -> None:
+def _set(using: str, *statements: str) -> None:
     connection = connections[using]
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(statement)
+            for statement in statements:
+                cursor.execute(statement)

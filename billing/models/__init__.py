@@ -4,7 +4,7 @@ from billing.models.accounts import BillingAccount, BillingPeriod, TopUp, Trial
 from billing.models.exchange import EventQuerySet, OutboundRequest, StripeEvent, StripeRun
 from billing.models.mirror import CatalogEntry, Invoice, Mirrored, Payment, Subscription
 from billing.models.plans import Plan
-from billing.models.usage import MeterErrorReport, MeterEvent, MeterUnit, UsageMeter
+from billing.models.usage import MeterErrorReport, MeterEvent, MeterUnit, Restoration, UsageMeter
 
 __all__ = [
     "BillingAccount",
@@ -19,6 +19,7 @@ __all__ = [
     "OutboundRequest",
     "Payment",
     "Plan",
+    "Restoration",
     "StripeEvent",
     "StripeRun",
     "Subscription",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid_utils.compat as uuids
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
 from billing.models.accounts import BillingAccount
 from governance.models import Tenant
@@ -49,8 +49,9 @@ class UsageMeter(models.Model):
 class MeterEvent(models.Model):
     """The outbox of usage: what an hour's rollups came to, or changed by since, as one event for Stripe's meter.
 
-    The id is the event's `identifier`. `units` is what the hour changed by; `value` is what is sent: the units less
-    what earlier hours took back. Amounts never change: a failed row that is tried again is replaced by a new one.
+    The id is the event's `identifier`, the same whenever the row is made, so that Stripe knows it again where a backup
+    was put back. `units` is what the hour changed by; `value` is what is sent: the units less what earlier hours took
+    back. Amounts never change: a failed row that is tried again is replaced by a new one.
     """
 
     class State(models.TextChoices):
@@ -115,6 +116,22 @@ class MeterEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.event_name} {self.hour:%Y-%m-%d %H}h {self.value}"
+
+
+class Restoration(models.Model):
+    """The database was put back to what it was at `made_at`. What was sent to Stripe since then, it does not know."""
+
+    made_at = models.DateTimeField()
+    restored_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.CheckConstraint(condition=Q(restored_at__gte=F("made_at")), name="restoration_goes_back"),
+        ]
+
+    def __str__(self) -> str:
+        return f"put back to {self.made_at:%Y-%m-%d %H:%M}"
 
 
 class MeterErrorReport(models.Model):

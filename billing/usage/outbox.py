@@ -12,12 +12,13 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F, Max, Min, Q, QuerySet
 
-from billing.models import BillingAccount, MeterEvent, UsageMeter
+from billing.models import BillingAccount, MeterEvent, Restoration, UsageMeter
 from billing.rules import usage
 from billing.rules.usage import Sums
 from billing.stripe_api import client, meters
@@ -184,6 +185,12 @@ def resend(row: MeterEvent, *, now: datetime) -> None:
     _begin_anew(row, now)
 
 
+def hold(row: MeterEvent, *, now: datetime) -> None:
+    """Of a row that may have arrived, or not: it waits for Stripe's sums. Nothing is written."""
+    row.state, row.next_attempt_at = State.HELD, None
+    row.first_attempt_at, row.last_attempt_at = row.first_attempt_at or now, now
+
+
 def open_meters(event_name: str, unit: str, *, now: datetime) -> None:
     """A usage meter for every customer with a tenant. Nothing spent before this hour is reported by a new one."""
     since = usage.floor_hour(now)
@@ -258,11 +265,16 @@ def _write_changes(meter_id: int, starts_at: datetime, ends_at: datetime, now: d
         hours = _hours(of_tenant, meter.unit, first, ends_at)
         reported = _reported(of_tenant & Q(event_name=meter.event_name), first, ends_at)
         taken = _sequences(meter, first, ends_at)
+        restored_at = Restoration.objects.aggregate(latest=Max("restored_at"))["latest"]
         rows = [
             _row(meter, key[1], units, taken.get(key[1], 0), now)
             for key in sorted(hours.keys() | reported.keys())
             if (units := hours.get(key, 0) - reported.get(key, 0))
         ]
+        for row in rows if restored_at is not None else ():
+            if row.state == State.PENDING and row.hour < restored_at:
+                # Before the database was put back it may have been sent: Stripe's sums tell.
+                hold(row, now=now)
         MeterEvent.objects.bulk_create(rows)
         meter.save(update_fields=["carried_units"])
     return len(rows)
@@ -273,6 +285,7 @@ def _row(meter: UsageMeter, hour: datetime, units: int, sequence: int, now: date
     step = usage.step(units, meter.carried_units)
     meter.carried_units = step.carried_units
     return MeterEvent(
+        id=_identifier(meter, meter.account.stripe_customer_id, hour, sequence),
         meter=meter,
         tenant_id=meter.tenant_id,
         stripe_customer_id=meter.account.stripe_customer_id,
@@ -285,6 +298,12 @@ def _row(meter: UsageMeter, hour: datetime, units: int, sequence: int, now: date
         state=State.PENDING if step.value else State.CARRIED,
         created_at=now,
         stamped_at=usage.stamp(hour, period_end=meter.account.period_end, now=now),
+    )
+
+
+def _identifier(meter: UsageMeter, stripe_customer_id: str, hour: datetime, sequence: int) -> UUID:
+    return usage.identifier(
+        stripe_customer_id, meter.event_name, tenant_id=meter.tenant_id, hour=hour, sequence=sequence
     )
 
 
@@ -371,6 +390,7 @@ def _replacement(row: MeterEvent, now: datetime) -> MeterEvent:
     too_old = row.stamped_at < now - usage.OLDEST_STAMP
     sequence = _sequences(meter, row.hour, row.hour + usage.HOUR)[row.hour]
     return MeterEvent.objects.create(
+        id=_identifier(meter, row.stripe_customer_id, row.hour, sequence),
         meter=meter,
         tenant_id=row.tenant_id,
         stripe_customer_id=row.stripe_customer_id,

@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 
-from billing.models import MeterErrorReport, MeterEvent, StripeEvent, UsageMeter
+from billing.models import MeterErrorReport, MeterEvent, Restoration, StripeEvent, UsageMeter
 from billing.rules import usage
 from billing.rules.usage import HOUR, ErrorReport, Verdict
 from billing.stripe_api import client, meters, objects
@@ -146,7 +146,12 @@ def _reconcile(bucket: Bucket, known: Mapping[str, Meter], now: datetime) -> int
 def _decide(bucket: Bucket, rows: list[MeterEvent], total: int, now: datetime) -> int:
     held = [row for row in rows if row.state == State.HELD]
     sent = sum(row.value for row in rows if row.state == State.SENT)
-    verdict = usage.verdict(total=total, sent=sent, held=sum(row.value for row in held))
+    verdict = usage.verdict(
+        total=total,
+        sent=sent,
+        held=sum(row.value for row in held),
+        was_restored=Restoration.objects.filter(restored_at__gt=min(row.hour for row in held)).exists(),
+    )
     if verdict is Verdict.UNCLEAR:
         return _leave(bucket, f"Stripe has counted {total}, where {sent} are known to have arrived", now)
     for row in held:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from django.core.management.base import BaseCommand, OutputWrapper
+from django.core.management.base import BaseCommand, CommandError, OutputWrapper
+from django.db import InterfaceError, OperationalError
 
 from governance.rules import names
 
 # How a file of tables ends its lines; alone, the first of them goes back over the line.
 CRLF = "\r\n"
+# Exit status where it cannot be told: the database, or a provider, is away.
+AWAY = 3
 
 
 class PrintableOutput(OutputWrapper):
@@ -25,7 +29,7 @@ class PrintableOutput(OutputWrapper):
 
 
 class TerminalCommand(BaseCommand):
-    """What all commands of the product are."""
+    """What all commands of the product are. A failure is one sentence; with --json, one object on stdout."""
 
     def __init__(self, stdout: Any = None, stderr: Any = None, **options: Any) -> None:
         super().__init__(stdout, stderr, **options)
@@ -37,4 +41,18 @@ class TerminalCommand(BaseCommand):
         for name in ("stdout", "stderr"):
             if given := options.pop(name, None):
                 setattr(self, name, PrintableOutput(given))
-        return super().execute(*args, **options)
+        try:
+            return super().execute(*args, **options)
+        except (OperationalError, InterfaceError) as error:
+            failure = database_away(error)
+        except CommandError as error:
+            failure = error
+        if options.get("json") and getattr(self, "_called_from_command_line", False):
+            self.stdout.write(json.dumps({"error": {"message": str(failure)}}))
+            sys.exit(failure.returncode)
+        raise failure
+
+
+def database_away(error: Exception) -> CommandError:
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return CommandError(f"The database does not answer: {why}", returncode=AWAY)

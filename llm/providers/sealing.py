@@ -6,6 +6,7 @@ SECRET_KEY may be replaced: as long as the old one is in SECRET_KEY_FALLBACKS, w
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from functools import lru_cache
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -44,3 +45,23 @@ def _derived(secret_key: str) -> bytes:
     """A key for this purpose alone, so that what else SECRET_KEY signs says nothing about it."""
     derivation = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"spend-governor provider keys")
     return base64.urlsafe_b64encode(derivation.derive(secret_key.encode()))
+
+
+def fingerprint(secret_key: str) -> str:
+    """What tells one SECRET_KEY from another, and leads to none."""
+    derivation = HKDF(algorithm=SHA256(), length=8, salt=None, info=b"spend-governor fingerprint")
+    return derivation.derive(secret_key.encode()).hex()
+
+
+def sealed_under(sealed: str) -> str:
+    """The fingerprint of the SECRET_KEY, of those there are, that something was sealed under. Raises Unreadable."""
+    for key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS, *settings.WEAK_KEYS):
+        with suppress(InvalidToken):
+            _box_of((key,)).decrypt(sealed.encode())
+            return fingerprint(key)
+    raise Unreadable("sealed under another SECRET_KEY")
+
+
+def fingerprints() -> tuple[str, ...]:
+    """Of the SECRET_KEY in force, and of those before it."""
+    return tuple(map(fingerprint, (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS, *settings.WEAK_KEYS)))

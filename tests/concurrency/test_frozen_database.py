@@ -166,3 +166,11 @@ def test_another_answer_than_none_is_the_business_of_those_who_ask(monkeypatch: 
 
     monkeypatch.setattr(psycopg, "connect", full)
     assert health.essentials() == {"database": "ok", "budget": "ok"}
+
+
+def test_where_nobody_listens_health_waits_for_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = connection.get_connection_params() | {"host": "127.0.0.1", "port": 9}
+    monkeypatch.setattr(connection, "get_connection_params", lambda: nowhere)
+    seconds, found = took_s(health.essentials)
+    assert found == {"database": "down", "budget": "down"}
+    assert seconds < 1

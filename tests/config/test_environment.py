@@ -240,12 +240,48 @@ class TestUrl:
         with pytest.raises(ImproperlyConfigured, match="APP_URL must be a URL that starts with http:// or https://"):
             environment.url(env(APP_URL=raw), "APP_URL", default="")
 
+    @pytest.mark.parametrize("raw", ["redis//:hunter2@h:6379", "redi://u:hunter2@h", "redis://:hunter2@h:port/0"])
+    def test_malformed_shows_no_password(self, raw: str) -> None:
+        with pytest.raises(ImproperlyConfigured, match="REDIS_URL must be a URL that starts with redis://") as raised:
+            environment.url(env(REDIS_URL=raw), "REDIS_URL", default="", schemes=("redis",))
+        assert "hunter2" not in str(raised.value)
+
     def test_redis_over_a_socket(self) -> None:
         found = environment.url(
             env(REDIS_URL="unix:///run/redis.sock"), "REDIS_URL", default="", schemes=("redis", "unix")
         )
 
         assert found == "unix:///run/redis.sock"
+
+
+class TestStripeKey:
+    @pytest.mark.parametrize("raw", ["sk_test_1", "rk_live_1", "", "change-me"])
+    def test_secret_and_restricted_keys(self, raw: str) -> None:
+        expected = "" if raw == "change-me" else raw
+        assert environment.stripe_key(env(STRIPE_SECRET_KEY=raw), "STRIPE_SECRET_KEY") == expected
+
+    def test_a_publishable_one_is_refused_and_not_shown(self) -> None:
+        with pytest.raises(ImproperlyConfigured, match="STRIPE_SECRET_KEY is a publishable key") as raised:
+            environment.stripe_key(env(STRIPE_SECRET_KEY="pk_live_hunter2"), "STRIPE_SECRET_KEY")
+        assert "hunter2" not in str(raised.value)
+
+
+class TestRaw:
+    def test_a_value_that_begins_with_a_dollar_sign_is_that_value(self) -> None:
+        key = "$" + secrets.token_urlsafe(50)
+        found = env(METRICS_TOKEN=key, SECRET_KEY=key)
+
+        assert environment.token(found, "METRICS_TOKEN", debug=False) == key
+        assert environment.secret_key(found, debug=False, var_dir=Path()) == key
+
+
+class TestRead:
+    def test_a_named_file_that_is_not_there_stops_the_start(self, tmp_path: Path) -> None:
+        with pytest.raises(ImproperlyConfigured, match="ENV_FILE must be a file that can be read"):
+            environment.read(tmp_path / "governor.env", is_named=True)
+
+    def test_what_nobody_named_may_be_missing(self, tmp_path: Path) -> None:
+        environment.read(tmp_path / ".env", is_named=False)
 
 
 class TestDollars:
@@ -364,6 +400,23 @@ class TestDatabase:
         found = environment.database(env(DATABASE_URL=f"postgres://u:p@db/money{query}"), var_dir=tmp_path)
 
         assert found["OPTIONS"]["options"] == options
+
+    @pytest.mark.parametrize(("raw", "threshold"), [("none", None), ("5", 5), ("", 2)])
+    def test_prepared_statements_can_be_turned_off(self, raw: str, threshold: int | None, tmp_path: Path) -> None:
+        query = f"?prepare_threshold={raw}" if raw else ""
+        found = environment.database(env(DATABASE_URL=f"postgres://u:p@db/money{query}"), var_dir=tmp_path)
+
+        assert found["OPTIONS"]["prepare_threshold"] == threshold
+
+    @pytest.mark.parametrize("query", ["prepare_threshold=soon", "connect_timeout=3s", "tcp_user_timeout=true"])
+    def test_a_parameter_of_the_wrong_type_is_named(self, query: str, tmp_path: Path) -> None:
+        with pytest.raises(ImproperlyConfigured, match=f"DATABASE_URL: {query.split('=')[0]} must be a whole number"):
+            environment.database(env(DATABASE_URL=f"postgres://u:p@db/money?{query}"), var_dir=tmp_path)
+
+    @pytest.mark.parametrize("raw", ["sqlite:///governor.sqlite3", "sqlite:///var/governor.sqlite3"])
+    def test_sqlites_file_is_the_same_in_every_folder(self, raw: str, tmp_path: Path) -> None:
+        with pytest.raises(ImproperlyConfigured, match="DATABASE_URL must name SQLite's file from the root on"):
+            environment.database(env(DATABASE_URL=raw), var_dir=tmp_path)
 
     @pytest.mark.parametrize(
         "raw",

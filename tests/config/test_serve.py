@@ -40,12 +40,12 @@ class Served:
 
     def children(self) -> dict[str, psutil.Process]:
         """The direct ones, by what they run. Celery writes a title over its command where setproctitle is installed."""
-        words = {"config web": "web", "celery": "worker", "simulate_mistral": "sandbox"}
+        words = {"config web": "web", " worker": "worker", " beat": "beat", "simulate_mistral": "sandbox"}
         return {
             name: child
             for child in psutil.Process(self.process.pid).children()
             for word, name in words.items()
-            if word in " ".join(child.cmdline())
+            if is_alive(child) and word in " ".join(child.cmdline())
         }
 
 
@@ -70,7 +70,7 @@ def served(process_environment: dict[str, str], tmp_path: Path) -> Iterator[Serv
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_runs_everything_and_ends_cleanly(served: Served, number: signal.Signals) -> None:
     family = psutil.Process(served.process.pid).children(recursive=True)
-    assert set(served.children()) == {"web", "worker", "sandbox"}
+    assert set(served.children()) == {"web", "worker", "beat", "sandbox"}
     assert answers(f"http://127.0.0.1:{served.port}/v1/models")
 
     served.process.send_signal(number)
@@ -80,10 +80,14 @@ def test_runs_everything_and_ends_cleanly(served: Served, number: signal.Signals
     assert [child for child in family if is_alive(child)] == []
 
 
-def test_a_web_process_that_dies_comes_back(served: Served) -> None:
-    first = served.children()["web"]
+def test_a_process_that_dies_comes_back(served: Served) -> None:
+    family = served.children()
+    first = family["web"]
 
     first.kill()
+    family["beat"].kill()
+
+    served.wait_for("The beat process ended (status -9); it starts again in 1 s.")
 
     served.wait_for("The web process ended (status -9); it starts again in 1 s.")
     deadline = time.monotonic() + 30

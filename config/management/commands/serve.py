@@ -1,4 +1,4 @@
-"""`manage.py serve`: web, worker with its schedule, and what stands in for others, for one machine."""
+"""`manage.py serve`: web, worker, beat with its schedule, and what stands in for others, for one machine."""
 
 import io
 import ipaddress
@@ -33,7 +33,7 @@ STRIPE_STATE = "simulated_stripe.json"
 
 class Command(TerminalCommand):
     help = (
-        "Run the product on this machine in the foreground: web, worker with its schedule and, with DEBUG "
+        "Run the product on this machine in the foreground: web, worker, beat with its schedule and, with DEBUG "
         "and without MISTRAL_API_KEY, a simulated Mistral; with --demo and without STRIPE_SECRET_KEY a simulated "
         "Stripe, too. Ends cleanly on SIGINT and SIGTERM."
     )
@@ -71,7 +71,7 @@ class Command(TerminalCommand):
         if options["demo"] and not options["no_sandbox"] and (address := stripe_address()) is not None:
             stripe = prepare_stripe(*address, webhook=webhook_url(host, port))
         inherited = environment(sandbox, stripe)
-        children = [web(host, port, web_processes(workers), inherited), worker(inherited)]
+        children = [web(host, port, web_processes(workers), inherited), worker(inherited), beat(inherited)]
         if stripe is not None:
             children.insert(0, simulated_stripe(stripe, inherited))
         if sandbox is not None:
@@ -243,13 +243,19 @@ def web(host: str, port: int, processes: int, inherited: dict[str, str]) -> Chil
 
 
 def worker(inherited: dict[str, str]) -> Child:
-    command = [
-        # Celery looks for `config` in the working directory first, unless it is imported already.
-        *(sys.executable, "-c", "import config, celery.__main__; celery.__main__.main()"),
-        *("--quiet", "-A", "config", "worker", "--beat"),
-        *("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"),
-    ]
-    return Child(name="worker", command=command, environment=inherited)
+    options = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    return Child(name="worker", command=celery("worker", *options), environment=inherited)
+
+
+def beat(inherited: dict[str, str]) -> Child:
+    """Of its own: a worker says nothing of a beat within it that has ended, and starts no other one."""
+    return Child(name="beat", command=celery("beat"), environment=inherited)
+
+
+def celery(*words: str) -> list[str]:
+    # Celery looks for `config` in the working directory first, unless it is imported already.
+    start = [sys.executable, "-c", "import config, celery.__main__; celery.__main__.main()"]
+    return [*start, "--quiet", "-A", "config", *words, "--loglevel", "WARNING"]
 
 
 def simulated_mistral(host: str, port: int, inherited: dict[str, str]) -> Child:

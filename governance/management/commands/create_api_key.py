@@ -18,6 +18,8 @@ from governance.models.tenancy import Role
 from governance.rules import names
 from governance.rules.errors import FieldError, Unknown
 
+MOST_DAYS = 36_500
+
 
 class Command(TerminalCommand):
     help = "Issue an API key and print it: it is shown here and never again."
@@ -59,6 +61,8 @@ def issue(
     if agent and owner is None:
         raise FieldError("tenant", "Name the agent's tenant.")
     bound = _agent(owner, agent, create, by) if owner and agent else None
+    if expires_in_days is not None and not -MOST_DAYS <= expires_in_days <= MOST_DAYS:
+        raise FieldError("expires-in-days", f"{MOST_DAYS} at most.")
     expires_at = None if expires_in_days is None else now + timedelta(days=expires_in_days)
     text, key = tenancy.issue_key(
         role=role, tenant=owner, agent=bound, name=name, expires_at=expires_at, by=by, now=now

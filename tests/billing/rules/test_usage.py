@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -75,6 +76,27 @@ def test_an_identifier_is_trusted_for_twenty_hours() -> None:
 )
 def test_stripes_sum_says_whether_what_is_held_arrived(total: int, verdict: Verdict) -> None:
     assert usage.verdict(total=total, sent=100, held=50) is verdict
+
+
+@pytest.mark.parametrize(
+    ("total", "verdict"),
+    [(100, Verdict.MISSING), (120, Verdict.UNCLEAR), (150, Verdict.ARRIVED), (151, Verdict.ARRIVED)],
+)
+def test_of_an_hour_that_was_put_back_stripe_may_have_more(total: int, verdict: Verdict) -> None:
+    assert usage.verdict(total=total, sent=100, held=50, was_restored=True) is verdict
+
+
+def test_an_identifier_is_that_of_the_change_and_goes_with_its_time() -> None:
+    def made(
+        customer: str = "cus_1", meter: str = "llm_cost", *, tenant: int = 1, hour: datetime = TEN, n: int = 0
+    ) -> UUID:
+        return usage.identifier(customer, meter, tenant_id=tenant, hour=hour, sequence=n)
+
+    first = made()
+    assert (first, first.version, first.variant) == (made(), 7, "specified in RFC 4122")
+    others = [made("cus_2"), made(meter="tokens"), made(tenant=2), made(n=1), made(hour=TEN + timedelta(hours=1))]
+    assert len({first, *others}) == 6
+    assert max(made(n=n) for n in range(20)) < made(hour=TEN + timedelta(hours=1))
 
 
 def test_an_error_report_names_some_of_what_it_counts() -> None:

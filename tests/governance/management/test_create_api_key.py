@@ -56,6 +56,7 @@ def test_a_dry_run_keeps_nothing() -> None:
         (["--agent", "x"], "--tenant"),
         (["--tenant", "acme", "--role", "operator"], "--tenant"),
         (["--role", "operator", "--expires-in-days", "0"], "--expires_at"),
+        (["--role", "operator", "--expires-in-days", "99999999999"], "--expires-in-days: 36500 at most"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_option_s_name(args: list[str], says: str) -> None:

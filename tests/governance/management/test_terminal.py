@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import logging.config
+import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.core.management.base import CommandParser
 from django.test import Client
 from django.utils import timezone
 
@@ -34,6 +39,41 @@ def written(*args: str) -> str:
     out = io.StringIO()
     call_command(*args, stdout=out)
     return out.getvalue()
+
+
+def run_away(*args: str) -> tuple[int, str, str]:
+    """Status, stdout and stderr of a command whose database is away."""
+    away = os.environ | {"DATABASE_URL": "postgres://u:hunter2@127.0.0.1:9/none?connect_timeout=1"}
+    done = subprocess.run([sys.executable, "manage.py", *args], env=away, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_where_the_database_is_away_a_command_says_so_in_a_line_and_exits_with_3() -> None:
+    status, out, err = run_away("check_budget", "--tenant", "acme", "--json")
+    assert status == 3
+    assert json.loads(out)["error"]["message"].startswith("The database does not answer: ")
+    # The pool has its own lines in the log.
+    assert "Traceback" not in err
+    status, out, err = run_away("showmigrations")
+    assert (status, out) == (3, "")
+    assert err.splitlines()[-1].startswith("The database does not answer: ")
+    assert "Traceback" not in err
+    assert "hunter2" not in err
+
+
+def test_other_failures_keep_their_status_and_are_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    class Refuses(TerminalCommand):
+        def add_arguments(self, parser: CommandParser) -> None:
+            parser.add_argument("--json", action="store_true")
+
+        def handle(self, **options: object) -> None:
+            raise CommandError("no", returncode=7)
+
+    for args, out, err in (((), "", "CommandError: no\n"), (("--json",), '{"error": {"message": "no"}}\n', "")):
+        with pytest.raises(SystemExit) as ended:
+            Refuses().run_from_argv(["manage.py", "refuses", *args])
+        assert ended.value.code == 7
+        assert capsys.readouterr() == (out, err)
 
 
 @pytest.mark.django_db
