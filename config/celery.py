@@ -18,13 +18,13 @@ class OneAtATime(Task):  # type: ignore[type-arg]
     """A task; what beat runs again and again is run once at a time, and how that went is noted."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        work = partial(super().__call__, *args, **kwargs)
-        if self.name not in PERIODS:
-            return work()
         # Settings read this module, before there are models.
+        from governance import request_ids
         from governance.upkeep import jobs
 
-        return jobs.run(self.name, work)
+        work = partial(super().__call__, *args, **kwargs)
+        with request_ids.known_as(self.request.id or ""):
+            return jobs.run(self.name, work) if self.name in PERIODS else work()
 
 
 app = Celery("spend-governor", task_cls=OneAtATime)

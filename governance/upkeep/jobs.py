@@ -20,6 +20,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 from django.db.models import F, Q
 
+from governance import measures
 from governance.ledger import clock
 from governance.models import Job
 from governance.rules import names
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 LEASE = timedelta(seconds=60)
 RENEWED_EVERY_S = 20.0
+# A worker's own figures are set by the jobs that it runs, of which there is one every few seconds.
+_sampler = measures.Sampler("worker")
 LONGEST_ERROR = 500
 
 
@@ -46,6 +49,7 @@ def run(name: str, work: Callable[[], T]) -> T | None:
         _note_failure(name, run_id, error)
         raise
     _note_success(name, run_id, timedelta(seconds=time.monotonic() - began_s))
+    _sampler.sample()
     return result
 
 

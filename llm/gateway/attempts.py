@@ -129,7 +129,9 @@ class HeldAttempt:
             if not self.judged:
                 # Of a call that was cancelled, or never sent, nobody knows how the model is.
                 self.call.gateway.breakers.release_probe(self.hold.usage.served.place, self.call.caller.tenant_id)
-            self.call.gateway.telemetry.ended(self._record(error))
+            record = self._record(error)
+            self.call.exchange.notes.attempts.append(record)
+            self.call.gateway.telemetry.ended(record)
         await self.call.gateway.provider_failures.answered(self.provider.name)
 
     async def _under_hold(self) -> None:
@@ -160,6 +162,8 @@ class HeldAttempt:
             await self.hold.release()
             raise PricedAnew
         sent = time.perf_counter()
+        notes = self.call.exchange.notes
+        notes.before_s = notes.before_s or sent - self.call.exchange.arrived
         if self.call.request.stream and not settings.READ_CANCELLED_ANSWERS:
             # A plain answer is on its way as a whole, and paid for.
             self.call.exchange.watch(lambda: self.hold.cut(CLIENT_CLOSED))

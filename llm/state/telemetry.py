@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from django.utils.module_loading import import_string
 
@@ -89,23 +90,75 @@ def trace_context(header: str) -> str:
     return header if _TRACE_CONTEXT.fullmatch(header) else ""
 
 
+@dataclass(frozen=True, slots=True)
+class EndedCall:
+    """One request for a model that ended, well, refused or otherwise, with all its attempts. Durations in seconds."""
+
+    request_id: str
+    # The path that it came to.
+    route: str
+    status: int
+    # allow, warn, degrade, disable-tools; replay; hard-stop and in-flight, also where no budget refused it.
+    action: str
+    # Why it was decided so, or empty; and the code of the error that it was answered with, or empty.
+    reason: str
+    code: str
+    tenant: str
+    agent: str
+    user: str
+    session: str
+    task: str
+    # The beginning of the key that people know it by.
+    key: str
+    model_requested: str
+    streamed: bool
+    client_left: bool
+    duration_s: float
+    # Until it was sent on, None where it never was.
+    before_s: float | None
+    ended_at: float
+    traceparent: str
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def cost_nanos(self) -> int:
+        """What all its attempts cost."""
+        return sum(attempt.cost_nanos for attempt in self.attempts)
+
+    @property
+    def model_served(self) -> str:
+        return self.attempts[-1].model_served if self.attempts else ""
+
+
 Observer = Callable[[Attempt], None]
+CallObserver = Callable[[EndedCall], None]
 
 
 class Telemetry:
     """The observers of one process: ours, and the operators' own (`settings.TELEMETRY_OBSERVERS`)."""
 
-    def __init__(self, observers: Iterable[Observer]) -> None:
+    def __init__(self, observers: Iterable[Observer], calls: Iterable[CallObserver] = ()) -> None:
         self._observers = tuple(observers)
+        self._calls = tuple(calls)
 
     @classmethod
-    def load(cls, names: Iterable[str], *, always: Iterable[Observer] = ()) -> Telemetry:
+    def load(
+        cls, names: Iterable[str], *, always: Iterable[Observer] = (), calls: Iterable[CallObserver] = ()
+    ) -> Telemetry:
         """Those of `always`, and the callables of these dotted names. Raises ImportError where one leads nowhere."""
-        return cls([*always, *(import_string(name) for name in names)])
+        return cls([*always, *(import_string(name) for name in names)], calls)
 
     def ended(self, attempt: Attempt) -> None:
         for observer in self._observers:
-            try:
-                observer(attempt)
-            except Exception:
-                log.exception("an observer of calls failed; the call is not changed by that")
+            _tell(observer, attempt)
+
+    def call_ended(self, call: EndedCall) -> None:
+        for observer in self._calls:
+            _tell(observer, call)
+
+
+def _tell(observer: Callable[[Any], None], what: Attempt | EndedCall) -> None:
+    try:
+        observer(what)
+    except Exception:
+        log.exception("an observer of calls failed; the call is not changed by that")
