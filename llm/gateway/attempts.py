@@ -42,7 +42,7 @@ from llm.rules.request_checks import DialectError
 from llm.rules.routing import Candidate
 from llm.rules.stated_errors import StatedError, error_in
 from llm.rules.usage import larger
-from llm.state.telemetry import Attempt, trace_context
+from llm.state.telemetry import Attempt, sent_traceparent, trace_context
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +131,7 @@ class HeldAttempt:
                 self.call.gateway.breakers.release_probe(self.hold.usage.served.place, self.call.caller.tenant_id)
             record = self._record(error)
             self.call.exchange.notes.attempts.append(record)
+            self.call.exchange.notes.attempt_span = None
             self.call.gateway.telemetry.ended(record)
         await self.call.gateway.provider_failures.answered(self.provider.name)
 
@@ -164,6 +165,9 @@ class HeldAttempt:
         sent = time.perf_counter()
         notes = self.call.exchange.notes
         notes.before_s = notes.before_s or sent - self.call.exchange.arrived
+        if notes.span is not None:
+            notes.attempt_span = notes.span.child()
+            sent_traceparent.set(notes.attempt_span.traceparent)
         if self.call.request.stream and not settings.READ_CANCELLED_ANSWERS:
             # A plain answer is on its way as a whole, and paid for.
             self.call.exchange.watch(lambda: self.hold.cut(CLIENT_CLOSED))
@@ -490,6 +494,8 @@ class HeldAttempt:
             duration_s=time.monotonic() - self.hold.since,
             first_byte_s=self.first_byte_s,
             traceparent=trace_context(self.call.exchange.header("traceparent")),
+            ended_at=time.time(),
+            span=self.call.exchange.notes.attempt_span,
         )
 
     def _headers(self) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Decision
 from llm.rules.client_requests import Request
-from llm.state.telemetry import Attempt
+from llm.state.telemetry import Attempt, Span
 
 # The answer was kept under the call's Idempotency-Key; nothing was decided.
 REPLAY = "replay"
@@ -26,6 +26,9 @@ class CallNotes:
     # Seconds from its arrival until it was sent on.
     before_s: float | None = None
     attempts: list[Attempt] = field(default_factory=list)
+    # Its own place in a trace, and that of the attempt under way, where these are told.
+    span: Span | None = None
+    attempt_span: Span | None = None
 
     @property
     def action(self) -> str:

@@ -41,4 +41,5 @@ def told(exchange: Exchange) -> EndedCall:
         ended_at=time.time(),
         traceparent=trace_context(exchange.header("traceparent")),
         attempts=tuple(notes.attempts),
+        span=notes.span,
     )

@@ -36,7 +36,7 @@ from llm.gateway.shared_reads import SharedReads
 from llm.gateway.turns import Turns
 from llm.gateway.upstream import ProviderFailures
 from llm.providers import endpoints, registry
-from llm.state import breakers, call_log, metrics, routing, tokenizers
+from llm.state import breakers, call_log, metrics, otel, routing, tokenizers
 from llm.state.aside import Aside
 from llm.state.telemetry import EndedCall, Telemetry
 
@@ -157,12 +157,16 @@ class Gateway:
         self.asides: list[Aside[EndedCall]] = []
         if settings.LOG_FORMAT == "json":
             self.asides.append(Aside("log", call_log.write))
+        self.exporter = otel.exporter()
+        if self.exporter is not None:
+            self.asides.append(Aside("otel", self.exporter.take))
         for aside in self.asides:
             aside.start()
         self.telemetry = Telemetry.load(
             settings.TELEMETRY_OBSERVERS,
             always=[metrics.observe],
             calls=[metrics.observe_call, *(aside.put for aside in self.asides)],
+            traces=self.exporter is not None,
         )
         self._chores = [
             asyncio.create_task(self.holds.keep_alive()),
@@ -204,6 +208,8 @@ class Gateway:
         await asyncio.to_thread(self.refusals.close)
         for aside in self.asides:
             await asyncio.to_thread(aside.close)
+        if self.exporter is not None:
+            await asyncio.to_thread(self.exporter.close)
         self.tokenizers.close()
         self.bodies.close()
         metrics.write()

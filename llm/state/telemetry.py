@@ -7,8 +7,10 @@ never in a record. Observers are called after the answer has been sent; what goe
 from __future__ import annotations
 
 import logging
+import random
 import re
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +29,39 @@ _OPERATIONS = {
     "fim": "text_completion",
     "embedding": "embeddings",
 }
+
+
+# What the request that is being sent to a model names as its parent; empty where nobody traces.
+sent_traceparent: ContextVar[str] = ContextVar("sent_traceparent", default="")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a trace, by its ids in hexadecimal. `parent_id` is empty where it begins one."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    flags: str
+
+    @classmethod
+    def under(cls, traceparent: str) -> Span:
+        """Within the trace that a client named, or a new one where it named none that can be."""
+        parts = traceparent.split("-")
+        if len(parts) < 4 or parts[0] == "ff" or not int(parts[1], 16) or not int(parts[2], 16):
+            return cls(f"{random.getrandbits(128):032x}", _span_id(), "", "01")
+        return cls(parts[1], _span_id(), parts[2], parts[3])
+
+    def child(self) -> Span:
+        return Span(self.trace_id, _span_id(), self.span_id, self.flags)
+
+    @property
+    def traceparent(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags}"
+
+
+def _span_id() -> str:
+    return f"{random.getrandbits(64) or 1:016x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +90,9 @@ class Attempt:
     first_byte_s: float | None
     # The W3C trace context that the client sent, or empty.
     traceparent: str
+    # Seconds since 1970; and where it is in a trace, where that is told.
+    ended_at: float = 0.0
+    span: Span | None = None
 
     @property
     def operation(self) -> str:
@@ -119,6 +157,7 @@ class EndedCall:
     ended_at: float
     traceparent: str
     attempts: tuple[Attempt, ...]
+    span: Span | None = None
 
     @property
     def cost_nanos(self) -> int:
@@ -137,16 +176,25 @@ CallObserver = Callable[[EndedCall], None]
 class Telemetry:
     """The observers of one process: ours, and the operators' own (`settings.TELEMETRY_OBSERVERS`)."""
 
-    def __init__(self, observers: Iterable[Observer], calls: Iterable[CallObserver] = ()) -> None:
+    def __init__(
+        self, observers: Iterable[Observer], calls: Iterable[CallObserver] = (), *, traces: bool = False
+    ) -> None:
+        """`traces`: calls and attempts are given their places in a trace, and models are told of it."""
         self._observers = tuple(observers)
         self._calls = tuple(calls)
+        self.traces = traces
 
     @classmethod
     def load(
-        cls, names: Iterable[str], *, always: Iterable[Observer] = (), calls: Iterable[CallObserver] = ()
+        cls,
+        names: Iterable[str],
+        *,
+        always: Iterable[Observer] = (),
+        calls: Iterable[CallObserver] = (),
+        traces: bool = False,
     ) -> Telemetry:
         """Those of `always`, and the callables of these dotted names. Raises ImportError where one leads nowhere."""
-        return cls([*always, *(import_string(name) for name in names)], calls)
+        return cls([*always, *(import_string(name) for name in names)], calls, traces=traces)
 
     def ended(self, attempt: Attempt) -> None:
         for observer in self._observers:
