@@ -39,7 +39,7 @@ def told(exchange: Exchange) -> EndedCall:
         duration_s=time.perf_counter() - exchange.arrived,
         before_s=notes.before_s,
         ended_at=time.time(),
-        traceparent=trace_context(exchange.header("traceparent")),
+        traceparent=notes.attempts[-1].traceparent if notes.attempts else trace_context(exchange.header("traceparent")),
         attempts=tuple(notes.attempts),
         span=notes.span,
     )

@@ -38,7 +38,7 @@ from llm.gateway.upstream import ProviderFailures
 from llm.providers import endpoints, registry
 from llm.state import breakers, call_log, metrics, otel, routing, tokenizers
 from llm.state.aside import Aside
-from llm.state.telemetry import EndedCall, Telemetry
+from llm.state.telemetry import CallObserver, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -154,18 +154,19 @@ class Gateway:
         self.providers = registry.configured()
         await self.providers.open()
         await self.providers.renew(operators_own)
-        self.asides: list[Aside[EndedCall]] = []
-        if settings.LOG_FORMAT == "json":
-            self.asides.append(Aside("log", call_log.write))
+        told: list[CallObserver] = [metrics.observe_call]
+        self.call_lines = Aside("log", call_log.write) if settings.LOG_FORMAT == "json" else None
+        if self.call_lines is not None:
+            self.call_lines.start()
+            told.append(self.call_lines.put)
         self.exporter = otel.exporter()
         if self.exporter is not None:
-            self.asides.append(Aside("otel", self.exporter.take))
-        for aside in self.asides:
-            aside.start()
+            self.exporter.open()
+            told.append(self.exporter.put)
         self.telemetry = Telemetry.load(
             settings.TELEMETRY_OBSERVERS,
             always=[metrics.observe],
-            calls=[metrics.observe_call, *(aside.put for aside in self.asides)],
+            calls=told,
             traces=self.exporter is not None,
         )
         self._chores = [
@@ -206,10 +207,9 @@ class Gateway:
         await self.providers.close()
         await asyncio.to_thread(self.commits.close)
         await asyncio.to_thread(self.refusals.close)
-        for aside in self.asides:
-            await asyncio.to_thread(aside.close)
-        if self.exporter is not None:
-            await asyncio.to_thread(self.exporter.close)
+        for told in (self.call_lines, self.exporter):
+            if told is not None:
+                await asyncio.to_thread(told.close)
         self.tokenizers.close()
         self.bodies.close()
         metrics.write()

@@ -57,4 +57,4 @@ class Aside(Generic[T]):
                 self._take(items)
             except Exception:
                 metrics.dropped(self._name, len(items))
-                log.exception("%s: %d could not be told", self._name, len(items))
+                log.warning("%s: %d could not be told", self._name, len(items), exc_info=True)

@@ -1,4 +1,4 @@
-"""Tells OpenTelemetry's collector of calls: spans under the agent's own, and histograms (the extra `otel`).
+"""Tells OpenTelemetry's collector of calls: spans under the agent's own, histograms and lines (the extra `otel`).
 
 Names are those of the semantic conventions for generative AI; what costs money is ours. Prompts, answers and keys are
 never told. All of it is done by a thread beside the calls (`llm.state.aside`), from their records: what a collector
@@ -7,13 +7,15 @@ does not take in time is dropped, and counted.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from llm.state import call_log
+from llm.state import call_log, otel_lines
+from llm.state.aside import Aside
 from llm.state.telemetry import Attempt, EndedCall, Span
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def exporter() -> Exporter | None:
 
 
 class Exporter:
-    """Makes spans and histograms of ended calls, by the official SDK, and sends them. Used by one thread."""
+    """Makes spans and histograms of ended calls, by the official SDK, and sends them, in threads of its own."""
 
     def __init__(self, endpoint: str, *, service: str) -> None:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -68,6 +70,10 @@ class Exporter:
         self._meters = MeterProvider(
             resource=resource, metric_readers=[PeriodicExportingMetricReader(told)], shutdown_on_exit=False
         )
+        self._lines = otel_lines.LineExporter(f"{base}/v1/logs", resource, timeout_s=EXPORT_TIMEOUT_S)
+        self._calls: Aside[EndedCall] = Aside("otel", self._take)
+        self._logged: Aside[otel_lines.Line] = Aside("otel_lines", self._take_lines)
+        self._handler = otel_lines.Lines(self._logged.put)
         meter = self._meters.get_meter(SCOPE, settings.VERSION)
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage", "{token}", "Tokens of a call.", explicit_bucket_boundaries_advisory=TOKENS
@@ -79,19 +85,36 @@ class Exporter:
             explicit_bucket_boundaries_advisory=SECONDS,
         )
 
-    def take(self, calls: Sequence[EndedCall]) -> None:
-        """Tell of calls. Raises NotTaken where the collector did not take their spans."""
+    def open(self) -> None:
+        """Begin to tell, of what is logged too."""
+        self._calls.start()
+        self._logged.start()
+        logging.getLogger().addHandler(self._handler)
+
+    def put(self, call: EndedCall) -> None:
+        """An observer of whole calls; it waits for nothing."""
+        self._calls.put(call)
+
+    def close(self) -> None:
+        """Tell what waits and what the histograms hold, and end."""
+        logging.getLogger().removeHandler(self._handler)
+        self._calls.close()
+        self._logged.close()
+        self._meters.shutdown(timeout_millis=EXPORT_TIMEOUT_S * 1000)
+        self._spans.shutdown()
+        self._tracers.shutdown()
+        self._lines.close()
+
+    def _take(self, calls: Sequence[EndedCall]) -> None:
         for call in calls:
             self._tell(call)
         spans = self._ended.all()
         if spans and self._spans.export(spans) is not self._taken:
-            raise NotTaken(f"the collector at {settings.OTEL_EXPORTER_OTLP_ENDPOINT} took none of {len(spans)} spans")
+            raise NotTaken(f"the collector did not take {len(spans)} spans")
 
-    def close(self) -> None:
-        """Send what the histograms hold, and end."""
-        self._meters.shutdown(timeout_millis=EXPORT_TIMEOUT_S * 1000)
-        self._spans.shutdown()
-        self._tracers.shutdown()
+    def _take_lines(self, lines: Sequence[otel_lines.Line]) -> None:
+        if not self._lines.take(lines):
+            raise NotTaken(f"the collector did not take {len(lines)} lines")
 
     def _tell(self, call: EndedCall) -> None:
         if call.span is not None:

@@ -17,6 +17,7 @@ class Collector:
         self.behave: int | str = 200
         self.spans: list[Any] = []
         self.metrics: list[Any] = []
+        self.lines: list[Any] = []
         self.resources: list[dict[str, Any]] = []
         # All that came, for what must never be in it.
         self.raw = b""
@@ -24,6 +25,7 @@ class Collector:
         self.url = ""
 
     def take(self, path: str, body: bytes) -> int:
+        from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
         from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -42,6 +44,10 @@ class Collector:
             told = ExportMetricsServiceRequest.FromString(body)
             scopes = [scope for resource in told.resource_metrics for scope in resource.scope_metrics]
             self.metrics += [metric for scope in scopes for metric in scope.metrics]
+        elif path == "/v1/logs":
+            logs = ExportLogsServiceRequest.FromString(body)
+            scopes = [scope for resource in logs.resource_logs for scope in resource.scope_logs]
+            self.lines += [line for scope in scopes for line in scope.log_records]
         else:
             return 404
         return 200

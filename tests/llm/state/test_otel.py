@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from governance import request_ids
 from llm.gateway.application import gateway
 from llm.state import otel
-from llm.state.aside import Aside
-from llm.state.telemetry import EndedCall, Span, Telemetry
+from llm.state.otel import Exporter
+from llm.state.telemetry import Span, Telemetry
 from tests import factories as make
 from tests.fakes.collector import Collector, attributes, collecting
 from tests.llm.gateway.test_chat import streaming
@@ -50,28 +52,26 @@ def collector(extra: None, settings: Any) -> Iterator[Collector]:
 
 
 @pytest.fixture
-def told(collector: Collector, product: Product, monkeypatch: pytest.MonkeyPatch) -> Iterator[Aside[EndedCall]]:
+def told(collector: Collector, product: Product, monkeypatch: pytest.MonkeyPatch) -> Iterator[Exporter]:
     """The running product tells the collector."""
     exporter = otel.exporter()
     assert exporter is not None
-    aside: Aside[EndedCall] = Aside("otel", exporter.take)
-    aside.start()
-    monkeypatch.setattr(gateway, "telemetry", Telemetry([], calls=[aside.put], traces=True))
+    exporter.open()
+    monkeypatch.setattr(gateway, "telemetry", Telemetry([], calls=[exporter.put], traces=True))
     make.budget("1.00")
-    yield aside
-    aside.close()
+    yield exporter
     exporter.close()
 
 
 @pytest.fixture
 def dropped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
-    monkeypatch.setattr("llm.state.metrics.dropped", lambda of, number: numbers.append(number))
+    monkeypatch.setattr("llm.state.metrics.dropped", lambda of, number: of == "otel" and numbers.append(number))
     return numbers
 
 
 def test_spans_are_under_the_agent_s_and_the_model_s_under_them(
-    product: Product, collector: Collector, told: Aside[EndedCall]
+    product: Product, collector: Collector, told: Exporter
 ) -> None:
     key, secret = product.key(), "my grandmother's recipe"
     answer = product.chat(key, messages=[{"role": "user", "content": secret}], headers={"traceparent": AGENTS})
@@ -103,7 +103,7 @@ def test_spans_are_under_the_agent_s_and_the_model_s_under_them(
 
 
 def test_attempts_refusals_and_streams_are_each_in_their_call(
-    product: Product, collector: Collector, told: Aside[EndedCall]
+    product: Product, collector: Collector, told: Exporter
 ) -> None:
     make.budget("0.000001", scope_type="agent", scope_key="poor")
     key = product.key()
@@ -127,7 +127,7 @@ def test_attempts_refusals_and_streams_are_each_in_their_call(
 
 
 def test_what_the_agent_does_not_sample_is_not_told_and_still_passed_on(
-    product: Product, collector: Collector, told: Aside[EndedCall], dropped: list[int]
+    product: Product, collector: Collector, told: Exporter, dropped: list[int]
 ) -> None:
     product.chat(product.key(), headers={"traceparent": AGENTS[:-2] + "00"})
     product.chat(product.key())
@@ -139,10 +139,10 @@ def test_what_the_agent_does_not_sample_is_not_told_and_still_passed_on(
     assert dropped == []
 
 
-def test_the_histograms_come_with_the_end(product: Product, collector: Collector, told: Aside[EndedCall]) -> None:
+def test_the_histograms_come_with_the_end(product: Product, collector: Collector, told: Exporter) -> None:
     product.chat(product.key())
     assert eventually(lambda: len(collector.spans) == 2)
-    told._take.__self__._meters.force_flush()  # type: ignore[attr-defined]
+    told._meters.force_flush()
     found = {metric.name: metric for metric in collector.metrics}
     assert set(found) == {"gen_ai.client.token.usage", "gen_ai.client.operation.duration"}
     [duration] = found["gen_ai.client.operation.duration"].histogram.data_points
@@ -151,17 +151,46 @@ def test_the_histograms_come_with_the_end(product: Product, collector: Collector
     assert {attributes(point)["gen_ai.token.type"] for point in tokens} == {"input", "output"}
 
 
+def test_lines_of_the_log_are_told_with_the_request_that_they_are_about(
+    product: Product, collector: Collector, told: Exporter
+) -> None:
+    log = logging.getLogger("llm.gateway.application")
+    with request_ids.known_as("r-1"):
+        try:
+            raise ValueError("of no use\n\x1b")
+        except ValueError:
+            log.exception("request %s failed", "r-1\n")
+    log.warning("alone", extra={"fields": {"status": 402}})
+    # What tells of the telling is not told.
+    logging.getLogger("opentelemetry.exporter").warning("the collector is away")
+    assert eventually(lambda: len(collector.lines) >= 2)
+    failed, alone = collector.lines
+    assert (failed.severity_text, failed.severity_number) == ("ERROR", 17)
+    assert failed.body.string_value == "request r-1\\x0a failed"
+    said = attributes(failed)
+    assert (said["spend_governor.request_id"], said["exception.type"]) == ("r-1", "ValueError")
+    assert "of no use" in said["exception.stacktrace"]
+    assert attributes(alone) == {"spend_governor.status": 402}
+
+
+def test_lines_that_are_not_taken_are_counted(
+    product: Product, collector: Collector, told: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers: list[tuple[str, int]] = []
+    monkeypatch.setattr("llm.state.metrics.dropped", lambda *told: numbers.append(told))
+    collector.behave = 400
+    logging.getLogger("llm").warning("lost")
+    assert eventually(lambda: ("otel_lines", 1) in numbers)
+
+
 @pytest.mark.parametrize("behaviour", ["hang", 400, 503])
 def test_a_collector_that_does_not_take_them_changes_no_call_and_what_it_missed_is_counted(
     product: Product,
     collector: Collector,
-    told: Aside[EndedCall],
+    told: Exporter,
     dropped: list[int],
     behaviour: Any,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    exporter = told._take.__self__  # type: ignore[attr-defined]
-    monkeypatch.setattr(exporter._spans, "_timeout", 0.3, raising=False)
     collector.behave = behaviour
     began_s = time.monotonic()
     assert product.chat(product.key()).status_code == 200
