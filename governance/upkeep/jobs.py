@@ -38,6 +38,8 @@ LONGEST_ERROR = 500
 def run(name: str, work: Callable[[], T]) -> T | None:
     """What `work` returns; None, without running it, where another run of the job is under way. Raises what it does."""
     run_id = uuid4()
+    # Machines whose clocks differ agree on who holds a job.
+    clock.ask()
     if not _is_taken(name, run_id):
         log.info("%s runs already", name)
         return None
@@ -93,8 +95,12 @@ def _keep(name: str, run_id: UUID, ended: threading.Event) -> None:
 def _note_success(name: str, run_id: UUID, took: timedelta) -> None:
     now = clock.now()
     said = {"succeeded_at": now, "took_ms": took // timedelta(milliseconds=1), "failures": 0, "error": ""}
-    if not _end(name, run_id, now, **said):
-        log.warning("%s took so long that another run began", name)
+    try:
+        if not _end(name, run_id, now, **said):
+            log.warning("%s took so long that another run began", name)
+    except DatabaseError:
+        # It is done all the same, and free again when its time is over.
+        log.warning("the success of %s could not be noted", name, exc_info=True)
 
 
 def _note_failure(name: str, run_id: UUID, error: BaseException) -> None:

@@ -22,6 +22,7 @@ from llm.gateway.answer_memory import Share
 from llm.gateway.bodies import LARGE_BYTES, ClientGone
 from llm.gateway.call_bounds import CallBounds
 from llm.gateway.call_usage import USAGE_MISSING
+from llm.gateway.ended import LONGEST_MODEL
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
@@ -477,7 +478,7 @@ class HeldAttempt:
         return Attempt(
             kind=self.call.route.kind,
             provider=usage.provider,
-            model_requested=self.call.request.model,
+            model_requested=self.call.request.model[:LONGEST_MODEL],
             model_served=usage.model,
             tenant=self.call.caller.tenant,
             agent=self.call.caller.agent,

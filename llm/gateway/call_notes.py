@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from governance.rules.calls import Caller
-from governance.rules.decision import Action, Decision
+from governance.rules.decision import Decision
 from llm.rules.client_requests import Request
 from llm.state.telemetry import Attempt, Span
-
-# The answer was kept under the call's Idempotency-Key; nothing was decided.
-REPLAY = "replay"
 
 
 @dataclass(slots=True)
@@ -29,9 +26,3 @@ class CallNotes:
     # Its own place in a trace, and that of the attempt under way, where these are told.
     span: Span | None = None
     attempt_span: Span | None = None
-
-    @property
-    def action(self) -> str:
-        if self.decision is not None:
-            return self.decision.action.value
-        return Action.HARD_STOP.value if self.code else REPLAY

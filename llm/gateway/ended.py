@@ -10,6 +10,11 @@ from llm.gateway.http import Exchange
 from llm.state.telemetry import EndedCall, trace_context
 
 NOBODY = Caller(0, "")
+# Of calls about which nothing was decided: malformed, or by nobody known; answered with what is kept under their
+# Idempotency-Key; given up by their client before.
+REFUSED, REPLAY, LEFT = "refused", "replay", "left"
+# A name may be of any length before it is looked up.
+LONGEST_MODEL = 120
 
 
 def refused(exchange: Exchange, error: GatewayError) -> None:
@@ -24,7 +29,7 @@ def told(exchange: Exchange) -> EndedCall:
         request_id=exchange.request_id,
         route=notes.route,
         status=exchange.status,
-        action=notes.action,
+        action=_action(exchange),
         reason=notes.decision.reason.value if notes.decision else "",
         code=notes.code,
         tenant=caller.tenant,
@@ -33,7 +38,7 @@ def told(exchange: Exchange) -> EndedCall:
         session=caller.session,
         task=caller.task,
         key=caller.key_prefix,
-        model_requested=notes.request.model if notes.request else "",
+        model_requested=notes.request.model[:LONGEST_MODEL] if notes.request else "",
         streamed=bool(notes.request and notes.request.stream),
         client_left=exchange.is_gone or not exchange.ended,
         duration_s=time.perf_counter() - exchange.arrived,
@@ -43,3 +48,12 @@ def told(exchange: Exchange) -> EndedCall:
         attempts=tuple(notes.attempts),
         span=notes.span,
     )
+
+
+def _action(exchange: Exchange) -> str:
+    notes = exchange.notes
+    if notes.decision is not None:
+        return notes.decision.action.value
+    if notes.code:
+        return REFUSED
+    return REPLAY if exchange.started else LEFT

@@ -155,7 +155,7 @@ class Gateway:
         await self.providers.open()
         await self.providers.renew(operators_own)
         told: list[CallObserver] = [metrics.observe_call]
-        self.call_lines = Aside("log", call_log.write) if settings.LOG_FORMAT == "json" else None
+        self.call_lines = Aside("log", call_log.CallLines().write) if settings.LOG_FORMAT == "json" else None
         if self.call_lines is not None:
             self.call_lines.start()
             told.append(self.call_lines.put)

@@ -39,7 +39,7 @@ class Aside(Generic[T]):
         else:
             self._waiting.append(item)
 
-    def close(self, *, timeout_s: float = 5.0) -> None:
+    def close(self, *, timeout_s: float = 2.0) -> None:
         self._closing.set()
         self._thread.join(timeout_s)
         if left := len(self._waiting):

@@ -8,6 +8,7 @@ does not take in time is dropped, and counted.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # One batch is tried for so long, waits between tries included.
 EXPORT_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 3.0
+LONGEST_TEXT = 1_000
 SCOPE = "spend_governor"
 # Bounds that the conventions name for these two histograms.
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
@@ -64,9 +67,13 @@ class Exporter:
         self._tracers = TracerProvider(resource=resource, id_generator=self._ids, shutdown_on_exit=False)
         self._tracers.add_span_processor(self._ended)
         self._tracer = self._tracers.get_tracer(SCOPE, settings.VERSION)
-        self._spans = OTLPSpanExporter(endpoint=f"{base}/v1/traces", timeout=EXPORT_TIMEOUT_S)
+        self._spans = OTLPSpanExporter(
+            endpoint=f"{base}/v1/traces", timeout=EXPORT_TIMEOUT_S, session=otel_lines.session(base)
+        )
         self._taken = SpanExportResult.SUCCESS
-        told = OTLPMetricExporter(endpoint=f"{base}/v1/metrics", timeout=EXPORT_TIMEOUT_S)
+        told = OTLPMetricExporter(
+            endpoint=f"{base}/v1/metrics", timeout=EXPORT_TIMEOUT_S, session=otel_lines.session(base)
+        )
         self._meters = MeterProvider(
             resource=resource, metric_readers=[PeriodicExportingMetricReader(told)], shutdown_on_exit=False
         )
@@ -96,7 +103,12 @@ class Exporter:
         self._calls.put(call)
 
     def close(self) -> None:
-        """Tell what waits and what the histograms hold, and end."""
+        """Tell what waits and what the histograms hold, and end. A collector that hangs is waited for no longer."""
+        ending = threading.Thread(target=self._close, name="otel-end", daemon=True)
+        ending.start()
+        ending.join(CLOSE_TIMEOUT_S)
+
+    def _close(self) -> None:
         logging.getLogger().removeHandler(self._handler)
         self._calls.close()
         self._logged.close()
@@ -107,7 +119,9 @@ class Exporter:
 
     def _take(self, calls: Sequence[EndedCall]) -> None:
         for call in calls:
-            self._tell(call)
+            # What strangers send is counted (`/metrics`); it takes no room of what is told.
+            if call.tenant:
+                self._tell(call)
         spans = self._ended.all()
         if spans and self._spans.export(spans) is not self._taken:
             raise NotTaken(f"the collector did not take {len(spans)} spans")
@@ -157,10 +171,10 @@ class Exporter:
         context = trace.set_span_in_context(trace.NonRecordingSpan(_parent_of(span)))
         self._ids.next = span
         made = self._tracer.start_span(
-            name,
+            _fit(name),
             context=context if span.parent_id else trace.Context(),
             kind=trace.SpanKind[kind],
-            attributes=attributes,
+            attributes={key: _fit(value) for key, value in attributes.items()},
             start_time=int(began_at * 1e9),
         )
         if error:
@@ -199,6 +213,11 @@ def _of_call(call: EndedCall) -> dict[str, Any]:
     fields.pop("trace_id", None)
     found = {_NAMES.get(name, f"spend_governor.{name}"): value for name, value in fields.items()}
     return found | {"http.request.method": "POST"}
+
+
+def _fit(value: Any) -> Any:
+    """As protobuf takes it: one name that is no Unicode would lose all that is told along with it."""
+    return value[:LONGEST_TEXT].encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _parent_of(span: Span) -> Any:

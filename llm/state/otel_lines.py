@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from governance import request_ids
+from governance import proxies, request_ids
 from governance.rules import names
 
 # What tells of the telling: a line about a collector that is away would bring the next one.
@@ -15,8 +16,32 @@ LONGEST = 4_000
 # Severities of OpenTelemetry's by those of logging, each for what is as grave or graver.
 SEVERITIES = ((50, 21), (40, 17), (30, 13), (20, 9), (0, 5))
 
-# A line, and the id of the request that it is about.
-Line = tuple[logging.LogRecord, str]
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What is told of a record, without what that keeps alive."""
+
+    logger: str
+    level: int
+    level_name: str
+    created: float
+    body: str
+    attributes: dict[str, Any]
+
+    @classmethod
+    def of(cls, record: logging.LogRecord) -> Line:
+        fields = {"request_id": request_ids.current.get()} | getattr(record, "fields", {})
+        attributes = {f"spend_governor.{name}": value for name, value in fields.items() if value != ""}
+        if record.exc_info and record.exc_info[0] is not None:
+            attributes["exception.type"] = record.exc_info[0].__qualname__
+            attributes["exception.stacktrace"] = _fit(logging.Formatter().formatException(record.exc_info)[-LONGEST:])
+        body = names.printable(record.getMessage()[:LONGEST])
+        return cls(record.name, record.levelno, record.levelname, record.created, _fit(body), attributes)
+
+
+def _fit(text: str) -> str:
+    """As protobuf takes it: one text that is no Unicode would lose all that is told along with it."""
+    return text.encode(errors="replace").decode()
 
 
 class Lines(logging.Handler):
@@ -27,8 +52,23 @@ class Lines(logging.Handler):
         self._put = put
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not record.name.startswith(OWN):
-            self._put((record, request_ids.current.get()))
+        if record.name.startswith(OWN):
+            return
+        try:
+            self._put(Line.of(record))
+        except Exception:
+            self.handleError(record)
+
+
+def session(base: str) -> Any:
+    """By the proxy that all else goes by, and with no netrc."""
+    import requests
+
+    found = requests.Session()
+    found.trust_env = False
+    if proxy := proxies.proxy_for(base):
+        found.proxies = {"http": proxy, "https": proxy}
+    return found
 
 
 class LineExporter:
@@ -39,7 +79,7 @@ class LineExporter:
         from opentelemetry.sdk._logs import LoggerProvider
         from opentelemetry.sdk._logs.export import LogRecordExportResult
 
-        self._exporter = OTLPLogExporter(endpoint=endpoint, timeout=timeout_s)
+        self._exporter = OTLPLogExporter(endpoint=endpoint, timeout=timeout_s, session=session(endpoint))
         self._taken = LogRecordExportResult.SUCCESS
         self._waiting = _waiting_lines()
         self._loggers = LoggerProvider(resource=resource, shutdown_on_exit=False)
@@ -47,8 +87,8 @@ class LineExporter:
 
     def take(self, lines: Sequence[Line]) -> bool:
         """Whether the collector took them."""
-        for record, request_id in lines:
-            self._tell(record, request_id)
+        for line in lines:
+            self._tell(line)
         waiting = self._waiting.all()
         return not waiting or self._exporter.export(waiting) is self._taken
 
@@ -56,23 +96,15 @@ class LineExporter:
         self._exporter.shutdown()
         self._loggers.shutdown()
 
-    def _tell(self, record: logging.LogRecord, request_id: str) -> None:
+    def _tell(self, line: Line) -> None:
         from opentelemetry._logs import SeverityNumber
 
-        fields = {"request_id": request_id} if request_id else {}
-        fields |= getattr(record, "fields", {})
-        attributes = {f"spend_governor.{name}": value for name, value in fields.items()}
-        if record.exc_info and record.exc_info[0] is not None:
-            attributes["exception.type"] = record.exc_info[0].__qualname__
-            attributes["exception.stacktrace"] = logging.Formatter().formatException(record.exc_info)[-LONGEST:]
-        self._loggers.get_logger(record.name).emit(
-            timestamp=int(record.created * 1e9),
-            severity_number=SeverityNumber(next(told for least, told in SEVERITIES if record.levelno >= least)),
-            severity_text=record.levelname,
-            body=names.printable(record.getMessage()[:LONGEST]),
-            attributes={
-                f"spend_governor.{name}" if "." not in name else name: each for name, each in attributes.items()
-            },
+        self._loggers.get_logger(line.logger).emit(
+            timestamp=int(line.created * 1e9),
+            severity_number=SeverityNumber(next(told for least, told in SEVERITIES if line.level >= least)),
+            severity_text=line.level_name,
+            body=line.body,
+            attributes={name: _fit(v) if isinstance(v, str) else v for name, v in line.attributes.items()},
         )
 
 

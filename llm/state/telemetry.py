@@ -50,7 +50,8 @@ class Span:
         parts = traceparent.split("-")
         if len(parts) < 4 or parts[0] == "ff" or not int(parts[1], 16) or not int(parts[2], 16):
             return cls(f"{random.getrandbits(128):032x}", _span_id(), "", "01")
-        return cls(parts[1], _span_id(), parts[2], parts[3])
+        # Of the flags one is known, and what is not is not passed on.
+        return cls(parts[1], _span_id(), parts[2], f"{int(parts[3], 16) & 1:02x}")
 
     def child(self) -> Span:
         return Span(self.trace_id, _span_id(), self.span_id, self.flags)
@@ -139,7 +140,7 @@ class EndedCall:
     # The path that it came to.
     route: str
     status: int
-    # allow, warn, degrade, disable-tools; replay; hard-stop and in-flight, also where no budget refused it.
+    # allow, warn, degrade, disable-tools, hard-stop, in-flight; where nothing was decided refused, replay or left.
     action: str
     # Why it was decided so, or empty; and the code of the error that it was answered with, or empty.
     reason: str

@@ -9,12 +9,17 @@ import threading
 from typing import Any
 
 import pytest
+import time_machine
 
 from config import logs
 from config.celery import app
 from governance import request_ids
 from governance.models import SpendEntry
+from governance.rules.calls import Caller
+from llm.gateway import ended
 from llm.gateway.application import gateway
+from llm.gateway.http import Exchange
+from llm.rules.client_requests import Request
 from llm.state import call_log
 from llm.state.aside import Aside
 from llm.state.telemetry import EndedCall, Telemetry
@@ -73,7 +78,7 @@ def test_a_line_names_the_request_or_the_task_that_it_was_written_for(db: None) 
 @pytest.fixture
 def lines(product: Product, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
     """The lines of calls that have ended, and all others that were written meanwhile."""
-    aside: Aside[EndedCall] = Aside("log", call_log.write)
+    aside: Aside[EndedCall] = Aside("log", call_log.CallLines().write)
     aside.start()
     monkeypatch.setattr(gateway, "telemetry", Telemetry([], calls=[aside.put]))
     caplog.set_level(logging.INFO)
@@ -154,7 +159,7 @@ def test_what_was_refused_or_failed_says_why(product: Product, lines: Any) -> No
     found = lines(6)
     assert [(told["status"], told["decision"], told.get("error", "")) for told in found] == [
         (402, "hard-stop", "budget_exhausted"),
-        (401, "hard-stop", "invalid_api_key"),
+        (401, "refused", "invalid_api_key"),
         (400, "hard-stop", "model_not_priced"),
         (400, "allow", ""),
         (200, "allow", ""),
@@ -165,6 +170,30 @@ def test_what_was_refused_or_failed_says_why(product: Product, lines: Any) -> No
     assert "tenant" not in found[1]
     assert len({told["request_id"] for told in found}) == 6
     assert [told["cost_usd"] == "0.00" for told in found] == [True, True, True, True, False, True]
+
+
+def test_strangers_fill_no_disk(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    exchange = Exchange({"method": "POST", "path": "/v1/chat/completions", "headers": []}, None, None, request_id="r")
+    exchange.notes.route, exchange.notes.code = exchange.path, "invalid_api_key"
+    with time_machine.travel(make.NOON, tick=False) as traveller:
+        strangers = [ended.told(exchange) for _ in range(1_000)]
+        traveller.shift(1)
+        lines = call_log.CallLines()
+        lines.write([*strangers, ended.told(exchange)])
+        exchange.notes.caller = Caller(1, "acme")
+        lines.write([ended.told(exchange)] * 20)
+    told = [record.fields for record in caplog.records if record.name == "spend_governor.calls"]
+    assert len(told) == 10 + 1 + 20
+    assert told[10]["left_out"] == 990
+    assert "left_out" not in told[11]
+
+
+def test_a_call_that_was_given_up_was_neither_refused_nor_replayed() -> None:
+    exchange = Exchange({"method": "POST", "path": "/v1/chat/completions", "headers": []}, None, None, request_id="r")
+    assert ended.told(exchange).action == "left"
+    exchange.notes.request = Request(b"", {}, "m" * 1_000_000)
+    assert len(ended.told(exchange).model_requested) == 120
 
 
 def test_what_there_is_no_room_for_is_dropped_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,15 @@ def test_a_failure_that_cannot_be_noted_is_raised_all_the_same(monkeypatch: Any)
         jobs.run(NAME, fail)
 
 
+def test_a_success_that_cannot_be_noted_is_one_all_the_same(monkeypatch: Any, caplog: Any) -> None:
+    def gone(*args: Any, **said: Any) -> bool:
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(jobs, "_end", gone)
+    assert jobs.run(NAME, lambda: 7) == 7
+    assert "could not be noted" in caplog.text
+
+
 @pytest.mark.parametrize("period", [timedelta(seconds=15), timedelta(hours=1), timedelta(days=1)])
 def test_a_job_is_late_after_two_periods_and_two_minutes(period: timedelta) -> None:
     name = next(name for name, found in PERIODS.items() if found == period)

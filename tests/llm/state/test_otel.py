@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +18,8 @@ from governance import request_ids
 from llm.gateway.application import gateway
 from llm.state import otel
 from llm.state.otel import Exporter
-from llm.state.telemetry import Span, Telemetry
+from llm.state.otel_lines import Line, Lines
+from llm.state.telemetry import EndedCall, Span, Telemetry
 from tests import factories as make
 from tests.fakes.collector import Collector, attributes, collecting
 from tests.llm.gateway.test_chat import streaming
@@ -24,6 +27,29 @@ from tests.product import Product, eventually
 
 TRACE, AGENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 AGENTS = f"00-{TRACE}-{AGENT}-01"
+ENDED = EndedCall(
+    request_id="r",
+    route="/v1/chat/completions",
+    status=200,
+    action="allow",
+    reason="",
+    code="",
+    tenant="acme",
+    agent="invoices",
+    user="",
+    session="",
+    task="",
+    key="sg_1",
+    model_requested="mistral-large-latest",
+    streamed=False,
+    client_left=False,
+    duration_s=0.1,
+    before_s=0.001,
+    ended_at=1_780_000_000.0,
+    traceparent="",
+    attempts=(),
+    span=Span(TRACE, "00f067aa0ba902b7", "", "01"),
+)
 
 
 def is_installed() -> bool:
@@ -202,6 +228,39 @@ def test_a_collector_that_does_not_take_them_changes_no_call_and_what_it_missed_
     assert product.chat(product.key()).status_code == 200
     assert eventually(lambda: len(collector.spans) == 2, within_s=15)
     assert sum(dropped) == 1
+
+
+def test_a_name_that_is_no_unicode_loses_nobody_s_spans(collector: Collector) -> None:
+    exporter = otel.exporter()
+    assert exporter is not None
+    exporter.open()
+    exporter._take([replace(ENDED, user="\ud800", code="\ud800" * 5_000), ENDED, replace(ENDED, tenant="")])
+    assert len(collector.spans) == 2
+    exporter._take_lines([Line("llm", 30, "WARNING", 0.0, "x", {"spend_governor.agent": "\ud800"})])
+    assert len(collector.lines) == 1
+    exporter.close()
+
+
+def test_a_line_keeps_nothing_alive_but_its_words() -> None:
+    lines: list[Line] = []
+    handler = Lines(lines.append)
+    try:
+        raise ValueError("a body")
+    except ValueError:
+        handler.handle(logging.LogRecord("llm", 40, "", 1, "\ud800 %s", ("said",), sys.exc_info()))
+    [line] = lines
+    assert "said" in line.body
+    assert all(isinstance(value, str) for value in line.attributes.values())
+
+
+def test_the_end_waits_for_no_collector_that_hangs(
+    product: Product, collector: Collector, told: Exporter, dropped: list[int]
+) -> None:
+    collector.behave = "hang"
+    told.put(ENDED)
+    began_s = time.monotonic()
+    told.close()
+    assert time.monotonic() - began_s < otel.CLOSE_TIMEOUT_S + 2
 
 
 def test_without_a_collector_nobody_is_told(settings: Any) -> None:
