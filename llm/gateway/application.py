@@ -21,7 +21,7 @@ from llm.gateway.asked import Asked
 from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
 from llm.gateway.routes import ROUTES, Route
-from llm.state.telemetry import Span, trace_context
+from llm.state.telemetry import TraceSpan, trace_context
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class GatewayApplication(Gateway):
     async def _call(self, exchange: Exchange, route: Route) -> None:
         exchange.notes.route = exchange.path
         if self.telemetry.traces:
-            exchange.notes.span = Span.under(trace_context(exchange.header("traceparent")))
+            exchange.notes.span = TraceSpan.under(trace_context(exchange.header("traceparent")))
         identity = await self.identify(exchange)
         asked = Asked(exchange, identity)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from governance.rules.calls import Caller
 from governance.rules.decision import Decision
 from llm.rules.client_requests import Request
-from llm.state.telemetry import Attempt, Span
+from llm.state.telemetry import Attempt, TraceSpan
 
 
 @dataclass(slots=True)
@@ -24,5 +24,5 @@ class CallNotes:
     before_s: float | None = None
     attempts: list[Attempt] = field(default_factory=list)
     # Its own place in a trace, and that of the attempt under way, where these are told.
-    span: Span | None = None
-    attempt_span: Span | None = None
+    span: TraceSpan | None = None
+    attempt_span: TraceSpan | None = None

@@ -17,7 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from llm.state import call_log, otel_lines
 from llm.state.aside import Aside
-from llm.state.telemetry import Attempt, EndedCall, Span
+from llm.state.telemetry import Attempt, EndedCall, TraceSpan
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -79,8 +79,8 @@ class Exporter:
         )
         self._lines = otel_lines.LineExporter(f"{base}/v1/logs", resource, timeout_s=EXPORT_TIMEOUT_S)
         self._calls: Aside[EndedCall] = Aside("otel", self._take)
-        self._logged: Aside[otel_lines.Line] = Aside("otel_lines", self._take_lines)
-        self._handler = otel_lines.Lines(self._logged.put)
+        self._logged: Aside[otel_lines.LogLine] = Aside("otel_lines", self._take_lines)
+        self._handler = otel_lines.LogLines(self._logged.put)
         meter = self._meters.get_meter(SCOPE, settings.VERSION)
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage", "{token}", "Tokens of a call.", explicit_bucket_boundaries_advisory=TOKENS
@@ -126,7 +126,7 @@ class Exporter:
         if spans and self._spans.export(spans) is not self._taken:
             raise NotTaken(f"the collector did not take {len(spans)} spans")
 
-    def _take_lines(self, lines: Sequence[otel_lines.Line]) -> None:
+    def _take_lines(self, lines: Sequence[otel_lines.LogLine]) -> None:
         if not self._lines.take(lines):
             raise NotTaken(f"the collector did not take {len(lines)} lines")
 
@@ -157,7 +157,7 @@ class Exporter:
 
     def _end(
         self,
-        span: Span,
+        span: TraceSpan,
         name: str,
         kind: str,
         attributes: dict[str, Any],
@@ -220,7 +220,7 @@ def _fit(value: Any) -> Any:
     return value[:LONGEST_TEXT].encode(errors="replace").decode() if isinstance(value, str) else value
 
 
-def _parent_of(span: Span) -> Any:
+def _parent_of(span: TraceSpan) -> Any:
     from opentelemetry import trace
 
     flags = trace.TraceFlags(int(span.flags, 16))
@@ -233,7 +233,7 @@ def _given_ids() -> Any:
     from opentelemetry.sdk.trace.id_generator import IdGenerator
 
     class GivenIds(IdGenerator):  # type: ignore[misc]
-        next: Span
+        next: TraceSpan
 
         def generate_trace_id(self) -> int:
             return int(self.next.trace_id, 16)

@@ -1,4 +1,4 @@
-"""Lines of the log for OpenTelemetry's collector, beside those on standard error (the extra `otel`)."""
+"""LogLines of the log for OpenTelemetry's collector, beside those on standard error (the extra `otel`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEVERITIES = ((50, 21), (40, 17), (30, 13), (20, 9), (0, 5))
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogLine:
     """What is told of a record, without what that keeps alive."""
 
     logger: str
@@ -29,7 +29,7 @@ class Line:
     attributes: dict[str, Any]
 
     @classmethod
-    def of(cls, record: logging.LogRecord) -> Line:
+    def of(cls, record: logging.LogRecord) -> LogLine:
         fields = {"request_id": request_ids.current.get()} | getattr(record, "fields", {})
         attributes = {f"spend_governor.{name}": value for name, value in fields.items() if value != ""}
         if record.exc_info and record.exc_info[0] is not None:
@@ -44,10 +44,10 @@ def _fit(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-class Lines(logging.Handler):
+class LogLines(logging.Handler):
     """Puts what is logged aside; it waits for nothing."""
 
-    def __init__(self, put: Callable[[Line], None]) -> None:
+    def __init__(self, put: Callable[[LogLine], None]) -> None:
         super().__init__()
         self._put = put
 
@@ -55,7 +55,7 @@ class Lines(logging.Handler):
         if record.name.startswith(OWN):
             return
         try:
-            self._put(Line.of(record))
+            self._put(LogLine.of(record))
         except Exception:
             self.handleError(record)
 
@@ -85,7 +85,7 @@ class LineExporter:
         self._loggers = LoggerProvider(resource=resource, shutdown_on_exit=False)
         self._loggers.add_log_record_processor(self._waiting)
 
-    def take(self, lines: Sequence[Line]) -> bool:
+    def take(self, lines: Sequence[LogLine]) -> bool:
         """Whether the collector took them."""
         for line in lines:
             self._tell(line)
@@ -96,7 +96,7 @@ class LineExporter:
         self._exporter.shutdown()
         self._loggers.shutdown()
 
-    def _tell(self, line: Line) -> None:
+    def _tell(self, line: LogLine) -> None:
         from opentelemetry._logs import SeverityNumber
 
         self._loggers.get_logger(line.logger).emit(

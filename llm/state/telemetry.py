@@ -36,7 +36,7 @@ sent_traceparent: ContextVar[str] = ContextVar("sent_traceparent", default="")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TraceSpan:
     """A stretch of a trace, by its ids in hexadecimal. `parent_id` is empty where it begins one."""
 
     trace_id: str
@@ -45,7 +45,7 @@ class Span:
     flags: str
 
     @classmethod
-    def under(cls, traceparent: str) -> Span:
+    def under(cls, traceparent: str) -> TraceSpan:
         """Within the trace that a client named, or a new one where it named none that can be."""
         parts = traceparent.split("-")
         if len(parts) < 4 or parts[0] == "ff" or not int(parts[1], 16) or not int(parts[2], 16):
@@ -53,8 +53,8 @@ class Span:
         # Of the flags one is known, and what is not is not passed on.
         return cls(parts[1], _span_id(), parts[2], f"{int(parts[3], 16) & 1:02x}")
 
-    def child(self) -> Span:
-        return Span(self.trace_id, _span_id(), self.span_id, self.flags)
+    def child(self) -> TraceSpan:
+        return TraceSpan(self.trace_id, _span_id(), self.span_id, self.flags)
 
     @property
     def traceparent(self) -> str:
@@ -93,7 +93,7 @@ class Attempt:
     traceparent: str
     # Seconds since 1970; and where it is in a trace, where that is told.
     ended_at: float = 0.0
-    span: Span | None = None
+    span: TraceSpan | None = None
 
     @property
     def operation(self) -> str:
@@ -161,7 +161,7 @@ class EndedCall:
     ended_at: float
     traceparent: str
     attempts: tuple[Attempt, ...]
-    span: Span | None = None
+    span: TraceSpan | None = None
 
     @property
     def cost_nanos(self) -> int:

@@ -18,8 +18,8 @@ from governance import request_ids
 from llm.gateway.application import gateway
 from llm.state import otel
 from llm.state.otel import Exporter
-from llm.state.otel_lines import Line, Lines
-from llm.state.telemetry import EndedCall, Span, Telemetry
+from llm.state.otel_lines import LogLine, LogLines
+from llm.state.telemetry import EndedCall, Telemetry, TraceSpan
 from tests import factories as make
 from tests.fakes.collector import Collector, attributes, collecting
 from tests.llm.gateway.test_chat import streaming
@@ -48,7 +48,7 @@ ENDED = EndedCall(
     ended_at=1_780_000_000.0,
     traceparent="",
     attempts=(),
-    span=Span(TRACE, "00f067aa0ba902b7", "", "01"),
+    span=TraceSpan(TRACE, "00f067aa0ba902b7", "", "01"),
 )
 
 
@@ -236,14 +236,14 @@ def test_a_name_that_is_no_unicode_loses_nobody_s_spans(collector: Collector) ->
     exporter.open()
     exporter._take([replace(ENDED, user="\ud800", code="\ud800" * 5_000), ENDED, replace(ENDED, tenant="")])
     assert len(collector.spans) == 2
-    exporter._take_lines([Line("llm", 30, "WARNING", 0.0, "x", {"spend_governor.agent": "\ud800"})])
+    exporter._take_lines([LogLine("llm", 30, "WARNING", 0.0, "x", {"spend_governor.agent": "\ud800"})])
     assert len(collector.lines) == 1
     exporter.close()
 
 
 def test_a_line_keeps_nothing_alive_but_its_words() -> None:
-    lines: list[Line] = []
-    handler = Lines(lines.append)
+    lines: list[LogLine] = []
+    handler = LogLines(lines.append)
     try:
         raise ValueError("a body")
     except ValueError:
@@ -284,14 +284,14 @@ def test_a_collector_without_the_extra_stops_the_start(settings: Any, monkeypatc
     ids=["none", "no trace", "no span", "no version"],
 )
 def test_what_names_no_span_begins_a_trace(header: str) -> None:
-    span = Span.under(header)
+    span = TraceSpan.under(header)
     assert (span.parent_id, span.flags) == ("", "01")
     assert TRACE not in span.traceparent
     assert len(span.traceparent) == len(AGENTS)
 
 
 def test_a_later_version_of_the_header_is_read_as_far_as_it_is_known() -> None:
-    span = Span.under(f"01-{TRACE}-{AGENT}-00-more")
+    span = TraceSpan.under(f"01-{TRACE}-{AGENT}-00-more")
     assert (span.trace_id, span.parent_id, span.flags) == (TRACE, AGENT, "00")
     child = span.child()
     assert (child.trace_id, child.parent_id, child.flags) == (TRACE, span.span_id, "00")
