@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('governance', '0023_acts_of_one_press'),
+        ('governance', '0024_ceilings_of_buckets_and_keys_of_operators'),
     ]
 
     operations = [
