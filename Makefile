@@ -139,6 +139,7 @@ lock: .venv/dev
 	$(RESOLVE) pyproject.toml --constraint requirements/dev.txt --no-annotate -o requirements/runtime.txt
 	$(RESOLVE) --group pyproject.toml:clients -o requirements/clients.txt
 	$(RESOLVE) pyproject.toml --extra tokenizers --constraint requirements/dev.txt --no-annotate -o requirements/tokenizers.txt
+	$(RESOLVE) pyproject.toml --extra otel --constraint requirements/dev.txt --no-annotate -o requirements/otel.txt
 
 clean:
 	rm -rf .venv var dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
@@ -171,6 +172,12 @@ PIP := $(BIN)/python $(PIP_INSTALL)
 .venv/tokenizers.installed: requirements/tokenizers.txt | .venv/dev
 	@echo "Installing the extra tokenizers into .venv"
 	@$(PIP) -r requirements/tokenizers.txt
+	@touch $@
+
+# The extra `otel`, likewise.
+.venv/otel.installed: requirements/otel.txt | .venv/dev
+	@echo "Installing the extra otel into .venv"
+	@$(PIP) -r requirements/otel.txt
 	@touch $@
 
 # Real clients that tests/clients/ starts, each kind in an environment of its own.

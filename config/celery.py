@@ -3,15 +3,31 @@
 import os
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 
 from config.installation import INSTALLED
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
-app = Celery("spend-governor")
+
+
+class OneAtATime(Task):  # type: ignore[type-arg]
+    """A task; what beat runs again and again is run once at a time, and how that went is noted."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Settings read this module, before there are models.
+        from governance import request_ids
+        from governance.upkeep import jobs
+
+        work = partial(super().__call__, *args, **kwargs)
+        with request_ids.known_as(self.request.id or ""):
+            return jobs.run(self.name, work) if self.name in PERIODS else work()
+
+
+app = Celery("spend-governor", task_cls=OneAtATime)
 if INSTALLED:
     # Celery puts the working directory first, for Django's projects; what lies there is not the product.
     sys.path.remove(os.getcwd())

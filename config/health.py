@@ -13,25 +13,28 @@ from django.db import DatabaseError, connection
 from billing.queries import health as billing_health
 from governance.ledger import clock
 from governance.models import BudgetWindow, LedgerCheck
+from governance.queries import jobs
 from llm.state import breakers
 
 BROKER_TIMEOUT_S = 0.3
 DATABASE_TIMEOUT_S = 2
 # What makes the whole unhealthy; the others tell how it is set up.
 ESSENTIAL = ("database", "budget")
-IN_DATABASE = ("budget", "stripe", "database")
+IN_DATABASE = ("budget", "stripe", "database", "jobs")
 OK, DEGRADED, DOWN, DRIFTED = "ok", "degraded", "down", "drifted"
-FAILING, STALE = "failing", "stale"
+FAILING, STALE, LATE = "failing", "stale", "late"
+# No job has run yet, as far as the database knows.
+NOT_RUN = "not_run"
 # This process's clock is not the database's, which decides.
 CLOCK_DIFFERS = "clock_differs"
 # Wrong, though calls go through.
-UNWELL = {DOWN, DRIFTED, FAILING, STALE, CLOCK_DIFFERS}
+UNWELL = {DOWN, DRIFTED, FAILING, STALE, LATE, CLOCK_DIFFERS}
 
 
 def services() -> dict[str, str]:
     """The state of each part.
 
-    ok, configured, sandbox, filesystem, not_configured, stale, failing, drifted, clock_differs or down.
+    ok, configured, sandbox, filesystem, not_configured, not_run, stale, late, failing, drifted, clock_differs or down.
     """
     return _states(CHECKS)
 
@@ -58,6 +61,14 @@ def overall(found: dict[str, str]) -> str:
 def last_check() -> LedgerCheck | None:
     """The latest proof that the ledger has not drifted, or that it has."""
     return LedgerCheck.objects.order_by("-id").first()
+
+
+def job_statuses() -> list[jobs.JobStatus]:
+    """How each periodic job is; none where the database does not say."""
+    try:
+        return jobs.statuses(now=clock.now())
+    except DatabaseError:
+        return []
 
 
 def _database() -> str:
@@ -110,6 +121,17 @@ def _budget() -> str:
     return DRIFTED if last is not None and last.drifts > last.repaired else OK
 
 
+def _jobs() -> str:
+    """late, where a job has not succeeded for longer than it may; what fails once is tried again in time."""
+    try:
+        found = jobs.statuses(now=clock.now())
+    except DatabaseError:
+        return DOWN
+    if any(job.state == jobs.LATE for job in found):
+        return LATE
+    return OK if found else NOT_RUN
+
+
 def _broker() -> str:
     if not settings.REDIS_URL:
         return "filesystem"
@@ -134,4 +156,5 @@ CHECKS: dict[str, Callable[[], str]] = {
     "stripe": billing_health.state,
     "database": _database,
     "broker": _broker,
+    "jobs": _jobs,
 }

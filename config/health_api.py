@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from config import health
 from governance.api.views import ControlView
 from governance.models import LedgerCheck
+from governance.queries import jobs
 
 
 class CheckBody(serializers.Serializer[LedgerCheck]):
@@ -24,12 +25,23 @@ class CheckBody(serializers.Serializer[LedgerCheck]):
     repaired = serializers.IntegerField()
 
 
+class JobBody(serializers.Serializer[Any]):
+    """A periodic job. `state` is ok, late, failing (its last run) or waiting (for its first one)."""
+
+    name = serializers.CharField()
+    state = serializers.ChoiceField(choices=[jobs.OK, jobs.LATE, jobs.FAILING, jobs.WAITING])
+    last_success_at = serializers.DateTimeField(source="succeeded_at", allow_null=True)
+    duration_s = serializers.FloatField(source="took_s", allow_null=True)
+    running_since = serializers.DateTimeField(allow_null=True)
+
+
 class HealthBody(serializers.Serializer[None]):
     status = serializers.ChoiceField(choices=[health.OK, health.DEGRADED, health.DOWN])
     timestamp = serializers.DateTimeField()
     version = serializers.CharField()
     services = serializers.DictField(child=serializers.CharField())
     ledger_check = CheckBody(allow_null=True)
+    jobs = JobBody(many=True)
 
 
 class Health(ControlView):
@@ -46,6 +58,7 @@ class Health(ControlView):
             "version": settings.VERSION,
             "services": found,
             "ledger_check": _last_check(found),
+            "jobs": JobBody(health.job_statuses() if found["jobs"] != health.DOWN else [], many=True).data,
         }
         return Response(body, status=503 if status == health.DOWN else 200)
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from datetime import UTC, datetime
+from typing import Any
 
+import orjson
+
+from governance import request_ids
 from governance.rules import names
 
 # Characters of one line, for a Host, a path or an upstream's words may be thousands; and lines of a traceback.
@@ -61,6 +66,39 @@ class PrintableLines(logging.Formatter):
             half = MOST_LINES // 2
             lines[half:-half] = [f"… ({left_out:,} lines more)"]
         return "\n".join(_line(line, keep="\t") for line in lines)
+
+
+class JsonLines(PrintableLines):
+    """A line is one JSON object, its traceback included: what a machine reads without guessing where one ends.
+
+    `request_id` is that of the call, request or task that it was written for. What a record brings as `fields` stands
+    beside it.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        found: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": _line(record.getMessage()),
+        }
+        if request_id := request_ids.current.get():
+            found["request_id"] = request_id
+        found |= getattr(record, "fields", {})
+        if record.exc_info:
+            found["exception"] = self.formatException(record.exc_info)
+        elif record.exc_text:
+            found["exception"] = record.exc_text
+        return as_json(found)
+
+
+def as_json(found: dict[str, Any]) -> str:
+    """One line; texts that are none in Unicode are shown as far as they are."""
+    try:
+        return orjson.dumps(found, default=str).decode()
+    except orjson.JSONEncodeError:
+        shown = {name: str(value).encode(errors="replace").decode() for name, value in found.items()}
+        return orjson.dumps(shown).decode()
 
 
 def _line(text: str, *, keep: str = "") -> str:

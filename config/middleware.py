@@ -20,7 +20,7 @@ from django.urls import reverse
 
 from config import content_policy, passwords, second_factor, sessions, unknown_paths
 from config.console import sign_in
-from governance import database
+from governance import database, request_ids
 from governance.api import errors, refusing
 from governance.rules import charsets
 
@@ -45,7 +45,8 @@ class RequestIdMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         request.request_id = str(uuids.uuid7())  # type: ignore[attr-defined]
-        response = self.get_response(request)
+        with request_ids.known_as(request.request_id):  # type: ignore[attr-defined]
+            response = self.get_response(request)
         response["x-request-id"] = request.request_id  # type: ignore[attr-defined]
         return response
 

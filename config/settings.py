@@ -378,24 +378,33 @@ os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(METRICS_DIR)
 # Operators' own functions that each call of a model that ended is reported to, beside ours (llm/state/telemetry.py).
 TELEMETRY_OBSERVERS = check.names(env, "TELEMETRY_OBSERVERS", default=[])
 
+# Where OpenTelemetry's collector listens (OTLP over HTTP), for the extra `otel`; empty: nobody is told.
+OTEL_EXPORTER_OTLP_ENDPOINT = check.url(env, "OTEL_EXPORTER_OTLP_ENDPOINT", default="")
+OTEL_SERVICE_NAME = env.str("OTEL_SERVICE_NAME", "").strip() or "spend-governor"
+
 LOG_LEVEL = check.choice(env, "LOG_LEVEL", choices=("DEBUG", "INFO", "WARNING", "ERROR"), default="INFO")
+# As text for people, or as JSON for machines, then with a line for each call of a model.
+LOG_FORMAT = check.choice(env, "LOG_FORMAT", choices=("text", "json"), default="text")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {
+        "text": {
             "()": "config.logs.PrintableLines",
             "format": "{asctime} {levelname} {name} {message}",
             "style": "{",
-        }
+        },
+        "json": {"()": "config.logs.JsonLines"},
     },
     "filters": {
         "plain_refusals": {"()": "config.logs.PlainRefusals"},
         "unknown_hosts": {"()": "config.logs.UnknownHosts"},
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
+        # Whoever wants a line for each call of a model wants each.
+        "spend_governor.calls": {"level": "INFO"},
         # A line for each request that a client of ours makes tells nobody anything.
         "httpx2": {"level": "WARNING"},
         "django.request": {"filters": ["plain_refusals"]},

@@ -100,7 +100,10 @@ class Child:
         assert process.stdout is not None  # noqa: S101 - opened with PIPE
         with process.stdout as lines:
             for line in lines:
-                if line.strip():
+                if line.startswith("{"):
+                    # JSON (LOG_FORMAT), which says itself where it is from.
+                    say(line.rstrip())
+                elif line.strip():
                     say(f"{self.name:<8}| {line.rstrip()}")
 
     def ended(self) -> bool:

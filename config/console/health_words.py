@@ -10,9 +10,9 @@ from django.urls import reverse
 from django.utils.timesince import timesince
 
 from config import health
-from config.health import CLOCK_DIFFERS, DEGRADED, DOWN, DRIFTED, FAILING, OK, STALE
+from config.health import CLOCK_DIFFERS, DEGRADED, DOWN, DRIFTED, FAILING, LATE, NOT_RUN, OK, STALE
 from governance.models import LedgerCheck
-from governance.queries import judgement
+from governance.queries import jobs, judgement
 
 # By a part and its state: a sentence, and where to look at or mend it (words, the page's name).
 WORDS: Mapping[tuple[str, str], tuple[str, tuple[str, str] | None]] = {
@@ -49,9 +49,11 @@ WORDS: Mapping[tuple[str, str], tuple[str, tuple[str, str] | None]] = {
     ("broker", OK): ("Redis carries the tasks.", None),
     ("broker", "filesystem"): ("Tasks travel through this machine's folders.", None),
     ("broker", DOWN): ("Redis does not answer, so nothing is done in the background: bring it back.", None),
+    ("jobs", OK): ("Every periodic job has run in time.", None),
+    ("jobs", NOT_RUN): ("No periodic job has run yet: start a worker and beat.", None),
 }
 # What works, and is not as it is in production.
-UNFINISHED = ("not_configured", "sandbox", "webhook_secret_missing")
+UNFINISHED = ("not_configured", "sandbox", "webhook_secret_missing", NOT_RUN)
 OVERALL = {
     OK: ("success", "All is well"),
     DEGRADED: ("warning", "Calls go through, and something is wrong"),
@@ -80,7 +82,9 @@ def overall(services: Mapping[str, str]) -> tuple[str, str]:
 
 def lines(services: Mapping[str, str], *, check: LedgerCheck | None, now: datetime) -> list[HealthLine]:
     """What is wrong first, then what is left to be set up."""
-    found = [_line(part, state) for part, state in services.items() if part != "budget" or state == DOWN]
+    found = [_line(part, state) for part, state in services.items() if not _has_words_of_its_own(part, state)]
+    if services.get("jobs") == LATE:
+        found += [_late(job, now) for job in jobs.late(now=now)]
     found += [_ledger(check, services.get("budget", OK), now), *_judged()]
     order = ("danger", "warning", "neutral", "success")
     return sorted(found, key=lambda line: order.index(line.tone))
@@ -92,6 +96,17 @@ def _line(part: str, state: str) -> HealthLine:
     if tone == "success" and state in UNFINISHED:
         tone = "neutral"
     return HealthLine(words, tone, reverse(f"admin:{lead[1]}") if lead else "", lead[0] if lead else "")
+
+
+def _has_words_of_its_own(part: str, state: str) -> bool:
+    return (part == "budget" and state != DOWN) or (part == "jobs" and state in (LATE, DOWN))
+
+
+def _late(job: jobs.JobStatus, now: datetime) -> HealthLine:
+    """What to look at first is said by how it is late: begun by nobody, or failing."""
+    since = f"not succeeded for {timesince(job.succeeded_at, now)}" if job.succeeded_at else "never succeeded yet"
+    do = f"its last run failed: {job.error}" if job.failures else "are a worker and beat running?"
+    return HealthLine(f"The job {job.name} has {since}: {do}", "warning")
 
 
 def _ledger(check: LedgerCheck | None, state: str, now: datetime) -> HealthLine:

@@ -16,15 +16,17 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Any, cast
 
 from django.conf import settings
 from django.db import DatabaseError, connection
 from django.utils import timezone
+from prometheus_client import Histogram
 
-from governance import database, ledger
+from governance import database, ledger, measures
 from governance.alerts import conditions as alerts
 from governance.ledger.operations import Extend, Operation, Record, Release, Reserve, Settle
 from governance.rules.errors import own_of
@@ -44,6 +46,37 @@ STUCK = "settlement_stuck"
 LOST = "holds_lost"
 
 
+@cache
+def _sizes() -> Histogram:
+    sizes = tuple(2**power for power in range(9))
+    return Histogram(
+        "spend_governor_ledger_batch_operations",
+        "Operations that one transaction of the ledger carried out.",
+        buckets=sizes,
+        registry=None,
+    )
+
+
+@cache
+def _waits() -> Histogram:
+    return Histogram(
+        "spend_governor_ledger_wait_seconds",
+        "Seconds that the first operation of a batch waited for the ledger's writer.",
+        buckets=measures.SHORT_S,
+        registry=None,
+    )
+
+
+@cache
+def _commits() -> Histogram:
+    return Histogram(
+        "spend_governor_ledger_batch_seconds",
+        "Seconds that a batch of the ledger took, its commit included.",
+        buckets=measures.SHORT_S,
+        registry=None,
+    )
+
+
 @dataclass(slots=True, eq=False)
 class _Job:
     operation: Operation
@@ -55,6 +88,7 @@ class _Job:
     # Of a release of what may have been reserved: since when, and how often it was looked for in vain.
     unsure_since: float | None = None
     looks: int = 0
+    queued_s: float = field(default_factory=time.monotonic)
 
     @property
     def must_land(self) -> bool:
@@ -112,6 +146,11 @@ class GroupCommit:
         """Operations kept for another try, or at it."""
         return len(self._unlanded())
 
+    @property
+    def depth(self) -> int:
+        """Operations that wait for the ledger's writer, those that are kept for another try included."""
+        return self._queue.qsize() + self.unsettled
+
     def _unlanded(self) -> list[_Job]:
         """Each once, whatever the thread moves from one list to another meanwhile."""
         return list({id(job): job for job in (*self._retried, *self._waiting, *self._stuck)}.values())
@@ -136,7 +175,10 @@ class GroupCommit:
         try:
             while True:
                 # What is new first: it is answered at once, whatever has to wait for the database.
-                jobs = self._take(wait_s=pause_s if self._waiting else self._stuck_wait_s()) + self._waiting
+                jobs = self._take(wait_s=pause_s if self._waiting else self._stuck_wait_s())
+                if jobs:
+                    measures.observe(_waits, (), time.monotonic() - jobs[0].queued_s)
+                jobs += self._waiting
                 away = self._carry_out(jobs[:BATCH]) if jobs else []
                 self._waiting = jobs[BATCH:] + away
                 # Until the next ones come, these would keep what they refer to, their calls' bodies too.
@@ -172,8 +214,11 @@ class GroupCommit:
 
     def _carry_out(self, jobs: Sequence[_Job]) -> list[_Job]:
         """Commit a batch and answer it; what must land but could not, for the database, is returned."""
+        began_s = time.monotonic()
         try:
             results = ledger.apply([job.operation for job in jobs], now=self._clock())
+            measures.observe(_sizes, (), len(jobs))
+            measures.observe(_commits, (), time.monotonic() - began_s)
         except ledger.LedgerUnavailable as error:
             log.warning("the ledger's database is away: %s", error)
             return self._refuse(jobs, error)

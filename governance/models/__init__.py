@@ -4,6 +4,7 @@ from governance.models.alerts import Alert
 from governance.models.budgets import Allowance, Budget, BudgetAct, BudgetWindow, ScopeType
 from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck, LedgerJudgement
 from governance.models.idempotency import KeptAnswer
+from governance.models.jobs import Job
 from governance.models.limits import EmergencyStop, Overrun, RateBucket, RateLimit, RuleChange
 from governance.models.refusals import RefusedCall
 from governance.models.reports import PendingReport
@@ -21,6 +22,7 @@ __all__ = [
     "BudgetEvent",
     "BudgetWindow",
     "EmergencyStop",
+    "Job",
     "KeptAnswer",
     "LedgerCheck",
     "LedgerJudgement",

@@ -11,11 +11,20 @@ from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 
-from django.db.models import Count, F
+from django.db.models import Count, F, Q
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from governance.models import Alert, BudgetWindow, EmergencyStop, LedgerCheck, PendingReport, Reservation, SpendEntry
-from governance.queries import judgement
+from governance.models import (
+    Alert,
+    BudgetWindow,
+    EmergencyStop,
+    LedgerCheck,
+    PendingReport,
+    Reservation,
+    ScopeType,
+    SpendEntry,
+)
+from governance.queries import jobs, judgement
 from governance.queries.spend import summary
 from governance.queries.sums import LongSum
 from governance.rules import money
@@ -23,6 +32,7 @@ from governance.rules.windows import WindowKind
 
 NAMED_MODELS = 100
 OTHER = "other"
+NEAR_CAP_PERCENT = 90
 PREFIX = "spend_governor"
 
 
@@ -32,6 +42,8 @@ def collect(now: datetime) -> Iterator[Metric]:
     yield from _judgement(now)
     yield from _reservations(now)
     yield _windows()
+    yield _near_cap(now)
+    yield from _jobs(now)
     yield from _spend()
     yield _alerts()
     yield from _reports()
@@ -98,6 +110,43 @@ def _windows() -> Metric:
         for kind in WindowKind:
             family.add_metric([state, kind.value], counts.get((state, kind.value), 0))
     return family
+
+
+def _near_cap(now: datetime) -> Metric:
+    """What is spent and held counts: a call finds that much taken."""
+    family = GaugeMetricFamily(
+        f"{PREFIX}_windows_near_cap",
+        f"Open budget windows of which {NEAR_CAP_PERCENT} percent of the limit, or more, are spent or held.",
+        labels=["scope"],
+    )
+    open_ones = BudgetWindow.objects.filter(Q(ends_at=None) | Q(ends_at__gt=now), closed_at=None)
+    # Whole numbers, in an order in which the largest amount stays one.
+    most = F("limit_nanos") - F("limit_nanos") / 100 * (100 - NEAR_CAP_PERCENT)
+    near = open_ones.filter(settled_nanos__gte=most - F("reserved_nanos"))
+    counts = dict(near.order_by().values_list("budget__scope_type").annotate(Count("pk")))
+    for scope in ScopeType.values:
+        family.add_metric([scope], counts.get(scope, 0))
+    return family
+
+
+def _jobs(now: datetime) -> Iterator[Metric]:
+    """Nothing before the first of them has run: then nobody knows."""
+    found = jobs.statuses(now=now)
+    if not found:
+        return
+    at = GaugeMetricFamily(
+        f"{PREFIX}_job_last_success_timestamp_seconds", "When a periodic job succeeded last.", labels=["task"]
+    )
+    took = GaugeMetricFamily(f"{PREFIX}_job_duration_seconds", "What that run took.", labels=["task"])
+    late = GaugeMetricFamily(f"{PREFIX}_job_late", "1 where a job has not succeeded in time.", labels=["task"])
+    failures = GaugeMetricFamily(f"{PREFIX}_job_failures", "How often it failed in a row.", labels=["task"])
+    for job in found:
+        if job.succeeded_at is not None:
+            at.add_metric([job.name], job.succeeded_at.timestamp())
+            took.add_metric([job.name], job.took_s or 0.0)
+        late.add_metric([job.name], job.late_since is not None)
+        failures.add_metric([job.name], job.failures)
+    yield from (at, took, late, failures)
 
 
 def _alerts() -> Metric:

@@ -13,13 +13,15 @@ import uuid_utils.compat as uuids
 from django.conf import settings
 from django.db import DatabaseError
 
+from governance import request_ids
 from governance.rules import charsets
-from llm.gateway import bodies, caller_status, calls, errors, idempotency, reads, requests, routes
+from llm.gateway import bodies, caller_status, calls, ended, errors, idempotency, reads, requests, routes
 from llm.gateway.asgi import Receive, Scope, Send
 from llm.gateway.asked import Asked
 from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
 from llm.gateway.routes import ROUTES, Route
+from llm.state.telemetry import TraceSpan, trace_context
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class GatewayApplication(Gateway):
         if scope["type"] != "http":
             return
         exchange = Exchange(scope, receive, send, request_id=scope.get("request_id") or str(uuids.uuid7()))
+        request_ids.current.set(exchange.request_id)
         try:
             await self._route(exchange)
         except bodies.ClientGone as error:
@@ -41,6 +44,8 @@ class GatewayApplication(Gateway):
             await self._refuse(exchange, _told(exchange, error))
             errors.let_go(error)
         finally:
+            if exchange.notes.route:
+                self.telemetry.call_ended(ended.told(exchange))
             exchange.forget()
 
     async def _route(self, exchange: Exchange) -> None:
@@ -67,6 +72,9 @@ class GatewayApplication(Gateway):
         raise asked.noted(errors.batch_not_allowed(), self.refusals)
 
     async def _call(self, exchange: Exchange, route: Route) -> None:
+        exchange.notes.route = exchange.path
+        if self.telemetry.traces:
+            exchange.notes.span = TraceSpan.under(trace_context(exchange.header("traceparent")))
         identity = await self.identify(exchange)
         asked = Asked(exchange, identity)
 
@@ -93,16 +101,20 @@ class GatewayApplication(Gateway):
         except errors.GatewayError as error:
             asked.note(error, self.refusals)
             raise
+        finally:
+            exchange.notes.request, exchange.notes.caller = asked.request, asked.caller or identity.caller()
 
     async def _serve(self, exchange: Exchange, route: Route, asked: Asked) -> None:
         try:
             await calls.serve(self, exchange, route, asked)
         except errors.GatewayError as error:
             # Under an Idempotency-Key it is answered before it comes to us again.
+            ended.refused(exchange, error)
             asked.note(error, self.refusals)
             raise
 
     async def _refuse(self, exchange: Exchange, error: errors.GatewayError) -> None:
+        ended.refused(exchange, error)
         if exchange.started:
             # Too late for a status: the answer just ends.
             return

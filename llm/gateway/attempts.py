@@ -22,6 +22,7 @@ from llm.gateway.answer_memory import Share
 from llm.gateway.bodies import LARGE_BYTES, ClientGone
 from llm.gateway.call_bounds import CallBounds
 from llm.gateway.call_usage import USAGE_MISSING
+from llm.gateway.ended import LONGEST_MODEL
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
@@ -42,7 +43,7 @@ from llm.rules.request_checks import DialectError
 from llm.rules.routing import Candidate
 from llm.rules.stated_errors import StatedError, error_in
 from llm.rules.usage import larger
-from llm.state.telemetry import Attempt, trace_context
+from llm.state.telemetry import Attempt, sent_traceparent, trace_context
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,10 @@ class HeldAttempt:
             if not self.judged:
                 # Of a call that was cancelled, or never sent, nobody knows how the model is.
                 self.call.gateway.breakers.release_probe(self.hold.usage.served.place, self.call.caller.tenant_id)
-            self.call.gateway.telemetry.ended(self._record(error))
+            record = self._record(error)
+            self.call.exchange.notes.attempts.append(record)
+            self.call.exchange.notes.attempt_span = None
+            self.call.gateway.telemetry.ended(record)
         await self.call.gateway.provider_failures.answered(self.provider.name)
 
     async def _under_hold(self) -> None:
@@ -160,6 +164,11 @@ class HeldAttempt:
             await self.hold.release()
             raise PricedAnew
         sent = time.perf_counter()
+        notes = self.call.exchange.notes
+        notes.before_s = notes.before_s or sent - self.call.exchange.arrived
+        if notes.span is not None:
+            notes.attempt_span = notes.span.child()
+            sent_traceparent.set(notes.attempt_span.traceparent)
         if self.call.request.stream and not settings.READ_CANCELLED_ANSWERS:
             # A plain answer is on its way as a whole, and paid for.
             self.call.exchange.watch(lambda: self.hold.cut(CLIENT_CLOSED))
@@ -469,7 +478,7 @@ class HeldAttempt:
         return Attempt(
             kind=self.call.route.kind,
             provider=usage.provider,
-            model_requested=self.call.request.model,
+            model_requested=self.call.request.model[:LONGEST_MODEL],
             model_served=usage.model,
             tenant=self.call.caller.tenant,
             agent=self.call.caller.agent,
@@ -486,6 +495,8 @@ class HeldAttempt:
             duration_s=time.monotonic() - self.hold.since,
             first_byte_s=self.first_byte_s,
             traceparent=trace_context(self.call.exchange.header("traceparent")),
+            ended_at=time.time(),
+            span=self.call.exchange.notes.attempt_span,
         )
 
     def _headers(self) -> list[tuple[str, str]]:

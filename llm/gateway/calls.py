@@ -187,6 +187,7 @@ async def _reserve(call: GovernedCall, order: Sequence[Candidate]) -> Hold:
     except ledger.OutOfBounds as error:
         # No call is so dear, but by a price or a length that is a mistake.
         raise errors.bad_request(f"What this call may cost at most {error}.", code="out_of_bounds") from error
+    call.exchange.notes.decision = decision
     if decision.reason == Reason.MODEL_NOT_PRICED and (endless := call.bound.endless(order[0])):
         raise Unanswered(endless, order[0].place)
     if decision.quote is None:

@@ -13,6 +13,7 @@ from governance.rules import names
 from llm.gateway import bodies
 from llm.gateway.asgi import Message, Receive, Scope, Send
 from llm.gateway.bodies import Turn
+from llm.gateway.call_notes import CallNotes
 
 Headers = Iterable[tuple[str, str]]
 # What browsers are told of each answer that does not say otherwise: keep no copy, and take it for what it says it is.
@@ -47,6 +48,8 @@ class Exchange:
         self._on_leave: Callable[[], None] | None = None
         self.is_gone = False
         self.started = self.ended = False
+        self.status = 0
+        self.notes = CallNotes()
         # False once a stream had to be ended before the model had said everything.
         self.complete = True
 
@@ -147,6 +150,7 @@ class Exchange:
         if self._watching is not None:
             self._watching.cancel()
         self._watching = self._on_leave = self._body = None
+        self.notes = CallNotes()
         self._send = _to_nobody
 
     async def _notice(self) -> None:
@@ -157,7 +161,7 @@ class Exchange:
             self._on_leave()
 
     async def start(self, status: int, headers: Headers) -> None:
-        self.started = True
+        self.started, self.status = True, status
         told = list(headers)
         said = {name for name, _ in told}
         told += [(name, value) for name, value in TO_BROWSERS if name not in said]

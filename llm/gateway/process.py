@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, InternalError, OperationalError
 from django.utils import timezone
 
+from governance import measures
 from governance.actions import budgets, refusal_log, stops
 from governance.idempotency import WaitingRepeats
 from governance.ledger.results import LedgerUnavailable
@@ -35,8 +36,9 @@ from llm.gateway.shared_reads import SharedReads
 from llm.gateway.turns import Turns
 from llm.gateway.upstream import ProviderFailures
 from llm.providers import endpoints, registry
-from llm.state import breakers, metrics, routing, tokenizers
-from llm.state.telemetry import Telemetry
+from llm.state import breakers, call_log, metrics, otel, routing, tokenizers
+from llm.state.aside import Aside
+from llm.state.telemetry import CallObserver, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -152,18 +154,39 @@ class Gateway:
         self.providers = registry.configured()
         await self.providers.open()
         await self.providers.renew(operators_own)
-        self.telemetry = Telemetry.load(settings.TELEMETRY_OBSERVERS, always=[metrics.observe])
+        told: list[CallObserver] = [metrics.observe_call]
+        self.call_lines = Aside("log", call_log.CallLines().write) if settings.LOG_FORMAT == "json" else None
+        if self.call_lines is not None:
+            self.call_lines.start()
+            told.append(self.call_lines.put)
+        self.exporter = otel.exporter()
+        if self.exporter is not None:
+            self.exporter.open()
+            told.append(self.exporter.put)
+        self.telemetry = Telemetry.load(
+            settings.TELEMETRY_OBSERVERS,
+            always=[metrics.observe],
+            calls=told,
+            traces=self.exporter is not None,
+        )
         self._chores = [
             asyncio.create_task(self.holds.keep_alive()),
             asyncio.create_task(self.providers.keep_current(added)),
             asyncio.create_task(self.holds.watch_stops(lambda: self._stops.run(stops.targets))),
-            asyncio.create_task(metrics.keep_written()),
+            asyncio.create_task(metrics.keep_written(self._set_levels)),
         ]
         self.loop = asyncio.get_running_loop()
         self._collected_at = gc.get_threshold()
         gc.set_threshold(*COLLECTED_AT)
         gc.freeze()
         self.is_open = True
+
+    def _set_levels(self) -> None:
+        """What waits and runs in this process."""
+        measures.level("ledger_queue_operations", "Operations that wait for the ledger's writers.").set(
+            self.commits.depth
+        )
+        measures.level("calls_running", "Calls of models under way.").set(len(self.holds.running))
 
     async def shutdown(self) -> None:
         self.loop = None
@@ -184,6 +207,9 @@ class Gateway:
         await self.providers.close()
         await asyncio.to_thread(self.commits.close)
         await asyncio.to_thread(self.refusals.close)
+        for told in (self.call_lines, self.exporter):
+            if told is not None:
+                await asyncio.to_thread(told.close)
         self.tokenizers.close()
         self.bodies.close()
         metrics.write()

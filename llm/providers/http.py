@@ -26,6 +26,7 @@ from governance import proxies
 from llm.providers import ProviderError
 from llm.rules import addresses, own_keys
 from llm.rules.packing import Packing
+from llm.state.telemetry import sent_traceparent
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 600.0
@@ -90,6 +91,11 @@ def _is_readable(transport: asyncio.Transport | None) -> bool:
     waiting = select.poll()
     waiting.register(peer.fileno(), select.POLLIN)
     return bool(waiting.poll(0))
+
+
+def _traced() -> dict[str, str]:
+    parent = sent_traceparent.get()
+    return {"traceparent": parent} if parent else {}
 
 
 class PublicNames(ThreadedResolver):
@@ -196,7 +202,7 @@ class Connection:
             return await session.post(
                 self.base + path,
                 data=body if len(body) <= LARGE_BODY_BYTES else io.BytesIO(body),
-                headers={**self._headers, "content-type": content_type, "x-request-id": request_id},
+                headers={**self._headers, **_traced(), "content-type": content_type, "x-request-id": request_id},
                 allow_redirects=False,
             )
         except _Unfit:

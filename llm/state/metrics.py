@@ -1,7 +1,6 @@
 """Histograms of model calls for Prometheus, kept in files that all processes of a machine share.
 
-A call writes none of them: what is observed is kept in memory and added to the files twice a second, before a scrape of
-this process, and at its end. One that is killed takes the last half second along.
+A call writes none of them: `governance.measures` keeps what is observed and adds it to the files.
 
 Names and buckets follow OpenTelemetry's conventions for generative AI (gen_ai.client.token.usage,
 gen_ai.client.operation.duration). Labels are bounded: models are those of the catalogue.
@@ -10,32 +9,26 @@ gen_ai.client.operation.duration). Labels are bounded: models are those of the c
 from __future__ import annotations
 
 import asyncio
-import logging
-import threading
-from bisect import bisect_left
-from collections import Counter as Counts
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cache
-from pathlib import Path
 
-from django.conf import settings
 from prometheus_client import Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
 
+from governance import measures
 from llm.catalogue import snapshot
 from llm.rules.breakers import Phase
 from llm.state import breakers
-from llm.state.telemetry import Attempt
-
-log = logging.getLogger(__name__)
+from llm.state.telemetry import Attempt, EndedCall
 
 OTHER = "other"
 WRITTEN_EVERY_S = 0.5
+# Of these rounds.
+SAMPLED_EVERY = 10
+MOST_CODES = 200
 _TOKENS = tuple(4**power for power in range(14))
-_SECONDS = tuple(0.01 * 2**power for power in range(14))
+_SECONDS = measures.LONG_S
 _LABELS = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_response_model")
 
 
@@ -79,77 +72,113 @@ def _cost() -> Counter:
     )
 
 
-class _Observed:
-    """What was observed and is in no file yet. Observed by the event loop, written by whoever scrapes as well."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._values: dict[tuple[Callable[[], Histogram], tuple[str, ...]], list[float]] = {}
-        self._charged_nanos: Counts[tuple[str, ...]] = Counts()
-
-    def add(self, attempt: Attempt) -> None:
-        labels = (attempt.operation, attempt.provider_name, _bounded(attempt.model_served))
-        with self._lock:
-            self._note(_duration, (*labels, attempt.error), attempt.duration_s)
-            if attempt.streamed and attempt.first_byte_s is not None:
-                self._note(_first_byte, labels, attempt.first_byte_s)
-            if attempt.certainty == "confirmed":
-                self._note(_tokens, (*labels, "input"), attempt.input_tokens)
-                self._note(_tokens, (*labels, "output"), attempt.output_tokens)
-            if attempt.certainty:
-                self._charged_nanos[*labels, attempt.certainty] += attempt.cost_nanos
-
-    def _note(self, histogram: Callable[[], Histogram], labels: tuple[str, ...], value: float) -> None:
-        self._values.setdefault((histogram, labels), []).append(value)
-
-    def write(self) -> None:
-        with self._lock:
-            values, self._values = self._values, {}
-            charged_nanos, self._charged_nanos = self._charged_nanos, Counts()
-        for (histogram, labels), found in values.items():
-            _add(histogram().labels(*labels), found)
-        for labels, nanos in charged_nanos.items():
-            # Prometheus has no other numbers than floats.
-            _cost().labels(*labels).inc(nanos / 1e9)
+@cache
+def _decisions() -> Counter:
+    return measures.counter(
+        "decisions", "Calls of models that ended, by what was decided; a replay was decided before.", "action"
+    )
 
 
-def _add(histogram: Histogram, values: list[float]) -> None:
-    """As `Histogram.observe` of each; that writes its file twice for each."""
-    histogram._sum.inc(sum(values))
-    places = Counts(bisect_left(histogram._upper_bounds, value) for value in values)
-    for place, count in places.items():
-        histogram._buckets[place].inc(count)
+@cache
+def _refusals() -> Counter:
+    return measures.counter("refusals", "Calls of models that were refused, or failed, by the code they got.", "reason")
 
 
-_observed = _Observed()
+@cache
+def _overhead() -> Histogram:
+    return Histogram(
+        "spend_governor_call_overhead_seconds",
+        "Seconds from a call's arrival until it was sent on to its model the first time.",
+        buckets=measures.SHORT_S,
+        registry=None,
+    )
+
+
+@cache
+def _dropped() -> Counter:
+    return measures.counter("telemetry_dropped", "What there was no room for, or nobody took.", "of")
+
+
+@cache
+def _http() -> Histogram:
+    return Histogram(
+        "spend_governor_http_request_duration_seconds",
+        "Seconds until an answer had ended, streams included.",
+        ("plane", "status"),
+        buckets=measures.LONG_S,
+        registry=None,
+    )
 
 
 def observe(attempt: Attempt) -> None:
     """An observer of `llm.state.telemetry`."""
-    _observed.add(attempt)
+    labels = (attempt.operation, attempt.provider_name, _bounded(attempt.model_served))
+    measures.observe(_duration, (*labels, attempt.error), attempt.duration_s)
+    if attempt.streamed and attempt.first_byte_s is not None:
+        measures.observe(_first_byte, labels, attempt.first_byte_s)
+    if attempt.certainty == "confirmed":
+        measures.observe(_tokens, (*labels, "input"), attempt.input_tokens)
+        measures.observe(_tokens, (*labels, "output"), attempt.output_tokens)
+    if attempt.certainty:
+        # Written as dollars, for Prometheus has no other numbers than floats.
+        measures.count(_cost, (*labels, attempt.certainty), attempt.cost_nanos / 1e9)
 
 
-def write() -> None:
-    """Add what was observed to the files. What cannot be written is lost, and logged."""
-    try:
-        _observed.write()
-    except Exception:
-        log.exception("metrics of calls could not be written")
+def observe_call(call: EndedCall) -> None:
+    """An observer of whole calls."""
+    measures.count(_decisions, (call.action,))
+    if call.code:
+        measures.count(_refusals, (_few.fitting(call.code),))
+    if call.before_s is not None:
+        measures.observe(_overhead, (), call.before_s)
 
 
-async def keep_written() -> None:
+def observe_request(plane: str, status: int, took_s: float) -> None:
+    """One HTTP request of whichever plane; `status` 0: its client left before it had an answer."""
+    measures.observe(_http, (plane, str(status) if 100 <= status < 600 else "none"), took_s)
+
+
+def dropped(what: str, number: int) -> None:
+    """Lines or spans (`log`, `otel`) that were not told to whom they were for."""
+    measures.count(_dropped, (what,), number)
+
+
+class _Few:
+    """Codes are words of our own code, so they are few; should they not be, the rest is one."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: set[str] = set()
+
+    def fitting(self, code: str) -> str:
+        if code not in self._known:
+            if len(self._known) >= self._most:
+                return OTHER
+            self._known.add(code)
+        return code
+
+
+_few = _Few(MOST_CODES)
+write = measures.write
+
+
+async def keep_written(levels: Callable[[], None]) -> None:
+    """Write twice a second; every few seconds set the gauges of this process, and those that `levels` sets."""
+    sampler, rounds = measures.Sampler("web"), 0
     while True:
+        if rounds % SAMPLED_EVERY == 0:
+            # Reads /proc, which takes no database and no network.
+            sampler.sample()
+            levels()
+        rounds += 1
         await asyncio.sleep(WRITTEN_EVERY_S)
         write()
 
 
 def collect(now: datetime) -> Iterator[Metric]:
     """The figures of all processes that ran since the folder was emptied."""
-    write()
     yield from _breakers(now)
-    if Path(settings.METRICS_DIR).is_dir():
-        collector: Collector = MultiProcessCollector(None, path=str(settings.METRICS_DIR))  # type: ignore[no-untyped-call]
-        yield from collector.collect()
+    yield from measures.collect()
 
 
 def _breakers(now: datetime) -> Iterator[Metric]:

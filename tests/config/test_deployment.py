@@ -1,5 +1,6 @@
 """What production starts with."""
 
+import json
 import os
 import re
 import subprocess
@@ -95,7 +96,7 @@ def test_serve_refuses_with_a_sentence(
 
 @pytest.mark.parametrize(("trusted", "sent"), [("127.0.0.1", True), ("10.0.0.1", False), ("", False)])
 def test_the_word_of_a_trusted_proxy_alone_makes_a_request_secure(tmp_path: Path, trusted: str, sent: bool) -> None:
-    values = {"FORWARDED_ALLOW_IPS": trusted, "ALLOWED_HOSTS": "127.0.0.1"}
+    values = {"FORWARDED_ALLOW_IPS": trusted, "ALLOWED_HOSTS": "127.0.0.1", "LOG_FORMAT": "json"}
     environment = PRODUCTION | {"PATH": os.environ["PATH"], "VAR_DIR": str(tmp_path)} | values
     assert manage(tmp_path, "migrate", "--verbosity", "0", **values).returncode == 0
     port = free_port("127.0.0.1")
@@ -110,9 +111,15 @@ def test_the_word_of_a_trusted_proxy_alone_makes_a_request_secure(tmp_path: Path
         forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "203.0.113.9"}
         answer = httpx.get(f"http://127.0.0.1:{port}/admin/login/", headers=forwarded)
         assert ("strict-transport-security" in answer.headers) is sent
+        assert httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json={}).status_code == 401
     finally:
         server.terminate()
         server.wait(timeout=30)
+    # Whatever is said on the way is one object a line.
+    said = [json.loads(line) for line in (tmp_path / "serve.log").read_text().splitlines()]
+    assert {"serve", "spend_governor.calls"} <= {line["logger"] for line in said}
+    [call] = [line for line in said if line["logger"] == "spend_governor.calls"]
+    assert (call["status"], call["error"]) == (401, "invalid_api_key")
 
 
 def test_the_compose_deployment_trusts_the_host_s_proxy() -> None:

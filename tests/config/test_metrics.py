@@ -16,13 +16,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from billing.models import StripeEvent
 from config import metrics
+from config.celery import PERIODS
 from governance import ledger
 from governance.actions import stops
 from governance.audit import Actor
 from governance.ledger.operations import Release
 from governance.models import LedgerCheck, LedgerJudgement
 from governance.queries import metrics as governance_metrics
-from governance.upkeep import judgement, reconcile
+from governance.upkeep import jobs, judgement, reconcile
 from tests import factories as make
 
 TOKEN = "a-scrape-token"
@@ -37,7 +38,7 @@ def scrape(db: None, settings: Any, client: Client) -> Any:
         answer = client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
         assert answer.status_code == 200
         families = list(text_string_to_metric_families(answer.content.decode()))
-        assert all(family.documentation for family in families)
+        assert [family.name for family in families if not family.documentation] == []
         return {
             (sample.name.removeprefix("spend_governor_"), frozenset(sample.labels.items())): sample.value
             for family in families
@@ -179,6 +180,35 @@ def test_models_beyond_the_dearest_are_added_up(scrape: Any, monkeypatch: Any) -
     models = {dict(labels)["model"] for name, labels in found if name == "spend_dollars"}
     assert models == {"large", "other"}
     assert found[labelled("spend_dollars", provider="other", model="other")] == pytest.approx(0.3)
+
+
+def test_windows_near_their_cap_are_counted_with_what_is_held(scrape: Any) -> None:
+    make.budget("1.00")
+    make.budget("9.00", scope_type="agent", scope_key="invoices")
+    now = timezone.now()
+    ledger.record(make.reporting("0.50"), now=now)
+    assert scrape()[labelled("windows_near_cap", scope="tenant")] == 0
+    ledger.reserve(make.reserving("0.40"), now=now)
+    found = scrape()
+    assert found[labelled("windows_near_cap", scope="tenant")] == 1
+    assert found[labelled("windows_near_cap", scope="agent")] == 0
+    assert found[labelled("windows_near_cap", scope="session")] == 0
+
+
+def test_jobs_say_when_they_succeeded_how_long_it_took_and_whether_they_are_late(scrape: Any) -> None:
+    assert "job_late" not in {name for name, _ in scrape()}
+    with time_machine.travel(make.NOON, tick=False) as traveller:
+        jobs.run("governance.tasks.reconcile_ledger", lambda: None)
+        with pytest.raises(ZeroDivisionError):
+            jobs.run("llm.tasks.sync_models", lambda: 1 // 0)
+        traveller.shift(timedelta(hours=3))
+        found = scrape()
+    assert found[labelled("job_last_success_timestamp_seconds", task="reconcile_ledger")] == make.NOON.timestamp()
+    assert found[labelled("job_duration_seconds", task="reconcile_ledger")] < 60
+    late = {dict(labels)["task"]: value for (name, labels), value in found.items() if name == "job_late"}
+    assert (late["reconcile_ledger"], late["roll_windows"], late["sync_models"]) == (1, 1, 0)
+    assert found[labelled("job_failures", task="sync_models")] == 1
+    assert len(late) == len(PERIODS)
 
 
 def test_active_emergency_stops_are_counted(scrape: Any) -> None:

@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -31,11 +32,12 @@ from tests.config.test_deployment import PRODUCTION
 from tests.environment import ROOT
 
 PACKAGES = ("governance", "llm", "billing", "config")
-# The extras `prices` and `tokenizers`: asked for where they are used, and missed by nobody.
-OPTIONAL = {"genai_prices", "tiktoken", "tokenizers"}
+# The extras `prices`, `tokenizers` and `otel`: asked for where they are used, and missed by nobody.
+OPTIONAL = {"genai_prices", "opentelemetry", "tiktoken", "tokenizers"}
 # Longer than the slowest start on a busy machine, and than the 15 seconds of beat's most frequent task.
 PATIENCE_S = 90
 HOST = "127.0.0.1"
+SCRAPE_TOKEN = "wj3m8xq2-scrape-token-of-a-test"
 
 IMPORT_ALL = """
 import importlib, json, sys, django
@@ -179,7 +181,8 @@ class Processes:
 
 @pytest.fixture
 def several_machines(shipped: Path, live_database: str, redis_url: str, tmp_path: Path) -> Iterator[Processes]:
-    processes = Processes(shipped, tmp_path, DATABASE_URL=live_database, REDIS_URL=redis_url)
+    values = {"DATABASE_URL": live_database, "REDIS_URL": redis_url, "METRICS_TOKEN": SCRAPE_TOKEN}
+    processes = Processes(shipped, tmp_path, **values)
     yield processes
     processes.kill()
 
@@ -190,6 +193,10 @@ def answer(url: str) -> int:
         return httpx.get(url, timeout=10).status_code
     except httpx.TransportError:
         return 0
+
+
+def scraped(base: str) -> str:
+    return httpx.get(f"{base}/metrics", headers={"authorization": f"Bearer {SCRAPE_TOKEN}"}, timeout=10).text
 
 
 def hold_overdue() -> None:
@@ -217,6 +224,13 @@ def test_web_worker_and_beat_run_on_redis_from_what_is_shipped(several_machines:
     assert [answer(base + path) for path in ("/api/schema", "/api/docs", "/admin/login/")] == [200, 200, 200]
     run.wait("beat sends what is due", lambda: "Sending due task governance.tasks.expire_" in run.said("beat"))
     run.wait("the worker does it", lambda: Reservation.objects.get().status == Reservation.Status.EXPIRED)
+    run.wait("the job's end is told", lambda: 'job_late{task="expire_reservations"} 0.0' in scraped(base))
+    run.wait("both web processes are told of", lambda: 'processes{role="web"} 2.0' in scraped(base))
+    if promtool := os.environ.get("PROMTOOL") or shutil.which("promtool"):
+        done = subprocess.run(
+            [promtool, "check", "metrics"], input=scraped(base), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
     for name in ("beat", "worker", "web"):
         run.end(name)

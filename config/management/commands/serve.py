@@ -21,7 +21,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
 from billing.inbox import endpoint, handlers
-from config import demo_stripe
+from config import demo_stripe, logs
 from config.installation import INSTALLED
 from config.management.commands.seed_demo import Kept
 from config.supervisor import Child, PortTaken, StartFailed, Supervisor, answers, claim, free_port
@@ -85,6 +85,9 @@ class Command(TerminalCommand):
         lock = threading.Lock()
 
         def say(line: str) -> None:
+            if settings.LOG_FORMAT == "json" and not line.startswith("{"):
+                at = timezone.now().isoformat(timespec="milliseconds")
+                line = logs.as_json({"time": at, "level": "INFO", "logger": "serve", "message": line.strip()})
             with lock:
                 self.stdout.write(line)
                 self.stdout.flush()

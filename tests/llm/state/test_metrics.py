@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import Any
 import pytest
 from prometheus_client import Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.parser import text_string_to_metric_families
 
+from governance import measures
 from llm.state import metrics
 from tests import factories as make
 from tests.llm.state.test_telemetry import ATTEMPT
@@ -41,6 +45,13 @@ class Figures:
         files = map(str, self._folder.glob(f"*_{os.getpid()}.db"))
         samples = [sample for metric in MultiProcessCollector.merge(files) for sample in metric.samples]
         return {(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples}
+
+    def more(self, name: str, **labels: str) -> float:
+        key = f"spend_governor_{name}", frozenset(labels.items())
+        return self._read().get(key, 0.0) - self._before.get(key, 0.0)
+
+    def level(self, name: str, **labels: str) -> float:
+        return self._read()[f"spend_governor_{name}", frozenset(labels.items())]
 
     def __call__(self, name: str, **labels: str) -> float:
         key = name, frozenset((LABELS | labels).items())
@@ -81,11 +92,13 @@ def test_calls_are_written_together_and_once(figures: Figures) -> None:
 @pytest.mark.parametrize("value", [0.0, 0.005, 0.01, 0.0100001, 0.5, 0.64, 81.92, 10_000.0])
 def test_many_values_fall_into_the_buckets_that_each_would(value: float) -> None:
     """What writes them all at once knows prometheus_client from within."""
-    ours, theirs = (Histogram(name, "", buckets=metrics._SECONDS, registry=None) for name in ("ours", "theirs"))
+    ours, theirs = (
+        Histogram(name, "Of a test.", buckets=metrics._SECONDS, registry=None) for name in ("ours", "theirs")
+    )
     for _ in range(3):
         theirs.observe(value)
     theirs.observe(1.0)
-    metrics._add(ours, [value, 1.0, value, value])
+    measures.add(ours, [value, 1.0, value, value])
     assert buckets_of(ours) == pytest.approx(buckets_of(theirs))
 
 
@@ -107,9 +120,9 @@ def test_what_cannot_be_written_is_logged_and_changes_no_call(
 
     metrics.observe(ATTEMPT)
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
-        patch.setattr(metrics, "_add", full)
+        patch.setattr(measures, "add", full)
         metrics.write()
-    assert "metrics of calls could not be written" in caplog.text
+    assert "figures could not be written" in caplog.text
     metrics.observe(ATTEMPT)
     metrics.write()
     assert figures(f"{SECONDS}_count", error_type="") == 1
@@ -121,3 +134,78 @@ def test_a_running_product_writes_what_it_observed_within_a_moment(product: Prod
     for _ in range(3):
         assert product.chat(key).status_code == 200
     assert eventually(lambda: figures(f"{SECONDS}_count", error_type="") == 3)
+
+
+def test_calls_requests_and_batches_of_a_running_product_are_told(product: Product, figures: Figures) -> None:
+    make.budget("1.00")
+    make.budget("0.000001", scope_type="agent", scope_key="poor")
+    key = product.key()
+    assert product.chat(key).status_code == 200
+    assert product.chat(product.key(agent="poor")).status_code == 402
+    product.get("/v1/models", key)
+    product.get("/made/up/by/anybody")
+
+    def all_told() -> bool:
+        """An answer has come before its request is over."""
+        metrics.write()
+        return figures.more("http_request_duration_seconds_count", plane="other", status="404") == 1
+
+    assert eventually(all_told)
+    assert figures.more("decisions_total", action="allow") == 1
+    assert figures.more("decisions_total", action="hard-stop") == 1
+    assert figures.more("refusals_total", reason="budget_exhausted") == 1
+    assert figures.more("call_overhead_seconds_count") == 1
+    assert figures.more("http_request_duration_seconds_count", plane="v1", status="200") == 2
+    assert figures.more("http_request_duration_seconds_count", plane="v1", status="402") == 1
+    assert figures.more("ledger_batch_operations_sum") >= 3
+    assert figures.more("ledger_wait_seconds_count") >= 2
+    assert figures.more("ledger_batch_seconds_count") >= 2
+    assert figures.level("processes", role="web") == 1
+    assert figures.level("process_resident_memory_bytes", role="web") > 10_000_000
+    assert figures.level("calls_running") == figures.level("ledger_queue_operations") == 0
+
+
+def samples(product: Product) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    families = text_string_to_metric_families(product.get("/metrics", "scrape").text)
+    return {(one.name, frozenset(one.labels.items())): one.value for family in families for one in family.samples}
+
+
+def test_gauges_of_processes_that_ended_are_forgotten(settings: Any, tmp_path: Path) -> None:
+    settings.METRICS_DIR = tmp_path
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone, living, odd = (tmp_path / f"gauge_livesum_{name}.db" for name in (ended.pid, os.getpid(), "x"))
+    for file in (gone, living, odd):
+        file.touch()
+    measures._forget_dead(tmp_path)
+    assert not gone.exists()
+    assert living.exists()
+    assert odd.exists()
+
+
+def test_codes_are_few_whatever_comes() -> None:
+    few = metrics._Few(2)
+    assert [few.fitting(code) for code in ("a", "b", "c", "a", "d")] == ["a", "b", "other", "a", "other"]
+
+
+def test_a_sampler_tells_what_was_added_and_no_more() -> None:
+    sampler = measures.Sampler("web")
+    assert [sampler._more("cpu", value) for value in (2.0, 5.0, 5.0, 1.0)] == [2.0, 3.0, 0.0, 1.0]
+
+
+@pytest.mark.postgres_only
+def test_the_pool_of_connections_is_told(product: Product, settings: Any) -> None:
+    settings.METRICS_TOKEN = "scrape"
+    assert eventually(lambda: ("spend_governor_pool_waiting", frozenset()) in samples(product))
+    found = samples(product)
+    assert found["spend_governor_pool_connections", frozenset({("state", "idle")})] >= 0
+    assert found["spend_governor_pool_requests_total", frozenset()] >= 0
+
+
+def test_what_a_process_cannot_read_of_itself_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    def broken(**_: Any) -> Any:
+        raise OSError("no /proc")
+
+    monkeypatch.setattr(measures, "ProcessCollector", broken)
+    measures.Sampler("web").sample()
+    assert "could not be read" in caplog.text
