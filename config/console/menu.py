@@ -39,6 +39,7 @@ SECTIONS = (
             ("governance.pendingreport", "Reports to review"),
             ("judgement", "Providers' bills"),
             ("governance.anomaly", "Anomalies"),
+            ("governance.anomalyrule", "What anomalies do"),
         ),
     ),
     Section(

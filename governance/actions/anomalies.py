@@ -161,11 +161,7 @@ def _again(subject: Subject, name: str, finding: Finding, now: datetime) -> Anom
         return None
     changes: dict[str, object] = {"last_at": now}
     if finding.observed > found.observed:
-        changes |= {
-            "observed": _kept(finding.observed),
-            "expected": _kept(finding.expected),
-            "bound": _kept(finding.bound),
-        }
+        changes |= {name: _kept(getattr(finding, name)) for name in ("observed", "expected", "bound")}
     # Not where it was ended at this moment.
     Anomaly.objects.filter(pk=found.pk, ended_at=None).order_by().update(**changes)
     found.refresh_from_db()

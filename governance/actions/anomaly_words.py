@@ -29,7 +29,8 @@ def sentence(anomaly: Anomaly) -> str:
     told = f"{NOUN[Kind(anomaly.subject_type)]} {anomaly.subject} {_what(anomaly)}"
     if anomaly.acted_at is not None and anomaly.undone_at is None:
         spent = _dollars(anomaly.acted_spent_nanos or 0)
-        told += f" It was {DONE[Act(anomaly.act)]} by itself, when its hour had spent {spent}; undo it on the anomaly's page."
+        told += f" It was {DONE[Act(anomaly.act)]} by itself, when its hour had spent {spent}"
+        told += ": undo that on the anomaly's page."
     return told
 
 

@@ -115,7 +115,7 @@ def to_api(view: ControlView, row: Anomaly) -> dict[str, Any]:
     found = dict(AnomalyBody(row).data)
     if view.by.audience.sees_amounts(f"agent:{row.agent}"):
         return found
-    return found | {name: None for name in ("observed", "expected", "bound", "spent_when_acted")} | {"sentence": ""}
+    return found | dict.fromkeys(("observed", "expected", "bound", "spent_when_acted")) | {"sentence": ""}
 
 
 def _figure(row: Anomaly, figure: int) -> str:

@@ -34,7 +34,7 @@ class ForecastBody(serializers.Serializer[Any]):
 
     `runs_out_at` is null where the money lasts; `earliest` and `latest` are when it would run out if more or less is
     spent than expected, null where it then lasts. `expected`, `low` and `high` are what will have been spent at
-    `until`: the window's end, or sixty days from now. `basis` is null, and so is all the rest, where too little is known.
+    `until`: the window's end, or sixty days from now. `basis` is null, and so is the rest, where too little is known.
     """
 
     budget = serializers.IntegerField()
@@ -101,4 +101,4 @@ class SpendForecast(ControlView):
         }
         shown = dict(ForecastBody(found).data)
         sees = self.by.audience.sees_amounts(budget.scope)
-        return shown if sees else shown | {name: None for name in AMOUNTS}
+        return shown if sees else shown | dict.fromkeys(AMOUNTS)

@@ -347,7 +347,7 @@ def _failing(figures: Sequence[Figures]) -> tuple[float, float]:
 def course(
     history: Hours, *, until: datetime, count: int, zone: ZoneInfo, least: Least
 ) -> Iterator[tuple[datetime, Figures, Bounds | None]]:
-    """The last `count` hours up to and with `until`, each with the bounds that it was, or would have been, judged by."""
+    """The last `count` hours up to and with `until`, each with the bounds that it is judged by."""
     for number in range(count - 1, -1, -1):
         at = until - HOUR * number
         yield at, history.get(at, Figures()), bounds(history, hour=at, zone=zone, least=least)

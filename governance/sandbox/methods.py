@@ -71,7 +71,7 @@ def z_score(trace: Trace) -> Scores:
 
 
 def stl(trace: Trace) -> Scores:
-    """statsmodels' robust STL by the week, and how many median deviations its remainder is off: what is known as S-H-ESD.
+    """statsmodels' robust STL by the week, and how many median deviations its remainder is off (as in S-H-ESD).
 
     Fitted each midnight to the four weeks before it, with its season and level carried on; it takes two whole weeks.
     """

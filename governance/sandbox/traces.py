@@ -133,7 +133,7 @@ def _office(local: datetime, dice: random.Random) -> float:
 
 
 def _shop(local: datetime, dice: random.Random) -> float:
-    busy = 1.0 if 10 <= local.hour < 22 else 0.15 if 7 <= local.hour else 0.03
+    busy = 1.0 if 10 <= local.hour < 22 else 0.15 if local.hour >= 7 else 0.03
     return busy * (1.5 if local.weekday() >= 5 else 1.0)
 
 
