@@ -9,7 +9,7 @@ them leaves it to the next look.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
@@ -54,13 +54,13 @@ def look(*, now: datetime, known: Known) -> int:
     for at in [hour - HOUR, hour] if now - hour < LATE else [hour]:
         seen = {subject: figures for subject, figures in anomalies.of_hour(at).items() if _is_worth(figures)}
         _reckon(seen, at, known)
-        owners = anomalies.tenants(seen)
-        for subject, figures in seen.items():
-            bounds = known.get((subject, at))
-            for finding in bounds.judge(figures) if bounds else ():
-                name = anomaly_words.subject_name(subject, owners)
-                if finding.observed > usual.get((subject.kind, name, finding.metric), 0):
-                    _found(subject, owners, finding, figures, at, now)
+        judged = [(subject, (bounds := known.get((subject, at))) and bounds.judge(seen[subject])) for subject in seen]
+        beyond = {subject: found for subject, found in judged if found}
+        owners = anomalies.tenants(beyond)
+        for subject, finding in _unexplained(beyond):
+            name = anomaly_words.subject_name(subject, owners)
+            if finding.observed > usual.get((subject.kind, name, finding.metric), 0):
+                _found(subject, owners, finding, seen[subject], at, now)
     _end(now)
     return anomalies.open_ones().count()
 
@@ -129,6 +129,25 @@ def _reckon(seen: Iterable[Subject], hour: datetime, known: Known) -> None:
     for subject, hours in anomalies.histories(new, before=hour).items():
         zone = anomalies.zone_of(subject, owners)
         known[subject, hour] = rules.bounds(hours, hour=hour, zone=zone, least=floor)
+
+
+def _unexplained(beyond: Mapping[Subject, Sequence[Finding]]) -> Iterator[tuple[Subject, Finding]]:
+    """Each that is to be told: agents, and the customers and models that are not beyond their bounds for one of them.
+
+    A customer that a rule holds as a whole is told in any case.
+    """
+    held = set(AnomalyRule.objects.filter(agent="").exclude(act=Act.NOTIFY).values_list("tenant_id", flat=True))
+    for subject, found in beyond.items():
+        is_held = subject.kind == Kind.TENANT and not held.isdisjoint({None, subject.tenant_id})
+        parts = [
+            finding
+            for agent, its in beyond.items()
+            if agent.kind == Kind.AGENT and subject.tenant_id in (0, agent.tenant_id)
+            for finding in its
+        ]
+        for finding in found:
+            if subject.kind == Kind.AGENT or is_held or not rules.explains(parts, finding):
+                yield subject, finding
 
 
 def _called_usual(now: datetime) -> Mapping[Key, int]:

@@ -39,7 +39,8 @@ def _what(anomaly: Anomaly) -> str:
     seen, usual, most = (anomaly.observed, anomaly.expected, anomaly.bound)
     match Metric(anomaly.metric):
         case Metric.COST:
-            return f"spent {_dollars(seen)} {hour}, where {_dollars(usual)} is usual and {_dollars(most)} the most."
+            known = _dollars(usual) if usual else "nothing"
+            return f"spent {_dollars(seen)} {hour}, where {known} is usual and {_dollars(most)} the most."
         case Metric.CALLS:
             return f"made {seen:,} calls {hour}, where {usual:,} are usual and {most:,} the most."
         case Metric.COST_PER_CALL:
@@ -52,4 +53,4 @@ def _what(anomaly: Anomaly) -> str:
 
 def _dollars(nanos: int) -> str:
     amount = money.dollars_from_nanos(nanos)
-    return f"${amount:,.2f}" if abs(amount) >= 1 else f"${amount:,.4f}"
+    return f"${amount:,.2f}" if abs(amount) >= 1 or nanos % 10_000_000 == 0 else f"${amount:,.4f}"

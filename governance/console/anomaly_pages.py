@@ -257,7 +257,12 @@ def state(anomaly: Anomaly) -> str:
 def _cards(anomaly: Anomaly) -> list[Card]:
     cards = [
         Card("Seen", figure(anomaly, anomaly.observed), "in that hour, at most", "trending_up", "danger"),
-        Card("Usual", figure(anomaly, anomaly.expected), f"{times(anomaly)} that was seen", "horizontal_rule"),
+        Card(
+            "Usual",
+            figure(anomaly, anomaly.expected),
+            f"{times(anomaly)} that was seen" if anomaly.expected else "at this hour",
+            "horizontal_rule",
+        ),
         Card("Bound", figure(anomaly, anomaly.bound), "beyond it an hour is told", "vertical_align_top"),
     ]
     if anomaly.acted_at is not None:

@@ -33,7 +33,7 @@ class Migration(migrations.Migration):
             name='Anomaly',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('subject_type', models.CharField(choices=[('agent', 'Agent'), ('tenant', 'customer'), ('model', 'Model')], max_length=8)),
+                ('subject_type', models.CharField(choices=[('agent', 'agent'), ('tenant', 'customer'), ('model', 'model')], max_length=8)),
                 ('subject', models.CharField(max_length=200)),
                 ('agent', models.CharField(blank=True, max_length=100)),
                 ('model', models.CharField(blank=True, help_text='As provider/id.', max_length=170)),

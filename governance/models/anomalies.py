@@ -29,9 +29,9 @@ class Anomaly(models.Model):
     """
 
     class SubjectType(models.TextChoices):
-        AGENT = "agent"
+        AGENT = "agent", "agent"
         TENANT = "tenant", "customer"
-        MODEL = "model"
+        MODEL = "model", "model"
 
     Act = Act
 

@@ -33,6 +33,8 @@ KNOWS_WEEKDAYS, ALIKE = timedelta(days=14), 1.6
 DEVIATIONS, LEAST_DEVIATION = 5.0, 0.12
 # At least so many times what was expected; what came before, twice, may come again, and a little more.
 LEAST_RATIO, PRECEDENT = 2.5, 1.4
+# So much of what a busy hour has (of five that are active one has more) is nothing to tell at any time of the day.
+BUSY, OF_BUSY = 0.8, 1.5
 # Beyond so many times the third highest hour of the whole history an hour is never usual, however uneven hours are.
 OF_ALL = 4.0
 # Growth that is carried on, a day; and the new level of the last hours, how many of them say so and by how much.
@@ -40,6 +42,8 @@ FASTEST_GROWTH, LATELY, FEWEST_LATELY, MOST_LATELY = 0.10, 12, 6, 20.0
 # Of one call's cost, and of failures: so many calls tell, and a normal deviation of a median deviation.
 FEWEST_CALLS, FEWEST_FAILURES, NORMAL = 10, 8, 1.4826
 LEAST_FAILING = 0.15
+# The part of a customer's excess from which on it is told of its agents alone.
+MOST_OF = 0.7
 
 
 class Metric(StrEnum):
@@ -112,7 +116,7 @@ class Bounds:
     least: Least
 
     def judge(self, seen: Figures) -> list[Finding]:
-        """What of the hour, as far as it is known, is beyond its bound; the dearest kind first."""
+        """What of the hour, as far as it is known, is beyond its bound. That it had more calls is told by its cost."""
         found = []
         for metric in Metric:
             expected, bound = self.of(metric, seen)
@@ -120,7 +124,8 @@ class Bounds:
                 continue
             if metric != Metric.COST_PER_CALL or self._tells_per_call(seen, expected):
                 found.append(Finding(metric, observed, expected, bound))
-        return found
+        metrics = {one.metric for one in found}
+        return [one for one in found if one.metric != Metric.CALLS or Metric.COST not in metrics]
 
     def of(self, metric: Metric, seen: Figures) -> tuple[int, int] | tuple[None, None]:
         """(expected, bound) of an hour's figure; of failures by how many calls there are."""
@@ -142,6 +147,15 @@ class Bounds:
         """Whether enough calls, and enough money beside what they usually cost, say what a call costs."""
         more_nanos = seen.cost_nanos - seen.calls * usual_nanos
         return seen.calls >= FEWEST_CALLS and more_nanos >= self.least.cost_nanos
+
+
+def explains(parts: Sequence[Finding], whole: Finding) -> bool:
+    """Whether what agents have too much of is most of what their customer, or a model, has too much of."""
+    alike = [part for part in parts if part.metric == whole.metric]
+    if whole.metric == Metric.COST_PER_CALL:
+        return bool(alike)
+    more = sum(part.observed - part.expected for part in alike)
+    return more >= MOST_OF * (whole.observed - whole.expected)
 
 
 Hours = Mapping[datetime, Figures]
@@ -206,6 +220,7 @@ def _most(past: Past, amounts: Sequence[int], least: int) -> tuple[int, int]:
     if len(active) < FEWEST_ACTIVE:
         return 0, max(least, round(OF_ALL * max(active, default=0.0)))
     season = Season(past, values, unit=median(active) / 2)
+    busy = sorted(active)[int(BUSY * len(active))]
     middle, deviation = season.usual(len(values))
     pace = season.pace()
     expected = season.unit * sinh(middle) * pace
@@ -213,6 +228,7 @@ def _most(past: Past, amounts: Sequence[int], least: int) -> tuple[int, int]:
         season.unit * sinh(min(middle + DEVIATIONS * deviation, 40.0)) * pace,
         LEAST_RATIO * expected,
         PRECEDENT * season.precedent() * pace,
+        OF_BUSY * busy * pace,
     )
     ceiling = OF_ALL * sorted(values)[-3] * max(1.0, season.growth_of(len(values) - 1)) * pace
     return round(expected), max(least, round(min(bound, max(ceiling, LEAST_RATIO * expected))))
