@@ -72,15 +72,12 @@ class Figures:
 
     def of(self, metric: Metric) -> int:
         """In the metric's unit."""
-        match metric:
-            case Metric.COST:
-                return self.cost_nanos
-            case Metric.CALLS:
-                return self.calls
-            case Metric.COST_PER_CALL:
-                return self.nanos_per_call
-            case Metric.FAILURES:
-                return self.failures
+        return {
+            Metric.COST: self.cost_nanos,
+            Metric.CALLS: self.calls,
+            Metric.COST_PER_CALL: self.nanos_per_call,
+            Metric.FAILURES: self.failures,
+        }[metric]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +90,12 @@ class Least:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """An hour's figure beyond its bound, all in the metric's unit. `times`: of what was expected."""
+    """An hour's figure beyond its bound, all in the metric's unit."""
 
     metric: Metric
     observed: int
     expected: int
     bound: int
-
-    @property
-    def times(self) -> float:
-        return self.observed / max(1, self.expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +122,15 @@ class Bounds:
 
     def of(self, metric: Metric, seen: Figures) -> tuple[int, int] | tuple[None, None]:
         """(expected, bound) of an hour's figure; of failures by how many calls there are."""
-        match metric:
-            case Metric.COST:
-                return self.cost
-            case Metric.CALLS:
-                return self.calls
-            case Metric.COST_PER_CALL:
-                return self.per_call or (None, None)
-            case Metric.FAILURES:
-                asked = seen.calls + seen.failures
-                usual, most = (round(asked * share) for share in self.failing)
-                # Chance alone makes some more of few.
-                most += round(DEVIATIONS * sqrt(max(1.0, asked * self.failing[0])))
-                return usual, max(most, FEWEST_FAILURES - 1)
+        if metric == Metric.COST_PER_CALL:
+            return self.per_call or (None, None)
+        if metric != Metric.FAILURES:
+            return self.cost if metric == Metric.COST else self.calls
+        asked = seen.calls + seen.failures
+        usual, most = (round(asked * share) for share in self.failing)
+        # Chance alone makes some more of few.
+        most += round(DEVIATIONS * sqrt(max(1.0, asked * self.failing[0])))
+        return usual, max(most, FEWEST_FAILURES - 1)
 
     def _tells_per_call(self, seen: Figures, usual_nanos: int) -> bool:
         """Whether enough calls, and enough money beside what they usually cost, say what a call costs."""
@@ -252,9 +241,7 @@ class Season:
         """(middle, deviation) on the scale, of hours like the one at `place`, that one left out."""
         peers = [asinh(value / self.unit) for value in self._peers(place, around=0)]
         if len(peers) < 4:
-            peers = [asinh(value / self.unit) for value in self._peers(place, around=1)]
-        if not peers:
-            return 0.0, LEAST_DEVIATION
+            peers = [asinh(value / self.unit) for value in self._peers(place, around=1)] or [0.0]
         middle = median(peers)
         return middle, max(LEAST_DEVIATION, NORMAL * median(abs(peer - middle) for peer in peers))
 

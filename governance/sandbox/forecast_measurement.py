@@ -39,6 +39,11 @@ class Errors:
         """The sum of what it was off, as a part of the sum of what came."""
         return self.off[name] / self.actual
 
+    @property
+    def usual_late_hours(self) -> float:
+        """By how many hours it is usually wrong about when the money is gone."""
+        return median(self.late_hours)
+
     def median_part(self, name: str) -> float:
         return median(self.parts[name])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import median
@@ -42,12 +42,6 @@ class Result:
 def measure(method: Method, cases: Sequence[tuple[Trace, Scores]]) -> list[Result]:
     """A method at each of its numbers."""
     return [_at(number, cases) for number in sorted({*method.numbers, method.usual})]
-
-
-def best_below(results: Iterable[Result], false_per_thousand: float) -> Result | None:
-    """The one that finds most with no more false alarms than that; None where each cries more often."""
-    quiet = [each for each in results if each.false_per_thousand <= false_per_thousand]
-    return max(quiet, key=lambda each: each.recall, default=None)
 
 
 def _at(number: float, cases: Sequence[tuple[Trace, Scores]]) -> Result:

@@ -257,7 +257,8 @@ def test_the_band_of_ten_even_days_is_narrow() -> None:
 
 
 def test_the_band_of_uneven_days_is_as_wide_as_they_differ() -> None:
-    # Each is six tenths off, which is 0.8895 of a standard deviation: 1.28 x sqrt(0.8895 ** 2 x (1 + 1 / 10) + 0.18 ** 2) is 1.216.
+    # Each is six tenths off, which is 0.8895 of a standard deviation:
+    # 1.28 x sqrt(0.8895 ** 2 x (1 + 1 / 10) + 0.18 ** 2) is 1.216.
     history = {at: 40 if (NOW - at - HOUR) // DAY % 2 else 160 for at in hours(24 * 10)}
     low, expected, high = at_hour(found(history, cap_nanos=10**9), 24)
     assert low == 1_000
