@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q
+from django.db.models import Q
 
 from governance import alerts, audit
 from governance.actions import anomaly_words, budgets, tenancy
@@ -236,7 +236,7 @@ def _act(anomaly: Anomaly, finding: Finding, figures: Figures, now: datetime) ->
         return
     with transaction.atomic():
         # Workers take turns at a customer; calls, whose rows only name it, do not wait for that.
-        tenant = Tenant.objects.select_for_update(no_key=True).get(anomalies=anomaly.pk)
+        tenant = Tenant.objects.select_for_update(no_key=True, of=("self",)).get(anomalies=anomaly.pk)
         anomaly.refresh_from_db()
         if anomaly.acted_at is not None or anomaly.ended_at is not None:
             return
@@ -265,12 +265,21 @@ def _do(rule: AnomalyRule, anomaly: Anomaly, tenant: Tenant, finding: Finding, n
     if rule.act == Act.DEGRADE:
         return _guard(rule, anomaly, tenant, finding, now)
     if not anomaly.agent:
+        _refuse_paused(tenant)
         tenancy.pause_tenant(tenant=tenant, reason=reason, by=BY, now=now)
         return None
     # An agent that only its own reports name has no row yet.
     tenancy.register_agent(tenant_id=tenant.pk, slug=anomaly.agent)
-    tenancy.pause_agent(agent=tenancy.agent_named(tenant, anomaly.agent), reason=reason, by=BY, now=now)
+    agent = tenancy.agent_named(tenant, anomaly.agent)
+    _refuse_paused(agent)
+    tenancy.pause_agent(agent=agent, reason=reason, by=BY, now=now)
     return None
+
+
+def _refuse_paused(whom: Agent | Tenant) -> None:
+    """Whom a person paused is that person's to let go. Raises Conflict."""
+    if whom.status == Agent.Status.PAUSED:
+        raise Conflict("status", f"{whom} was paused already")
 
 
 def _guard(rule: AnomalyRule, anomaly: Anomaly, tenant: Tenant, finding: Finding, now: datetime) -> Budget:
@@ -325,8 +334,7 @@ def _end(now: datetime) -> None:
                 continue
             Anomaly.objects.filter(pk=anomaly.pk, undone_at=None).update(undone_at=now, undone_by="by hand")
         with transaction.atomic():
-            late = F("last_at") if anomaly.last_at > now else now
-            if Anomaly.objects.filter(pk=anomaly.pk, ended_at=None).order_by().update(ended_at=late):
+            if Anomaly.objects.filter(pk=anomaly.pk, ended_at=None).order_by().update(ended_at=now):
                 alerts.clear(kind=anomaly_words.KIND, subject=str(anomaly), now=now)
 
 

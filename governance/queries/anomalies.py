@@ -109,6 +109,13 @@ def found(*, reader: Reader = EVERYTHING) -> QuerySet[Anomaly]:
     return Anomaly.objects.filter(reader.scope).select_related("tenant", "guard").order_by("-id")
 
 
+def of_alert(subject: str) -> Anomaly | None:
+    """The newest that an alert of the kind "anomaly" is about, by the alert's subject: "cost of agent acme/support"."""
+    metric, _, whom = subject.partition(" of ")
+    kind, _, name = whom.partition(" ")
+    return found().filter(metric=metric, subject_type=kind, subject=name).first()
+
+
 def open_ones(*, reader: Reader = EVERYTHING) -> QuerySet[Anomaly]:
     """What is not over."""
     return found(reader=reader).filter(ended_at=None)

@@ -68,6 +68,8 @@ def test_a_runaway_is_told_once_of_its_agent_with_the_hours_before_it(usual: Age
     assert len(one.evidence) == anomalies.SHOWN_HOURS
     assert one.evidence[-1] == [NOON.isoformat(), one.observed, one.expected, one.bound]
     assert one.evidence[-2][1:3] == [nanos("0.10"), nanos("0.10")]
+    assert found.of_alert(str(one)) == one
+    assert found.of_alert("mood of acme") is None
     alert = Alert.objects.get(subject=str(one))
     assert (alert.kind, alert.severity, alert.count) == ("anomaly", "critical", 1)
     assert alert.message.startswith("The agent acme/support spent $3.00 in the hour from 12:00 UTC, where $0.10")
@@ -129,6 +131,14 @@ def test_it_does_not_act_again_for_what_a_person_undid(usual: Agent) -> None:
     look(NOW + timedelta(seconds=15))
     usual.refresh_from_db()
     assert usual.status == Agent.Status.ACTIVE
+
+
+def test_whom_a_person_paused_is_not_let_go_by_undoing_an_anomaly(usual: Agent) -> None:
+    rule("pause")
+    spend("3", NOON)
+    tenancy.pause_agent(agent=usual, reason="holiday", by=BY, now=NOW)
+    look()
+    assert (of_cost().acted_at, of_cost().act_note) == (None, "not done: acme/support was paused already")
 
 
 def test_an_agent_that_somebody_resumed_on_its_own_page_is_let_go(usual: Agent) -> None:
