@@ -20,13 +20,13 @@ from governance import alerts, audit
 from governance.actions import anomaly_words, budgets, tenancy
 from governance.audit import Actor
 from governance.models import Agent, Anomaly, AnomalyRule, Budget, ScopeType, Tenant
-from governance.models.anomalies import Act
+from governance.models.anomalies import AnomalyAct
 from governance.models.budgets import EACH
 from governance.queries import anomalies
-from governance.queries.anomalies import Kind, Subject
+from governance.queries.anomalies import Kind, Watched
 from governance.rules import anomalies as rules
 from governance.rules import money
-from governance.rules.anomalies import FEWEST_FAILURES, HOUR, Bounds, Figures, Finding, Least, Metric
+from governance.rules.anomalies import FEWEST_FAILURES, HOUR, Bounds, Excess, HourFigures, Least, Metric
 from governance.rules.errors import Conflict, FieldError, NotOpen
 
 BY = Actor("anomalies")
@@ -41,7 +41,7 @@ ACTS_APART = HOUR
 SHOWN_HOURS = 72
 
 # What each subject may have in an hour, as a process has reckoned it.
-Known = dict[tuple[Subject, datetime], Bounds | None]
+Known = dict[tuple[Watched, datetime], Bounds | None]
 Key = tuple[str, str, str]
 
 
@@ -117,12 +117,12 @@ def least() -> Least:
     return Least(cost_nanos=money.nanos_from_dollars(settings.ANOMALY_LEAST_DOLLARS))
 
 
-def _is_worth(seen: Figures) -> bool:
+def _is_worth(seen: HourFigures) -> bool:
     floor = least()
     return seen.cost_nanos > floor.cost_nanos or seen.calls > floor.calls or seen.failures >= FEWEST_FAILURES
 
 
-def _reckon(seen: Iterable[Subject], hour: datetime, known: Known) -> None:
+def _reckon(seen: Iterable[Watched], hour: datetime, known: Known) -> None:
     """Make known what those may have that are not known yet."""
     new = [subject for subject in seen if (subject, hour) not in known][:MOST_NEW]
     owners, floor = anomalies.tenants(new), least()
@@ -131,12 +131,12 @@ def _reckon(seen: Iterable[Subject], hour: datetime, known: Known) -> None:
         known[subject, hour] = rules.bounds(hours, hour=hour, zone=zone, least=floor)
 
 
-def _unexplained(beyond: Mapping[Subject, Sequence[Finding]]) -> Iterator[tuple[Subject, Finding]]:
+def _unexplained(beyond: Mapping[Watched, Sequence[Excess]]) -> Iterator[tuple[Watched, Excess]]:
     """Each that is to be told: agents, and the customers and models that are not beyond their bounds for one of them.
 
     A customer that a rule holds as a whole is told in any case.
     """
-    held = set(AnomalyRule.objects.filter(agent="").exclude(act=Act.NOTIFY).values_list("tenant_id", flat=True))
+    held = set(AnomalyRule.objects.filter(agent="").exclude(act=AnomalyAct.NOTIFY).values_list("tenant_id", flat=True))
     for subject, found in beyond.items():
         is_held = subject.kind == Kind.TENANT and not held.isdisjoint({None, subject.tenant_id})
         parts = [
@@ -158,10 +158,10 @@ def _called_usual(now: datetime) -> Mapping[Key, int]:
 
 
 def _found(
-    subject: Subject,
+    subject: Watched,
     owners: Mapping[int, Tenant],
-    finding: Finding,
-    figures: Figures,
+    finding: Excess,
+    figures: HourFigures,
     hour: datetime,
     now: datetime,
 ) -> None:
@@ -171,7 +171,7 @@ def _found(
         _act(anomaly, finding, figures, now)
 
 
-def _again(subject: Subject, name: str, finding: Finding, now: datetime) -> Anomaly | None:
+def _again(subject: Watched, name: str, finding: Excess, now: datetime) -> Anomaly | None:
     """The open one, which keeps the highest that was seen."""
     found = Anomaly.objects.filter(
         subject_type=subject.kind, subject=name, metric=finding.metric, ended_at=None
@@ -187,7 +187,7 @@ def _again(subject: Subject, name: str, finding: Finding, now: datetime) -> Anom
     return found
 
 
-def _open(subject: Subject, owners: Mapping[int, Tenant], finding: Finding, hour: datetime, now: datetime) -> Anomaly:
+def _open(subject: Watched, owners: Mapping[int, Tenant], finding: Excess, hour: datetime, now: datetime) -> Anomaly:
     name = anomaly_words.subject_name(subject, owners)
     try:
         with transaction.atomic():
@@ -216,7 +216,7 @@ def _open(subject: Subject, owners: Mapping[int, Tenant], finding: Finding, hour
 
 
 def _evidence(
-    subject: Subject, owners: Mapping[int, Tenant], finding: Finding, hour: datetime
+    subject: Watched, owners: Mapping[int, Tenant], finding: Excess, hour: datetime
 ) -> list[tuple[str, int, int | None, int | None]]:
     """The hours up to the one that was found, each with what it was expected to have and might have had."""
     hours = anomalies.histories([subject], before=hour)[subject]
@@ -229,10 +229,10 @@ def _evidence(
     return [*found, (hour.isoformat(), finding.observed, finding.expected, finding.bound)]
 
 
-def _act(anomaly: Anomaly, finding: Finding, figures: Figures, now: datetime) -> None:
+def _act(anomaly: Anomaly, finding: Excess, figures: HourFigures, now: datetime) -> None:
     """What a rule says is done, if it may be; a note is left where it may not."""
     rule = rule_for(anomaly)
-    if rule is None or rule.act == Act.NOTIFY:
+    if rule is None or rule.act == AnomalyAct.NOTIFY:
         return
     with transaction.atomic():
         # Workers take turns at a customer; calls, whose rows only name it, do not wait for that.
@@ -243,7 +243,8 @@ def _act(anomaly: Anomaly, finding: Finding, figures: Figures, now: datetime) ->
         lately = Anomaly.objects.filter(tenant=tenant, acted_at__gt=now - ACTS_APART).order_by("-acted_at").first()
         if lately is not None:
             _note(
-                anomaly, f"not done: {lately.subject} was {anomaly_words.DONE[Act(lately.act)]} less than an hour ago"
+                anomaly,
+                f"not done: {lately.subject} was {anomaly_words.DONE[AnomalyAct(lately.act)]} less than an hour ago",
             )
             return
         try:
@@ -259,10 +260,10 @@ def _act(anomaly: Anomaly, finding: Finding, figures: Figures, now: datetime) ->
         _report(anomaly, now)
 
 
-def _do(rule: AnomalyRule, anomaly: Anomaly, tenant: Tenant, finding: Finding, now: datetime) -> Budget | None:
+def _do(rule: AnomalyRule, anomaly: Anomaly, tenant: Tenant, finding: Excess, now: datetime) -> Budget | None:
     """Pause or degrade. Raises Conflict, FieldError."""
     reason = anomaly_words.sentence(anomaly)[:300]
-    if rule.act == Act.DEGRADE:
+    if rule.act == AnomalyAct.DEGRADE:
         return _guard(rule, anomaly, tenant, finding, now)
     if not anomaly.agent:
         _refuse_paused(tenant)
@@ -282,7 +283,7 @@ def _refuse_paused(whom: Agent | Tenant) -> None:
         raise Conflict("status", f"{whom} was paused already")
 
 
-def _guard(rule: AnomalyRule, anomaly: Anomaly, tenant: Tenant, finding: Finding, now: datetime) -> Budget:
+def _guard(rule: AnomalyRule, anomaly: Anomaly, tenant: Tenant, finding: Excess, now: datetime) -> Budget:
     """A budget of the agent's that moves its calls from the first on. Every other budget goes on to be asked as well.
 
     Where one for each agent is in force none is made: an agent's own would stand in its place.
@@ -340,7 +341,7 @@ def _end(now: datetime) -> None:
 
 def _holds(anomaly: Anomaly) -> bool:
     """Whether what it did is in force still: somebody may have resumed an agent on its own page."""
-    if anomaly.act == Act.DEGRADE:
+    if anomaly.act == AnomalyAct.DEGRADE:
         return anomaly.guard is not None and anomaly.guard.enabled
     whom = _whom(anomaly)
     return whom is not None and whom.status == Agent.Status.PAUSED
@@ -358,7 +359,7 @@ def _to_audit(anomaly: Anomaly) -> dict[str, object]:
         "observed": anomaly.observed,
         "expected": anomaly.expected,
         "bound": anomaly.bound,
-        "act": anomaly.act if anomaly.acted_at else Act.NOTIFY.value,
+        "act": anomaly.act if anomaly.acted_at else AnomalyAct.NOTIFY.value,
     }
 
 

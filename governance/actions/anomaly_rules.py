@@ -9,7 +9,7 @@ from typing import Any
 from governance.actions.scoped_rules import ScopedRules
 from governance.audit import Actor
 from governance.models import AnomalyRule, Tenant
-from governance.models.anomalies import Act
+from governance.models.anomalies import AnomalyAct
 from governance.models.budgets import EACH
 from governance.rules import names
 from governance.rules.errors import Conflict, FieldError
@@ -17,15 +17,15 @@ from governance.rules.errors import Conflict, FieldError
 
 def validate(rule: AnomalyRule) -> None:
     """Raise FieldError for the first thing that no rule can be."""
-    if rule.act not in Act.values:
-        raise FieldError("act", f"must be one of {', '.join(Act.values)}")
+    if rule.act not in AnomalyAct.values:
+        raise FieldError("act", f"must be one of {', '.join(AnomalyAct.values)}")
     if rule.tenant_id is None and rule.agent not in ("", EACH):
         raise FieldError("agent", 'needs its customer; "*" is each agent of everybody')
-    if rule.act != Act.DEGRADE and rule.degrade_to:
+    if rule.act != AnomalyAct.DEGRADE and rule.degrade_to:
         raise FieldError("degrade_to", "is for the act degrade alone")
-    if rule.act == Act.DEGRADE and not rule.degrade_to:
+    if rule.act == AnomalyAct.DEGRADE and not rule.degrade_to:
         raise FieldError("degrade_to", "name the model that calls go to")
-    if rule.act == Act.DEGRADE and not rule.agent:
+    if rule.act == AnomalyAct.DEGRADE and not rule.agent:
         raise FieldError("act", "degrades agents alone: a budget that it makes for a customer would displace another")
 
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from governance.models import Anomaly, Tenant
-from governance.models.anomalies import Act
-from governance.queries.anomalies import Kind, Subject
+from governance.models.anomalies import AnomalyAct
+from governance.queries.anomalies import Kind, Watched
 from governance.rules import money
 from governance.rules.anomalies import Metric
 
 # Of its alert.
 KIND = "anomaly"
-DONE = {Act.PAUSE: "paused", Act.DEGRADE: "degraded", Act.NOTIFY: "told of"}
+DONE = {AnomalyAct.PAUSE: "paused", AnomalyAct.DEGRADE: "degraded", AnomalyAct.NOTIFY: "told of"}
 NOUN = {Kind.AGENT: "The agent", Kind.TENANT: "The customer", Kind.MODEL: "The model"}
 
 
-def subject_name(subject: Subject, owners: Mapping[int, Tenant]) -> str:
+def subject_name(subject: Watched, owners: Mapping[int, Tenant]) -> str:
     """ "acme/support", "acme", "mistral/mistral-large-2512"."""
     if subject.kind == Kind.MODEL:
         return f"{subject.provider}/{subject.model}"
@@ -24,12 +24,17 @@ def subject_name(subject: Subject, owners: Mapping[int, Tenant]) -> str:
     return f"{slug}/{subject.agent}" if subject.agent else slug
 
 
+def done(anomaly: Anomaly) -> str:
+    """What its act does to whom, in a word."""
+    return DONE[AnomalyAct(anomaly.act)]
+
+
 def sentence(anomaly: Anomaly) -> str:
     """Who, how much of what beside what is usual, and what was done about it."""
     told = f"{NOUN[Kind(anomaly.subject_type)]} {anomaly.subject} {_what(anomaly)}"
     if anomaly.acted_at is not None and anomaly.undone_at is None:
         spent = _dollars(anomaly.acted_spent_nanos or 0)
-        told += f" It was {DONE[Act(anomaly.act)]} by itself, when its hour had spent {spent}"
+        told += f" It was {done(anomaly)} by itself, when its hour had spent {spent}"
         told += ": undo that on the anomaly's page."
     return told
 

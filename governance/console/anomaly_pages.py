@@ -21,7 +21,6 @@ from governance.console import ranges, reasons
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor, latest_values, reader
 from governance.console.display import Card, Series
 from governance.models import Agent, Anomaly, AnomalyRule
-from governance.models.anomalies import Act
 from governance.rules.anomalies import Metric
 from governance.rules.errors import Conflict, FieldError
 
@@ -248,7 +247,7 @@ def is_held(anomaly: Anomaly) -> bool:
 
 def state(anomaly: Anomaly) -> str:
     if is_held(anomaly):
-        return anomaly_words.DONE[Act(anomaly.act)]
+        return anomaly_words.done(anomaly)
     if anomaly.ended_at is None:
         return "open"
     return "called usual" if anomaly.ended_by else "over"
@@ -266,7 +265,7 @@ def _cards(anomaly: Anomaly) -> list[Card]:
         Card("Bound", figure(anomaly, anomaly.bound), "beyond it an hour is told", "vertical_align_top"),
     ]
     if anomaly.acted_at is not None:
-        done = anomaly_words.DONE[Act(anomaly.act)].capitalize()
+        done = anomaly_words.done(anomaly).capitalize()
         cards.append(Card(f"{done} at", show.dollars(anomaly.acted_spent_nanos), "spent in its hour by then", "bolt"))
     return cards
 
@@ -318,7 +317,7 @@ def _steps(anomaly: Anomaly, *, is_bound: bool) -> list[tuple[Any, str]]:
     """What happened when. Whoever acted is an operator to a tenant's own staff."""
     found = [(show.moment(anomaly.started_at, "second"), "seen")]
     if anomaly.acted_at is not None:
-        found.append((show.moment(anomaly.acted_at, "second"), f"{anomaly_words.DONE[Act(anomaly.act)]} by itself"))
+        found.append((show.moment(anomaly.acted_at, "second"), f"{anomaly_words.done(anomaly)} by itself"))
     elif anomaly.act_note:
         found.append((show.moment(anomaly.last_at, "second"), anomaly.act_note))
     if anomaly.undone_at is not None:

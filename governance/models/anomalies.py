@@ -12,7 +12,7 @@ from governance.rules import money
 from governance.rules.anomalies import Metric
 
 
-class Act(models.TextChoices):
+class AnomalyAct(models.TextChoices):
     """What is done by itself where money runs away. Each tells the operators."""
 
     NOTIFY = "notify", "notify: tell the operators"
@@ -33,8 +33,6 @@ class Anomaly(models.Model):
         TENANT = "tenant", "customer"
         MODEL = "model", "model"
 
-    Act = Act
-
     subject_type = models.CharField(max_length=8, choices=SubjectType.choices)
     subject = models.CharField(max_length=200)
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="anomalies")
@@ -50,7 +48,7 @@ class Anomaly(models.Model):
     last_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True, blank=True)
     ended_by = models.CharField(max_length=150, blank=True, help_text="Empty: it was over by itself.")
-    act = models.CharField(max_length=8, choices=Act.choices, default=Act.NOTIFY)
+    act = models.CharField(max_length=8, choices=AnomalyAct.choices, default=AnomalyAct.NOTIFY)
     act_note = models.CharField(max_length=300, blank=True, help_text="Why less was done than a rule says.")
     acted_at = models.DateTimeField(null=True, blank=True)
     acted_spent_nanos = models.BigIntegerField(null=True, blank=True, help_text="What its hour had spent by then.")
@@ -113,7 +111,7 @@ class AnomalyRule(models.Model):
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="anomaly_rules")
     agent = models.CharField(max_length=100, blank=True)
-    act = models.CharField(max_length=8, choices=Act.choices)
+    act = models.CharField(max_length=8, choices=AnomalyAct.choices)
     degrade_to = models.CharField(max_length=120, blank=True, help_text="The model that calls go to then.")
 
     class Meta:

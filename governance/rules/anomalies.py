@@ -56,15 +56,15 @@ class Metric(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class HourFigures:
     """An hour's sums. `calls` were charged; `failures` came to nothing, most of them uncharged."""
 
     calls: int = 0
     cost_nanos: int = 0
     failures: int = 0
 
-    def __add__(self, other: Figures) -> Figures:
-        return Figures(self.calls + other.calls, self.cost_nanos + other.cost_nanos, self.failures + other.failures)
+    def __add__(self, other: HourFigures) -> HourFigures:
+        return HourFigures(self.calls + other.calls, self.cost_nanos + other.cost_nanos, self.failures + other.failures)
 
     @property
     def nanos_per_call(self) -> int:
@@ -89,7 +89,7 @@ class Least:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Excess:
     """An hour's figure beyond its bound, all in the metric's unit."""
 
     metric: Metric
@@ -108,7 +108,7 @@ class Bounds:
     failing: tuple[float, float]
     least: Least
 
-    def judge(self, seen: Figures) -> list[Finding]:
+    def judge(self, seen: HourFigures) -> list[Excess]:
         """What of the hour, as far as it is known, is beyond its bound. That it had more calls is told by its cost."""
         found = []
         for metric in Metric:
@@ -116,11 +116,11 @@ class Bounds:
             if expected is None or bound is None or (observed := seen.of(metric)) <= bound:
                 continue
             if metric != Metric.COST_PER_CALL or self._tells_per_call(seen, expected):
-                found.append(Finding(metric, observed, expected, bound))
+                found.append(Excess(metric, observed, expected, bound))
         metrics = {one.metric for one in found}
         return [one for one in found if one.metric != Metric.CALLS or Metric.COST not in metrics]
 
-    def of(self, metric: Metric, seen: Figures) -> tuple[int, int] | tuple[None, None]:
+    def of(self, metric: Metric, seen: HourFigures) -> tuple[int, int] | tuple[None, None]:
         """(expected, bound) of an hour's figure; of failures by how many calls there are."""
         if metric == Metric.COST_PER_CALL:
             return self.per_call or (None, None)
@@ -132,13 +132,13 @@ class Bounds:
         most += round(DEVIATIONS * sqrt(max(1.0, asked * self.failing[0])))
         return usual, max(most, FEWEST_FAILURES - 1)
 
-    def _tells_per_call(self, seen: Figures, usual_nanos: int) -> bool:
+    def _tells_per_call(self, seen: HourFigures, usual_nanos: int) -> bool:
         """Whether enough calls, and enough money beside what they usually cost, say what a call costs."""
         more_nanos = seen.cost_nanos - seen.calls * usual_nanos
         return seen.calls >= FEWEST_CALLS and more_nanos >= self.least.cost_nanos
 
 
-def explains(parts: Sequence[Finding], whole: Finding) -> bool:
+def explains(parts: Sequence[Excess], whole: Excess) -> bool:
     """Whether what agents have too much of is most of what their customer, or a model, has too much of."""
     alike = [part for part in parts if part.metric == whole.metric]
     if whole.metric == Metric.COST_PER_CALL:
@@ -147,7 +147,7 @@ def explains(parts: Sequence[Finding], whole: Finding) -> bool:
     return more >= MOST_OF * (whole.observed - whole.expected)
 
 
-Hours = Mapping[datetime, Figures]
+Hours = Mapping[datetime, HourFigures]
 
 
 def bounds(history: Hours, *, hour: datetime, zone: ZoneInfo, least: Least) -> Bounds | None:
@@ -174,7 +174,7 @@ class Past:
     hour: datetime
     zone: ZoneInfo
     hours: Sequence[datetime]
-    figures: Sequence[Figures]
+    figures: Sequence[HourFigures]
 
     @classmethod
     def of(cls, history: Hours, hour: datetime, zone: ZoneInfo) -> Past | None:
@@ -182,7 +182,7 @@ class Past:
         if len(known) < FEWEST_ACTIVE or hour - (first := min(known)) < KNOWN_FROM:
             return None
         hours = [first + HOUR * number for number in range((hour - first) // HOUR)]
-        return cls(hour, zone, hours, [history.get(at, Figures()) for at in hours])
+        return cls(hour, zone, hours, [history.get(at, HourFigures()) for at in hours])
 
     @cached_property
     def local(self) -> list[tuple[int, int, int]]:
@@ -319,7 +319,7 @@ def _growth(days: Sequence[tuple[int, int, float]]) -> float:
     return min(log(1 + FASTEST_GROWTH), max(0.0, median(slopes)))
 
 
-def _per_call(figures: Sequence[Figures]) -> tuple[int, int] | None:
+def _per_call(figures: Sequence[HourFigures]) -> tuple[int, int] | None:
     """(expected, bound) of what a call costs on average in an hour that has enough of them."""
     costs = sorted(log(each.nanos_per_call) for each in figures if each.calls >= 3 and each.nanos_per_call > 0)
     if len(costs) < FEWEST_ACTIVE:
@@ -330,7 +330,7 @@ def _per_call(figures: Sequence[Figures]) -> tuple[int, int] | None:
     return round(exp(middle)), round(min(bound, OF_ALL * exp(costs[-3])))
 
 
-def _failing(figures: Sequence[Figures]) -> tuple[float, float]:
+def _failing(figures: Sequence[HourFigures]) -> tuple[float, float]:
     """(usual, most) part of an hour's calls that fails."""
     parts = sorted(
         each.failures / (each.calls + each.failures) for each in figures if each.calls + each.failures >= FEWEST_CALLS
@@ -349,8 +349,8 @@ def _failing(figures: Sequence[Figures]) -> tuple[float, float]:
 
 def course(
     history: Hours, *, until: datetime, count: int, zone: ZoneInfo, least: Least
-) -> Iterator[tuple[datetime, Figures, Bounds | None]]:
+) -> Iterator[tuple[datetime, HourFigures, Bounds | None]]:
     """The last `count` hours up to and with `until`, each with the bounds that it is judged by."""
     for number in range(count - 1, -1, -1):
         at = until - HOUR * number
-        yield at, history.get(at, Figures()), bounds(history, hour=at, zone=zone, least=least)
+        yield at, history.get(at, HourFigures()), bounds(history, hour=at, zone=zone, least=least)

@@ -12,7 +12,7 @@ from datetime import datetime
 from statistics import fmean
 
 from governance.rules import anomalies
-from governance.rules.anomalies import FEWEST_CALLS, FEWEST_FAILURES, HISTORY, KNOWN_FROM, Figures, Least, Metric
+from governance.rules.anomalies import FEWEST_CALLS, FEWEST_FAILURES, HISTORY, KNOWN_FROM, HourFigures, Least, Metric
 from governance.sandbox.traces import HOUR, Trace
 
 LEAST = Least(cost_nanos=250_000_000)
@@ -128,12 +128,12 @@ def _first(trace: Trace) -> datetime:
 def _values(trace: Trace, metric: Metric, until: datetime) -> list[float]:
     at, found = _first(trace), []
     while at < until:
-        found.append(_value(trace.hours.get(at, Figures()), metric))
+        found.append(_value(trace.hours.get(at, HourFigures()), metric))
         at += HOUR
     return found
 
 
-def _value(seen: Figures, metric: Metric) -> float:
+def _value(seen: HourFigures, metric: Metric) -> float:
     match metric:
         case Metric.COST:
             return float(seen.cost_nanos)
@@ -146,11 +146,11 @@ def _value(seen: Figures, metric: Metric) -> float:
             return seen.failures / asked if asked else 0.0
 
 
-def _is_worth(seen: Figures) -> bool:
+def _is_worth(seen: HourFigures) -> bool:
     return seen.cost_nanos > LEAST.cost_nanos or seen.calls > LEAST.calls or seen.failures >= FEWEST_FAILURES
 
 
-def _is_told(seen: Figures, metric: Metric) -> bool:
+def _is_told(seen: HourFigures, metric: Metric) -> bool:
     match metric:
         case Metric.COST:
             return seen.cost_nanos > LEAST.cost_nanos

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from math import exp
 from zoneinfo import ZoneInfo
 
-from governance.rules.anomalies import Figures, Metric
+from governance.rules.anomalies import HourFigures, Metric
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 # A Monday. The weeks from here on have Europe's change of the clocks in them.
@@ -25,6 +25,8 @@ ZONES = ("Europe/Paris", "America/New_York", "Asia/Singapore", "UTC")
 # Of customers that have trouble at all, so many troubles in the judged time.
 TROUBLED, MOST_TROUBLES = 0.6, 2
 NANOS = 1_000_000_000
+
+Hours = dict[datetime, HourFigures]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,14 @@ class Trace:
     name: str
     rhythm: str
     zone: ZoneInfo
-    hours: Mapping[datetime, Figures]
+    hours: Mapping[datetime, HourFigures]
     judged_from: datetime
     ends_at: datetime
     labels: tuple[Label, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Habit:
+class AgentHabit:
     """How many calls an hour has on a busy one, what one costs (median, in dollars), and how uneven both are."""
 
     calls: float
@@ -69,7 +71,7 @@ def traces(*, seed: int, customers: int, days: int) -> list[Trace]:
 def _trace(dice: random.Random, number: int, days: int) -> Trace:
     rhythm = dice.choices(list(RHYTHMS), [weight for _, weight in RHYTHMS.values()])[0]
     shape, zone = RHYTHMS[rhythm][0], ZoneInfo(dice.choice(ZONES))
-    habit = Habit(
+    habit = AgentHabit(
         calls=exp(dice.uniform(2.0, 6.5)),
         dollars=exp(dice.uniform(-7.0, -2.5)),
         unevenness=dice.uniform(0.1, 0.5),
@@ -81,15 +83,17 @@ def _trace(dice: random.Random, number: int, days: int) -> Trace:
     begins = dice.randrange(HISTORY_DAYS + days - 2) if dice.random() < 0.15 else 0
     moves_on = HISTORY_DAYS + dice.randrange(days) if dice.random() < 0.1 else None
     moves_by = dice.choice((0.4, 1.6, 2.0))
-    hours: dict[datetime, Figures] = {}
+    hours: dict[datetime, HourFigures] = {}
     judged_from, ends_at = STARTS_AT + DAY * HISTORY_DAYS, STARTS_AT + DAY * (HISTORY_DAYS + days)
     for place in range(24 * (HISTORY_DAYS + days)):
         day, at = place // 24, STARTS_AT + HOUR * place
         level = (1 + growth) ** day * (moves_by if moves_on is not None and day >= moves_on else 1.0)
         made = (
-            _hour(dice, habit, habit.calls * level * shape(at.astimezone(zone), dice)) if day >= begins else Figures()
+            _hour(dice, habit, habit.calls * level * shape(at.astimezone(zone), dice))
+            if day >= begins
+            else HourFigures()
         )
-        if made != Figures():
+        if made != HourFigures():
             hours[at] = made
     labels = _put_trouble(
         dice, habit, hours, judged_from=max(judged_from, STARTS_AT + DAY * (begins + 7)), until=ends_at
@@ -97,13 +101,13 @@ def _trace(dice: random.Random, number: int, days: int) -> Trace:
     return Trace(f"{rhythm}-{number}", rhythm, zone, hours, judged_from, ends_at, labels)
 
 
-def _hour(dice: random.Random, habit: Habit, expected: float) -> Figures:
+def _hour(dice: random.Random, habit: AgentHabit, expected: float) -> HourFigures:
     asked = _poisson(dice, expected * dice.lognormvariate(0, habit.unevenness) if expected else 0.0)
     failures = sum(dice.random() < habit.failing for _ in range(asked)) if habit.failing else 0
-    return Figures(asked - failures, _cost(dice, habit, asked - failures), failures)
+    return HourFigures(asked - failures, _cost(dice, habit, asked - failures), failures)
 
 
-def _cost(dice: random.Random, habit: Habit, calls: int, factor: float = 1.0) -> int:
+def _cost(dice: random.Random, habit: AgentHabit, calls: int, factor: float = 1.0) -> int:
     """Of so many calls. Of many the sum is drawn at once, as a normal one: it is the same to the eye."""
     if calls <= 30:
         return sum(
@@ -172,7 +176,12 @@ RHYTHMS: Mapping[str, tuple[Callable[[datetime, random.Random], float], int]] = 
 
 
 def _put_trouble(
-    dice: random.Random, habit: Habit, hours: dict[datetime, Figures], *, judged_from: datetime, until: datetime
+    dice: random.Random,
+    habit: AgentHabit,
+    hours: dict[datetime, HourFigures],
+    *,
+    judged_from: datetime,
+    until: datetime,
 ) -> tuple[Label, ...]:
     found: list[Label] = []
     if dice.random() >= TROUBLED:
@@ -198,41 +207,45 @@ def _each(starts_at: datetime, ends_at: datetime) -> list[datetime]:
 
 def _more_calls(factor: tuple[float, float]) -> Callable[..., Metric | None]:
     def put(
-        dice: random.Random, habit: Habit, hours: dict[datetime, Figures], starts_at: datetime, ends_at: datetime
+        dice: random.Random,
+        habit: AgentHabit,
+        hours: dict[datetime, HourFigures],
+        starts_at: datetime,
+        ends_at: datetime,
     ) -> Metric:
         # Of a usual busy hour, at whatever time: a loop knows no night.
         more = round(habit.calls * dice.uniform(*factor)) + 60
         for at in _each(starts_at, ends_at):
-            hours[at] = hours.get(at, Figures()) + Figures(more, _cost(dice, habit, more))
+            hours[at] = hours.get(at, HourFigures()) + HourFigures(more, _cost(dice, habit, more))
         return Metric.COST
 
     return put
 
 
 def _dearer(
-    dice: random.Random, habit: Habit, hours: dict[datetime, Figures], starts_at: datetime, ends_at: datetime
+    dice: random.Random, habit: AgentHabit, hours: Hours, starts_at: datetime, ends_at: datetime
 ) -> Metric | None:
     factor = dice.uniform(4, 15)
-    seen = [at for at in _each(starts_at, ends_at) if hours.get(at, Figures()).calls >= 10]
+    seen = [at for at in _each(starts_at, ends_at) if hours.get(at, HourFigures()).calls >= 10]
     if not seen:
         return None
     for at in seen:
         had = hours[at]
-        hours[at] = Figures(had.calls, _cost(dice, habit, had.calls, factor), had.failures)
+        hours[at] = HourFigures(had.calls, _cost(dice, habit, had.calls, factor), had.failures)
     return Metric.COST_PER_CALL
 
 
 def _failing(
-    dice: random.Random, habit: Habit, hours: dict[datetime, Figures], starts_at: datetime, ends_at: datetime
+    dice: random.Random, habit: AgentHabit, hours: Hours, starts_at: datetime, ends_at: datetime
 ) -> Metric | None:
     part = dice.uniform(0.4, 0.95)
-    seen = [at for at in _each(starts_at, ends_at) if hours.get(at, Figures()).calls >= 20]
+    seen = [at for at in _each(starts_at, ends_at) if hours.get(at, HourFigures()).calls >= 20]
     if not seen:
         return None
     for at in seen:
         had = hours[at]
         failed = round(had.calls * part)
-        hours[at] = Figures(
+        hours[at] = HourFigures(
             had.calls - failed, had.cost_nanos * (had.calls - failed) // had.calls, had.failures + failed
         )
     return Metric.FAILURES

@@ -26,7 +26,7 @@ PICOS_PER_DOLLAR_A_MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class AgentLine:
+class AgentSaving:
     """`saved`: by other models alone, which is all that hourly sums can tell."""
 
     name: str
@@ -71,11 +71,11 @@ def _asked(request: HttpRequest, by: Reader) -> Reader | None:
     return Reader(tenant=tenant, agent=name)
 
 
-def _line(one: AgentAdvice, *, is_bound: bool) -> AgentLine:
+def _line(one: AgentAdvice, *, is_bound: bool) -> AgentSaving:
     best = one.models[0] if one.models else None
     words = f"{best.used.id} → {best.other.id}" if best else "no cheaper model can do the same"
     whom = {"agent": one.agent} if is_bound else {"tenant": one.tenant, "agent": one.agent}
-    return AgentLine(
+    return AgentSaving(
         f"{one.tenant} / {one.agent}" if one.agent else f"{one.tenant}, calls without an agent",
         f"{reverse('admin:advice')}?{urlencode(whom)}" if one.agent else "",
         display.dollars(one.spent_nanos),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from governance.rules.anomalies import Figures, Metric
+from governance.rules.anomalies import HourFigures, Metric
 from governance.sandbox import measurement, traces
 from governance.sandbox.methods import METHODS, Method
 from governance.sandbox.traces import DAY, HOUR, STARTS_AT, Label, Trace, ZoneInfo
@@ -36,8 +36,8 @@ def test_trouble_is_labelled_within_the_judged_time_and_shows_in_the_figures() -
     assert {label.kind for _, label in labels} == set(traces.TROUBLES)
     for trace, label in labels:
         assert trace.judged_from <= label.starts_at < label.ends_at <= trace.ends_at
-        hours = [trace.hours.get(label.starts_at + HOUR * number, Figures()) for number in range(6)]
-        assert any(figures != Figures() for figures in hours)
+        hours = [trace.hours.get(label.starts_at + HOUR * number, HourFigures()) for number in range(6)]
+        assert any(figures != HourFigures() for figures in hours)
 
 
 def test_ours_finds_more_than_a_static_threshold_with_fewer_false_alarms() -> None:

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from governance.rules import anomalies
-from governance.rules.anomalies import DAY, HOUR, Bounds, Figures, Finding, Least, Metric, explains
+from governance.rules.anomalies import DAY, HOUR, Bounds, Excess, HourFigures, Least, Metric, explains
 
 # A Tuesday, at an hour that offices work.
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
@@ -18,31 +18,31 @@ LEAST = Least(cost_nanos=25 * CENT)
 PARIS = ZoneInfo("Europe/Paris")
 
 
-def calls(count: int, *, cents: float = 10, failures: int = 0) -> Figures:
-    return Figures(count, round(count * cents * CENT), failures)
+def calls(count: int, *, cents: float = 10, failures: int = 0) -> HourFigures:
+    return HourFigures(count, round(count * cents * CENT), failures)
 
 
-def past(days: int, of: Callable[[datetime], Figures], *, until: datetime = NOW) -> dict[datetime, Figures]:
+def past(days: int, of: Callable[[datetime], HourFigures], *, until: datetime = NOW) -> dict[datetime, HourFigures]:
     """Each hour of so many days, as `of` says it by its moment."""
     hours = [until - HOUR * number for number in range(1, days * 24 + 1)]
-    return {at: of(at) for at in hours if of(at) != Figures()}
+    return {at: of(at) for at in hours if of(at) != HourFigures()}
 
 
-def bounds(history: dict[datetime, Figures], *, hour: datetime = NOW, zone: ZoneInfo = PARIS) -> Bounds:
+def bounds(history: dict[datetime, HourFigures], *, hour: datetime = NOW, zone: ZoneInfo = PARIS) -> Bounds:
     found = anomalies.bounds(history, hour=hour, zone=zone, least=LEAST)
     assert found is not None
     return found
 
 
-def judged(history: dict[datetime, Figures], seen: Figures, *, hour: datetime = NOW) -> list[str]:
+def judged(history: dict[datetime, HourFigures], seen: HourFigures, *, hour: datetime = NOW) -> list[str]:
     return [one.metric.value for one in bounds(history, hour=hour).judge(seen)]
 
 
-def even(at: datetime) -> Figures:
+def even(at: datetime) -> HourFigures:
     return calls(10)
 
 
-def office(at: datetime) -> Figures:
+def office(at: datetime) -> HourFigures:
     """A hundred calls an hour in working hours of working days, hardly any else."""
     local = at.astimezone(PARIS)
     return calls(100) if local.weekday() < 5 and 9 <= local.hour < 18 else calls(1)
@@ -67,10 +67,10 @@ def test_the_hour_itself_and_what_comes_after_it_is_not_compared_with() -> None:
         {},
         past(2, even),
         # Eleven active hours of twenty days.
-        past(20, lambda at: even(at) if at.hour == 12 and at > NOW - DAY * 11.5 else Figures()),
+        past(20, lambda at: even(at) if at.hour == 12 and at > NOW - DAY * 11.5 else HourFigures()),
     ],
 )
-def test_nothing_is_said_at_a_cold_start(history: dict[datetime, Figures]) -> None:
+def test_nothing_is_said_at_a_cold_start(history: dict[datetime, HourFigures]) -> None:
     assert anomalies.bounds(history, hour=NOW, zone=PARIS, least=LEAST) is None
 
 
@@ -153,7 +153,7 @@ def test_of_few_hours_with_spend_the_highest_bounds() -> None:
 
 def test_hours_without_any_like_them_go_by_those_around_them() -> None:
     # Known for three days and some hours: two days have the hour after midnight.
-    history = past(4, lambda at: calls(10) if at.hour != 12 else Figures())
+    history = past(4, lambda at: calls(10) if at.hour != 12 else HourFigures())
     assert judged(history, calls(10)) == []
 
 
@@ -193,22 +193,22 @@ class TestFailures:
 
     def test_of_few_calls_an_hour_go_by_all_of_them(self) -> None:
         history = past(10, lambda at: calls(2, cents=0.01))
-        assert judged(history, Figures(0, 0, 12)) == ["failures"]
-        assert judged(history, Figures(0, 0, 7)) == []
+        assert judged(history, HourFigures(0, 0, 12)) == ["failures"]
+        assert judged(history, HourFigures(0, 0, 7)) == []
 
     def test_alone_have_been_seen_before(self) -> None:
-        history = past(10, lambda at: Figures(0, 0, 2))
+        history = past(10, lambda at: HourFigures(0, 0, 2))
         assert bounds(history).failing == (1.0, 2.0)
 
 
 def test_what_agents_have_too_much_of_explains_their_customer() -> None:
-    whole = Finding(Metric.COST, 1_000, 100, 300)
-    agent = Finding(Metric.COST, 700, 60, 200)
+    whole = Excess(Metric.COST, 1_000, 100, 300)
+    agent = Excess(Metric.COST, 700, 60, 200)
     assert explains([agent], whole)
-    assert not explains([Finding(Metric.COST, 600, 60, 200)], whole)
-    assert not explains([Finding(Metric.CALLS, 700, 60, 200)], whole)
+    assert not explains([Excess(Metric.COST, 600, 60, 200)], whole)
+    assert not explains([Excess(Metric.CALLS, 700, 60, 200)], whole)
     assert not explains([], whole)
-    dear = Finding(Metric.COST_PER_CALL, 10, 1, 3)
+    dear = Excess(Metric.COST_PER_CALL, 10, 1, 3)
     assert explains([dear], dear)
     assert not explains([agent], dear)
 
@@ -223,10 +223,10 @@ def test_each_hour_of_a_course_is_judged_by_those_before_it() -> None:
 
 
 def test_hours_of_two_are_added_up() -> None:
-    assert Figures(1, 2, 3) + Figures(10, 20, 30) == Figures(11, 22, 33)
+    assert HourFigures(1, 2, 3) + HourFigures(10, 20, 30) == HourFigures(11, 22, 33)
 
 
 def test_figures_are_read_by_their_metric() -> None:
-    seen = Figures(4, 10, 3)
+    seen = HourFigures(4, 10, 3)
     assert [seen.of(metric) for metric in Metric] == [10, 4, 2, 3]
-    assert Figures().of(Metric.COST_PER_CALL) == 0
+    assert HourFigures().of(Metric.COST_PER_CALL) == 0
