@@ -37,12 +37,14 @@ app.autodiscover_tasks()
 PERIODS = {
     "governance.tasks.expire_reservations": timedelta(seconds=15),
     "governance.tasks.follow_acts": timedelta(seconds=15),
+    "governance.tasks.watch_spend": timedelta(seconds=15),
     "billing.tasks.sweep_inbox": timedelta(seconds=30),
     "governance.tasks.roll_windows": timedelta(minutes=1),
     # Asks whether something is due: hourly, nightly, or at once after a pause.
     "billing.tasks.heal": timedelta(minutes=1),
     "billing.tasks.report_usage": timedelta(minutes=5),
     "governance.tasks.purge_kept_answers": timedelta(minutes=10),
+    "governance.tasks.forecast_budgets": timedelta(minutes=10),
     "governance.tasks.reconcile_ledger": timedelta(hours=1),
     "governance.tasks.purge_refusals": timedelta(hours=1),
     "config.tasks.purge_sign_ins": timedelta(hours=1),

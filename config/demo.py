@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,7 +15,7 @@ from zoneinfo import ZoneInfo
 from django.db import transaction
 
 from governance import ledger, ports
-from governance.actions import budgets, tenancy
+from governance.actions import anomaly_rules, budgets, tenancy
 from governance.audit import Actor
 from governance.ledger.operations import OpenPeriod, Operation, Record
 from governance.models import Agent, Budget, SpendEntry, Tenant
@@ -142,6 +143,7 @@ def cast(*, now: datetime) -> dict[str, list[Agent]]:
     budgets.sync_default(now=now)
     for slug, scope, key, window, dollars, policy in BUDGETS:
         _budget(found[slug][0].tenant, scope, key, window, dollars, policy, now)
+    _pause_runaways(found["acme"][0].tenant, now)
     return found
 
 
@@ -299,6 +301,12 @@ def _fill(shown: Shown, dice: random.Random, *, until: datetime) -> list[Record]
 def _agent(tenant: Tenant, slug: str, now: datetime) -> Agent:
     found = Agent.objects.select_related("tenant").filter(tenant=tenant, slug=slug).first()
     return found or tenancy.create_agent(tenant=tenant, slug=slug, by=BY, now=now)
+
+
+def _pause_runaways(tenant: Tenant, now: datetime) -> None:
+    """One agent without a budget of its own, which is paused by itself if it runs away."""
+    with suppress(Conflict):
+        anomaly_rules.create(tenant=tenant, agent="support", act="pause", by=BY, now=now)
 
 
 def _budget(

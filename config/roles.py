@@ -19,6 +19,7 @@ OF_A_TENANT = (
     "tenant",
     "agent",
     "apikey",
+    "anomaly",
     "budget",
     "budgetwindow",
     "budgetevent",

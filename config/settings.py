@@ -6,7 +6,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import environ
 from django.core.exceptions import ImproperlyConfigured
 
 from config import __version__, celery, content_policy, installation
@@ -326,6 +325,8 @@ TRANSCRIPTION_MIN_BITRATE = check.whole(env, "TRANSCRIPTION_MIN_BITRATE", defaul
 DEFAULT_DAILY_BUDGET: Decimal | None = check.dollars(env, "DEFAULT_DAILY_BUDGET", default="10")
 # What a tenant's keys may report in a day where no budget of its own bounds them; None: nothing before it is reviewed.
 REPORT_REVIEW_ABOVE: Decimal | None = check.dollars(env, "REPORT_REVIEW_ABOVE", default="10")
+# What an hour must have spent before it can be out of all proportion.
+ANOMALY_LEAST_DOLLARS: Decimal = check.dollars(env, "ANOMALY_LEAST_DOLLARS", default="0.25") or Decimal(0)
 # What a tenant's calls may bring up: agents that are registered, and names that are new to a budget for each one.
 AGENTS_PER_TENANT = check.whole(env, "AGENTS_PER_TENANT", default=1_000, maximum=1_000_000)
 NEW_NAMES_PER_HOUR = check.whole(env, "NEW_NAMES_PER_HOUR", default=10_000, maximum=1_000_000)

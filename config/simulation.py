@@ -23,6 +23,8 @@ LARGE, SMALL = "mistral-large-latest", "mistral-small-latest"
 # A runaway agent's loop: it sends its whole mailbox along, over and over.
 RUNAWAY_TOKENS = 2_000
 MAILBOX = "Re: Fwd: Invoice 4711 is overdue. Please see the whole conversation below. " * 800
+# It does not end by itself: it goes on for so long, unless it is refused.
+RUNAWAY_S = 60.0
 # A refused agent asks so often in a row before it gives up.
 GIVE_UP_AFTER = 3
 PROMPTS: Mapping[str, Sequence[str]] = {
@@ -42,6 +44,8 @@ PROMPTS: Mapping[str, Sequence[str]] = {
     ),
 }
 TOOLS = ("lookup_order", "web_search")
+# The code of a refusal because the agent is paused.
+PAUSED = "paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Seen:
             if self.served != self.asked:
                 return "moved"
             return "clamped" if self.clamped else "served"
+        if self.code == PAUSED:
+            return "paused"
         return {402: "stopped", 429: "waiting"}.get(self.status, "refused")
 
 
@@ -76,8 +82,13 @@ class Tally:
 
     outcomes: dict[str, int] = field(default_factory=dict)
     dollars: Decimal = Decimal(0)
+    began: float = field(default_factory=time.monotonic)
+    # From its first call on; None where nobody paused it.
+    paused_after_s: float | None = None
 
     def add(self, seen: Seen) -> None:
+        if seen.outcome == "paused" and self.paused_after_s is None:
+            self.paused_after_s = time.monotonic() - self.began
         self.outcomes[seen.outcome] = self.outcomes.get(seen.outcome, 0) + 1
         self.dollars += Decimal(seen.cost or 0)
 
@@ -85,7 +96,10 @@ class Tally:
 def run(
     *, url: str, keys: Mapping[str, str], calls: int, pause_s: float, runaway: str, tell: Callable[[Seen], None]
 ) -> dict[str, Tally]:
-    """Have every agent make `calls` calls, all at the same time; `tell` hears of each one. The totals by agent."""
+    """Have every agent make `calls` calls, all at the same time; `tell` hears of each one. The totals by agent.
+
+    The one that runs away goes on for `RUNAWAY_S` where those are fewer.
+    """
     tallies = {agent: Tally() for agent in keys}
     lock = threading.Lock()
     stopping = threading.Event()
@@ -114,8 +128,11 @@ def run(
 def _calls(url: str, agent: str, key: str, *, calls: int, runs_away: bool) -> Iterator[Seen]:
     role = agent.rpartition("/")[2]
     chance = random.Random(agent)  # noqa: S311 - a demo's dice
+    until = time.monotonic() + (RUNAWAY_S if runs_away else 0.0)
+    made = 0
     with _client(url, key) as (client, headers):
-        for _ in range(calls):
+        while made < calls or time.monotonic() < until:
+            made += 1
             prompt = chance.choice(PROMPTS.get(role, PROMPTS["support"]))
             body: dict[str, Any] = {
                 "model": LARGE if runs_away or chance.random() < 0.6 else SMALL,

@@ -6,14 +6,16 @@ from celery import shared_task
 from django.utils import timezone
 
 from governance import idempotency, ledger
-from governance.actions import refusal_log
+from governance.actions import anomalies, refusal_log
 from governance.ledger import clock
-from governance.upkeep import judgement, reconcile
+from governance.upkeep import failures, forecasts, judgement, reconcile
 
 # Of each run; the worker has other things to do in between.
 FOLLOW_S = 10.0
 
 log = logging.getLogger(__name__)
+# What this process has reckoned of the hour that goes on; another one reckons it anew.
+_bounds: anomalies.Known = {}
 
 
 @shared_task
@@ -59,3 +61,19 @@ def purge_refusals() -> int:
 def purge_kept_answers() -> int:
     """Delete the answers of requests whose Idempotency-Key is a day old."""
     return idempotency.purge(now=clock.now())
+
+
+@shared_task
+def watch_spend() -> int:
+    """Count the calls that failed and look for hours out of all proportion; how many anomalies are open."""
+    now = clock.now()
+    failures.count(now=now)
+    return anomalies.look(now=now, known=_bounds)
+
+
+@shared_task
+def forecast_budgets() -> int:
+    """Keep for lists when budgets run out; how many were reckoned."""
+    now = clock.now()
+    failures.purge(now=now)
+    return forecasts.keep(now=now)

@@ -39,6 +39,8 @@ SECTIONS = (
             ("governance.pendingreport", "Reports to review"),
             ("judgement", "Providers' bills"),
             ("governance.anomaly", "Anomalies"),
+            ("governance.anomalyrule", "What anomalies do"),
+            ("advice", "Savings"),
         ),
     ),
     Section(
@@ -142,7 +144,7 @@ def pages() -> tuple[ConsolePage, ...]:
     from billing.console import margin_page, stripe_page, unbound_page
     from config.console import overview, story_page
     from governance.console import calls_page, judgement_page, spend_page
-    from llm.console import offers_page, playground_page, routing_page
+    from llm.console import advice_page, offers_page, playground_page, routing_page
 
     return (
         overview.LIVE,
@@ -150,6 +152,7 @@ def pages() -> tuple[ConsolePage, ...]:
         spend_page.PAGE,
         calls_page.PAGE,
         judgement_page.PAGE,
+        advice_page.PAGE,
         playground_page.PAGE,
         routing_page.PAGE,
         offers_page.PAGE,

@@ -6,6 +6,7 @@ from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerSplitV
 
 from governance.api import (
     allowances,
+    anomalies,
     budgets,
     corrections,
     decisions,
@@ -16,6 +17,7 @@ from governance.api import (
     reservations,
     reviews,
     spend,
+    spend_forecast,
     spend_rate,
     stops,
     tenants,
@@ -46,6 +48,10 @@ urlpatterns = [
     *both("reservations/<uuid:id>/release", reservations.ReservationRelease.as_view(), name="reservation-release"),
     *both("spend", spend.Spend.as_view(), name="spend"),
     *both("spend/rate", spend_rate.SpendRate.as_view(), name="spend-rate"),
+    *both("spend/forecast", spend_forecast.SpendForecast.as_view(), name="spend-forecast"),
+    *both("spend/anomalies", anomalies.Anomalies.as_view(), name="spend-anomalies"),
+    *both("spend/anomalies/<int:id>/dismiss", anomalies.AnomalyDismiss.as_view(), name="spend-anomaly-dismiss"),
+    *both("spend/anomalies/<int:id>/undo", anomalies.AnomalyUndo.as_view(), name="spend-anomaly-undo"),
     *both("spend/summary", spend.SpendSummary.as_view(), name="spend-summary"),
     *both("spend/reviews", reviews.Reviews.as_view(), name="spend-reviews"),
     *both("spend/reviews/<uuid:id>", reviews.OneReview.as_view(), name="spend-review"),

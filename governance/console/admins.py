@@ -4,6 +4,7 @@ from django.contrib import admin
 
 from governance.console import (
     alert_pages,
+    anomaly_pages,
     budget_admins,
     entry_admins,
     ledger_admins,
@@ -16,6 +17,8 @@ from governance.models import (
     Agent,
     Alert,
     Allowance,
+    Anomaly,
+    AnomalyRule,
     ApiKey,
     AuditEntry,
     Budget,
@@ -49,6 +52,8 @@ ADMINS = {
     LedgerJudgement: ledger_admins.LedgerJudgementAdmin,
     AuditEntry: ledger_admins.AuditEntryAdmin,
     Alert: alert_pages.AlertAdmin,
+    Anomaly: anomaly_pages.AnomalyAdmin,
+    AnomalyRule: anomaly_pages.AnomalyRuleAdmin,
     Tenant: tenancy_admins.TenantAdmin,
     Agent: tenancy_admins.AgentAdmin,
     ApiKey: tenancy_admins.ApiKeyAdmin,

@@ -1,6 +1,7 @@
 """Tables of the governance app. Money tables are written by `governance.ledger` alone."""
 
 from governance.models.alerts import Alert
+from governance.models.anomalies import Anomaly, AnomalyRule, BudgetForecast, FailedCalls
 from governance.models.budgets import Allowance, Budget, BudgetAct, BudgetWindow, ScopeType
 from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck, LedgerJudgement
 from governance.models.idempotency import KeptAnswer
@@ -15,13 +16,17 @@ __all__ = [
     "Agent",
     "Alert",
     "Allowance",
+    "Anomaly",
+    "AnomalyRule",
     "ApiKey",
     "AuditEntry",
     "Budget",
     "BudgetAct",
     "BudgetEvent",
+    "BudgetForecast",
     "BudgetWindow",
     "EmergencyStop",
+    "FailedCalls",
     "Job",
     "KeptAnswer",
     "LedgerCheck",

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
-from governance.models import Budget, BudgetEvent, BudgetWindow, ScopeType, SpendRollup, Tenant
+from governance.models import Budget, BudgetEvent, BudgetForecast, BudgetWindow, ScopeType, SpendRollup, Tenant
 from governance.models.budgets import EACH
 from governance.queries.budget_status import BudgetStatus
+from governance.queries.spend import EVERYTHING, Reader
 from governance.queries.sums import LongSum
 from governance.rules import forecast, money, names
 from governance.rules.forecast import HOUR, Forecast
@@ -140,3 +141,11 @@ def _course(
         so_far += nanos
         line.append((min(hour + HOUR, now), max(0, so_far)))
     return (*line, (now, status.settled_nanos))
+
+
+def before_reset(*, now: datetime, reader: Reader = EVERYTHING) -> QuerySet[BudgetForecast]:
+    """Kept forecasts of windows that run out before they end, the soonest first. One of a window that ended is none."""
+    of_whom = Q() if reader.tenant is None else Q(budget__tenant=reader.tenant)
+    still = Q(ends_at__isnull=True) | Q(ends_at__gt=now)
+    rows = BudgetForecast.objects.filter(of_whom, still, runs_out_at__isnull=False, budget__enabled=True)
+    return rows.select_related("budget__tenant").order_by("runs_out_at")

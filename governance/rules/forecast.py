@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
-from math import sqrt
+from math import exp, log, sqrt
 from statistics import median
 from zoneinfo import ZoneInfo
 
@@ -23,9 +23,13 @@ MOST_OF_A_DAY = 3
 # What the last hours were faster or slower than expected goes on, and fades: half of it is left after HALF_LIFE.
 LATELY, HALF_LIFE = timedelta(hours=6), timedelta(hours=12)
 SLOWEST, FASTEST = 0.25, 8.0
+# Growth is carried on at most so fast, a day (a tenth), and where so many pairs of days show it.
+FASTEST_GROWTH, FEWEST_SLOPES = 0.095, 7
 # Eight in ten end within this many standard deviations. Of few days the spread is not known, and of no few is it small.
 BAND = 1.28
 UNKNOWN_SPREAD, LEAST_SPREAD, FEW_DAYS = 0.5, 0.1, 3
+# And what days to come differ by from the ones before, all of them alike: measured (docs/anomalies.md).
+OTHER_LEVEL = 0.18
 # A budget without an end is looked ahead for, so far.
 LONGEST = timedelta(days=60)
 
@@ -108,9 +112,11 @@ def forecast(
     is_rare = _is_rare(hours)
     if is_rare and not any(nanos > 0 for _, nanos in hours[-24:]):
         return None
-    habit = _habit(_without_extremes(hours), zone, is_rare=is_rare)
-    pace = _pace(hours, habit)
-    spread, days = _spread(hours, habit)
+    growth = _growth(hours)
+    carried = _carried(hours, growth)
+    habit = _habit(_without_extremes(carried), zone, is_rare=is_rare)
+    pace = _pace(carried, habit)
+    spread, days = _spread(carried, habit)
     until = ends_at if ends_at is not None and ends_at > now else now + LONGEST
     points = tuple(_ahead(habit, pace, spread, days, now=now, until=until, settled_nanos=settled_nanos))
     return Forecast(
@@ -138,6 +144,27 @@ def _days(hours: Sequence[tuple[datetime, int]]) -> Iterator[Sequence[tuple[date
     """Stretches of 24 hours, counted back from the last one; what is left over at the beginning is none."""
     for end in range(len(hours), 23, -24):
         yield hours[end - 24 : end]
+
+
+def _growth(hours: Sequence[tuple[datetime, int]]) -> float:
+    """What days usually have more, or less, than those a week before them, a day and as a logarithm (Theil and Sen)."""
+    totals = [sum(nanos for _, nanos in day) for day in _days(hours)]
+    slopes = [
+        log(totals[day] / totals[before]) / (before - day)
+        for day in range(len(totals))
+        for before in range(day + 7, len(totals), 7)
+        if totals[day] > 0 and totals[before] > 0
+    ]
+    if len(slopes) < FEWEST_SLOPES:
+        return 0.0
+    return max(-FASTEST_GROWTH, min(FASTEST_GROWTH, median(slopes)))
+
+
+def _carried(hours: Sequence[tuple[datetime, int]], growth: float) -> list[tuple[datetime, int]]:
+    """What was spent, as if it were today: with what such hours have grown by since."""
+    return [
+        (at, round(nanos * exp(growth * ((len(hours) - 1 - place) / 24)))) for place, (at, nanos) in enumerate(hours)
+    ]
 
 
 def _is_rare(hours: Sequence[tuple[datetime, int]]) -> bool:
@@ -214,7 +241,8 @@ def _ahead(
         more += habit.expected(hour) * (1 + fading) * ((following - at) / HOUR)
         at = following
         # Days differ by chance, which evens out over many, and all of them from a habit that few days show.
-        off = BAND * spread * sqrt(1 / max(0.25, (at - now) / DAY) + 1 / days)
+        by_chance = spread**2 * (1 / max(0.25, (at - now) / DAY) + 1 / days)
+        off = BAND * sqrt(by_chance + OTHER_LEVEL**2)
         low, high = max(low, more * (1 - off)), max(high, more * (1 + off))
         yield ForecastPoint(at, *(settled_nanos + round(nanos) for nanos in (more, low, high)))
 

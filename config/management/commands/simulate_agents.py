@@ -18,14 +18,19 @@ ROW = "{agent:<18} {asked:<22} {served:<22} {outcome:<8} {cost:>12} {remaining:>
 class Command(TerminalCommand):
     help = (
         "Let the demo's agents call the running product through Mistral's own client, and print what happens to each "
-        "call. One of them runs away, and is warned, moved to a cheaper model and stopped. Run seed_demo first."
+        "call. One of them runs away, and is warned, moved to a cheaper model and stopped; acme/support is paused by "
+        "itself within a minute, and what it has spent by then is printed. Run seed_demo first."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--url", default=settings.APP_URL, help="where the product runs (default: %(default)s)")
         parser.add_argument("--calls", type=int, default=60, help="calls an agent (default: %(default)s)")
         parser.add_argument("--pause-ms", type=int, default=150, help="between an agent's calls (default: %(default)s)")
-        parser.add_argument("--runaway", default="acme/invoices", help="the agent that runs away; empty for none")
+        parser.add_argument(
+            "--runaway",
+            default="acme/invoices",
+            help="the agent that runs away, for a minute unless it is refused; empty for none (default: %(default)s)",
+        )
         parser.add_argument("--agents", nargs="*", help="only these, as tenant/agent (default: all of the demo)")
         parser.add_argument("--json", action="store_true", help="print one JSON object a call, then the totals")
 
@@ -33,6 +38,8 @@ class Command(TerminalCommand):
         if calls < 1 or pause_ms < 0:
             raise CommandError("--calls must be 1 or more, and --pause-ms not negative.")
         keys = self._keys(options["agents"])
+        # An agent's name alone is the first customer's that has one.
+        runaway = next((name for name in keys if runaway and name.endswith(f"/{runaway}")), runaway)
         if runaway and runaway not in keys:
             raise CommandError(f"--runaway: there is no agent {runaway!r}; there are {', '.join(keys)}.")
         as_json = options["json"]
@@ -87,10 +94,18 @@ class Command(TerminalCommand):
 
     def _sum_up(self, tallies: Mapping[str, Tally], *, as_json: bool) -> None:
         if as_json:
-            totals = {name: tally.outcomes | {"dollars": str(tally.dollars)} for name, tally in tallies.items()}
+            totals = {
+                name: tally.outcomes | {"dollars": str(tally.dollars), "paused_after_s": tally.paused_after_s}
+                for name, tally in tallies.items()
+            }
             self.stdout.write(json.dumps({"totals": totals}))
             return
         self.stdout.write("")
         for name, tally in tallies.items():
             counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(tally.outcomes.items()))
             self.stdout.write(f"{name:<18} ${tally.dollars:<14} {counts}")
+        for name, tally in tallies.items():
+            if tally.paused_after_s is not None:
+                after = f"{tally.paused_after_s:.0f} s after its first call"
+                self.stdout.write(self.style.WARNING(f"{name} was paused {after}; it had cost ${tally.dollars}."))
+                self.stdout.write("The console's page Spend > Anomalies says why, and lets it go again.")

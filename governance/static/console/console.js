@@ -12,6 +12,10 @@
     (value < 0 ? "-$" : "$") +
     Math.abs(value).toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: Math.abs(value) < 1 ? 4 : 2 });
 
+  const count = (value) => value.toLocaleString("en-US");
+  // <canvas data-unit="count"> is no chart of dollars.
+  const amounts = (canvas) => (canvas.dataset.unit === "count" ? count : dollars);
+
   // A chart is <canvas data-chart="ID">; the script #ID of the page holds its figures:
   // {kind: "bars" | "lines", labels, series: [{name, values, colour, calls?, dashed?, filled?}], links?: [[address]],
   // legend?: false where the page has its own}.
@@ -43,7 +47,7 @@
   const label = (item) => {
     const calls = item.dataset.calls?.[item.dataIndex];
     const name = item.chart.data.datasets.length > 1 ? `${item.dataset.label}: ` : "";
-    return `${name}${dollars(item.raw)}` + (calls === undefined ? "" : ` in ${calls.toLocaleString("en-US")} calls`);
+    return `${name}${amounts(item.chart.canvas)(item.raw)}` + (calls === undefined ? "" : ` in ${calls.toLocaleString("en-US")} calls`);
   };
 
   const options = (canvas, { kind, series, legend = true }) => ({
@@ -57,7 +61,7 @@
     },
     scales: {
       x: { stacked: kind === "bars", grid: { display: false }, border: { display: false }, ticks: { maxRotation: 0, autoSkipPadding: 16 } },
-      y: { stacked: kind === "bars", beginAtZero: true, border: { display: false }, grid: {}, ticks: { maxTicksLimit: 5, callback: dollars } },
+      y: { stacked: kind === "bars", beginAtZero: true, border: { display: false }, grid: {}, ticks: { maxTicksLimit: 5, callback: amounts(canvas) } },
     },
     plugins: {
       colors: { enabled: false },

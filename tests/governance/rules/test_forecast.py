@@ -244,23 +244,38 @@ def at_hour(made: Forecast, number: int) -> tuple[int, int, int]:
 
 def test_the_band_of_a_few_hours_is_wide() -> None:
     made = found(hours(5), cap_nanos=10**9)
-    # Half up or down on one day that nobody knows: 1.28 x 0.5 x sqrt(1 / days ahead, at least a quarter, + 1).
-    assert at_hour(made, 1) == (1_000, 1_100, 1_000 + 243)
-    assert at_hour(made, 24) == (1_000 + 228, 3_400, 1_000 + 4_572)
+    # Half up or down on one day that nobody knows: 0.5 ** 2 x (1 / days ahead, at least a quarter, + 1); and 0.18 of
+    # another level: 1.28 x sqrt(0.25 x 5 + 0.18 ** 2).
+    assert at_hour(made, 1) == (1_000, 1_100, 1_000 + 245)
+    assert at_hour(made, 24) == (1_000 + 158, 3_400, 1_000 + 4_642)
 
 
 def test_the_band_of_ten_even_days_is_narrow() -> None:
     made = found(hours(24 * 10), cap_nanos=10**9)
-    # A tenth at least: 1.28 x 0.1 x sqrt(1 + 1 / 10).
-    assert at_hour(made, 24) == (1_000 + 2_078, 3_400, 1_000 + 2_722)
+    # A tenth at least: 1.28 x sqrt(0.1 ** 2 x (1 + 1 / 10) + 0.18 ** 2).
+    assert at_hour(made, 24) == (1_000 + 1_760, 3_400, 1_000 + 3_040)
 
 
 def test_the_band_of_uneven_days_is_as_wide_as_they_differ() -> None:
-    # Each is six tenths off, which is 0.8895 of a standard deviation: 1.28 x 0.8895 x sqrt(1 + 1 / 10) is 1.194.
+    # Each is six tenths off, which is 0.8895 of a standard deviation:
+    # 1.28 x sqrt(0.8895 ** 2 x (1 + 1 / 10) + 0.18 ** 2) is 1.216.
     history = {at: 40 if (NOW - at - HOUR) // DAY % 2 else 160 for at in hours(24 * 10)}
     low, expected, high = at_hour(found(history, cap_nanos=10**9), 24)
     assert low == 1_000
-    assert (high - 1_000) / (expected - 1_000) == pytest.approx(2.194, abs=0.001)
+    assert (high - 1_000) / (expected - 1_000) == pytest.approx(2.216, abs=0.001)
+
+
+def test_growth_from_week_to_week_is_carried_on_to_today() -> None:
+    # A twentieth more each day, for four weeks: tomorrow is not the mean of them.
+    history = {at: round(1_000 * 1.05 ** (27 - (NOW - at - HOUR) // DAY)) for at in hours(24 * 28)}
+    today = 1_000 * 1.05**27
+    assert at_hour(found(history, cap_nanos=10**9), 24)[1] == pytest.approx(1_000 + 24 * today, rel=0.05)
+
+
+def test_growth_that_cannot_go_on_is_carried_on_in_part() -> None:
+    history = {at: round(10 * 1.5 ** (27 - (NOW - at - HOUR) // DAY)) for at in hours(24 * 28)}
+    made = found(history, cap_nanos=10**12)
+    assert made.points[24].expected_nanos < 1_000 + 24 * 10 * 1.5**28
 
 
 @pytest.mark.parametrize(
