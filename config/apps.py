@@ -40,10 +40,13 @@ class CompositionConfig(AppConfig):
 
         from billing.accounts import sync, topups
         from billing.console import customer_part
+        from billing.rules import alert_kinds as of_billing
         from config import checks, metric_files, roles, sessions
         from governance import ports
+        from governance.rules import alert_kinds
         from llm.catalogue import snapshot
         from llm.providers import cost_reports
+        from llm.rules import alert_kinds as of_llm
 
         ports.wire(
             ports.Ports(
@@ -58,10 +61,15 @@ class CompositionConfig(AppConfig):
                 plans=customer_part.plans,
                 bill=customer_part.bill,
                 billed_events=customer_part.events,
+                alert_kinds={**of_billing.KINDS, **of_llm.KINDS, **alert_kinds.OWN},
             )
         )
         metric_files.install()
         register(checks.trust, Tags.security, deploy=True)
+        # The log of sign-ins is a model, which is there once all apps are.
+        from config import sign_ins
+
         user_logged_in.connect(sessions.begin, dispatch_uid="config.sessions")
+        user_logged_in.connect(sign_ins.tell_of_new_place, dispatch_uid="config.sign_ins")
         # Once, after the last app: this one has no tables, so Django sends it nothing.
         post_migrate.connect(roles.put_right, sender=apps.get_app_config("billing"), dispatch_uid="config.roles")

@@ -35,11 +35,15 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
 PERIODS = {
+    "governance.tasks.send_alerts": timedelta(seconds=10),
     "governance.tasks.expire_reservations": timedelta(seconds=15),
     "governance.tasks.follow_acts": timedelta(seconds=15),
     "governance.tasks.watch_spend": timedelta(seconds=15),
     "billing.tasks.sweep_inbox": timedelta(seconds=30),
     "governance.tasks.roll_windows": timedelta(minutes=1),
+    "governance.tasks.look_at_conditions": timedelta(minutes=1),
+    "llm.tasks.look_at_breakers": timedelta(minutes=1),
+    "governance.tasks.look_ahead": timedelta(minutes=15),
     # Asks whether something is due: hourly, nightly, or at once after a pause.
     "billing.tasks.heal": timedelta(minutes=1),
     "billing.tasks.report_usage": timedelta(minutes=5),
@@ -47,6 +51,7 @@ PERIODS = {
     "governance.tasks.forecast_budgets": timedelta(minutes=10),
     "governance.tasks.reconcile_ledger": timedelta(hours=1),
     "governance.tasks.purge_refusals": timedelta(hours=1),
+    "governance.tasks.purge_alerts": timedelta(hours=1),
     "config.tasks.purge_sign_ins": timedelta(hours=1),
     "billing.tasks.review_usage": timedelta(hours=6),
     "governance.tasks.judge_ledger": timedelta(hours=6),

@@ -145,6 +145,40 @@ def origins(env: environ.Env, name: str) -> list[str]:
     return [part.lower() for part in found]
 
 
+def mail(env: environ.Env, name: str) -> dict[str, Any]:
+    """Django's settings of the server that sends e-mail; the message never shows the URL: it holds a password."""
+    raw = _raw(env, name, "")
+    try:
+        found = {key: value or "" for key, value in environ.Env.email_url_config(raw or "dummymail://").items()}
+        usual = 465 if found.get("EMAIL_USE_SSL") else 587 if found.get("EMAIL_USE_TLS") else 25
+        found["EMAIL_PORT"] = int(found["EMAIL_PORT"] or usual)
+    except (ValueError, KeyError, TypeError, ImproperlyConfigured) as error:
+        raise ImproperlyConfigured(
+            f"{name} must look like smtp+tls://user:password@host:587, smtp+ssl://user:password@host:465 or "
+            "smtp://host:25; %40 stands for @ in a user's name."
+        ) from error
+    return found
+
+
+def sender(app_url: str) -> str:
+    """Whom e-mails are from where nobody says so: an address of the host that people open."""
+    host = urlsplit(app_url).hostname or "localhost"
+    return f"spend-governor@{'localhost' if ':' in host or host.replace('.', '').isdigit() else host}"
+
+
+def alert_urls(env: environ.Env, name: str) -> list[str]:
+    """URLs as Apprise takes them and `mailto:` addresses, comma-separated. No message shows one: they hold secrets."""
+    raw = _raw(env, name, "")
+    # A URL may hold commas; the next one begins with a scheme.
+    found = [part for part in re.split(r"[,\s]+(?=[A-Za-z][A-Za-z0-9+.-]*:)", raw) if part]
+    for number, part in enumerate(found, 1):
+        if not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:\S+$", part):
+            raise ImproperlyConfigured(
+                f"{name}: its part {number} must be a URL such as slack://..., or mailto:somebody@example.com."
+            )
+    return found
+
+
 def boolean(env: environ.Env, name: str, *, default: bool) -> bool:
     raw = _raw(env, name, str(default)).lower()
     if raw in ("1", "true", "yes", "on"):

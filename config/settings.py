@@ -24,7 +24,7 @@ VAR_DIR = check.directory(env, "VAR_DIR", default=installation.HOME / "var")
 DEBUG = check.boolean(env, "DEBUG", default=False)
 SECRET_KEY = check.secret_key(env, debug=DEBUG, var_dir=VAR_DIR)
 EARLIER_KEYS = check.secrets(env, "SECRET_KEY_FALLBACKS")
-# One that can be guessed unseals providers' keys (llm/providers/sealing.py), and signs nothing any more.
+# One that can be guessed unseals providers' keys (governance/sealing.py), and signs nothing any more.
 SECRET_KEY_FALLBACKS = [key for key in EARLIER_KEYS if DEBUG or not check.is_weak_key(key)]
 WEAK_KEYS = [key for key in EARLIER_KEYS if key not in SECRET_KEY_FALLBACKS]
 ALLOWED_HOSTS = check.names(env, "ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
@@ -370,6 +370,20 @@ STRIPE_EXCHANGE_RATES = check.exchange_rates(env, "STRIPE_EXCHANGE_RATES")
 STRIPE_METERS = check.meters(env, "STRIPE_METERS", units=("microdollars", "tokens", "calls"))
 STRIPE_METER_API = check.choice(env, "STRIPE_METER_API", choices=("v1", "v2", "stream"), default="v1")
 STRIPE_TOPUP_PRICE = check.secret(env, "STRIPE_TOPUP_PRICE")
+
+# Alerts: the server that sends e-mail, and where operators are told besides the channels of the console.
+EMAIL_URL = check.secret(env, "EMAIL_URL")
+MAIL = check.mail(env, "EMAIL_URL")
+EMAIL_BACKEND: str = MAIL["EMAIL_BACKEND"]
+EMAIL_HOST: str = MAIL["EMAIL_HOST"]
+EMAIL_PORT: int = MAIL["EMAIL_PORT"]
+EMAIL_HOST_USER: str = MAIL["EMAIL_HOST_USER"]
+EMAIL_HOST_PASSWORD: str = MAIL["EMAIL_HOST_PASSWORD"]
+EMAIL_USE_TLS: bool = MAIL.get("EMAIL_USE_TLS", False)
+EMAIL_USE_SSL: bool = MAIL.get("EMAIL_USE_SSL", False)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", "").strip() or f"Spend Governor <{check.sender(APP_URL)}>"
+ALERT_URLS = check.alert_urls(env, "ALERT_URLS")
 
 METRICS_TOKEN = check.token(env, "METRICS_TOKEN", debug=DEBUG)
 # Figures that live in the processes are kept in files there, so that any process can tell those of all.

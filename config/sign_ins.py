@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.conf import settings
+from django.http import HttpRequest
+from django.utils import timezone
+
+from config import addresses
+from governance import alerts
 
 BATCH = 5_000
+THIS_ONE = timedelta(seconds=1)
 
 
 def has_signed_in(*, username: str, address: str, now: datetime) -> bool:
@@ -15,6 +22,32 @@ def has_signed_in(*, username: str, address: str, now: datetime) -> bool:
     since = now - timedelta(days=settings.SIGN_INS_DAYS)
     found = AccessLog.objects.filter(username=username, ip_address=address, attempt_time__gte=since)
     return bool(found.exists())
+
+
+def tell_of_new_place(sender: Any, request: HttpRequest, user: Any, **kwargs: Any) -> None:
+    """On `user_logged_in`: somebody who signed in before did so from an address that they did not do so from.
+
+    Runs before or after the log has this one; what is of the last moments is this one.
+    """
+    now = timezone.now()
+    address = addresses.counted(request.META.get("REMOTE_ADDR", ""))
+    known = AccessLog.objects.filter(
+        username=user.get_username(),
+        attempt_time__gte=now - timedelta(days=settings.SIGN_INS_DAYS),
+        attempt_time__lt=now - THIS_ONE,
+    )
+    if not known.exists() or known.filter(ip_address=address).exists():
+        return
+    agent = request.META.get("HTTP_USER_AGENT", "")[:200]
+    alerts.tell(
+        kind="sign_in_from_new_place",
+        incident=f"sign-in-{user.pk}-{address}",
+        title=f"{user.get_username()} signed in from a new place",
+        message=f"{user.get_username()} signed in to the console from {address} for the first time"
+        f" in {settings.SIGN_INS_DAYS} days{f', with {agent}' if agent else ''}.",
+        facts={"user": user.get_username(), "address": address},
+        now=now,
+    )
 
 
 def purge(*, now: datetime) -> int:

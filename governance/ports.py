@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any, NoReturn, Protocol
 
 from django.core.exceptions import ImproperlyConfigured
 
+from governance.rules.alert_kinds import OWN as alert_kinds_of_governance
+from governance.rules.alert_kinds import AlertKind
 from governance.rules.calls import Usage
 from governance.rules.decision import Quote, Quoter
 from governance.rules.judgement import CostReport
@@ -177,6 +179,8 @@ class Ports:
     plans: CustomerPlans
     bill: CustomerBills
     billed_events: BilledEvents
+    # What kinds of alerts mean that other apps report; governance's own are known.
+    alert_kinds: Mapping[str, AlertKind] = field(default_factory=lambda: alert_kinds_of_governance)
 
 
 class NotWired(ImproperlyConfigured):
@@ -264,6 +268,11 @@ def bill_of(*, tenant: int, since: datetime, now: datetime) -> CustomerBill | No
 def billed_events(*, tenant: int, most: int) -> Sequence[BilledEvent]:
     """See `BilledEvents`."""
     return wired.billed_events(tenant=tenant, most=most)
+
+
+def alert_kinds() -> Mapping[str, AlertKind]:
+    """What is known of kinds of alerts, all apps' together."""
+    return wired.alert_kinds
 
 
 def upgrade_url(*, tenant: str, window: str, now: datetime) -> str | None:

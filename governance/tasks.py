@@ -3,12 +3,14 @@
 import logging
 
 from celery import shared_task
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from governance import idempotency, ledger
 from governance.actions import anomalies, refusal_log
+from governance.alerts import outbox
 from governance.ledger import clock
-from governance.upkeep import failures, forecasts, judgement, reconcile
+from governance.upkeep import conditions, failures, forecasts, judgement, outage, reconcile, telling
 
 # Of each run; the worker has other things to do in between.
 FOLLOW_S = 10.0
@@ -77,3 +79,33 @@ def forecast_budgets() -> int:
     now = clock.now()
     failures.purge(now=now)
     return forecasts.keep(now=now)
+
+
+@shared_task
+def send_alerts() -> int:
+    """Tell whoever is to be told; how many messages arrived."""
+    try:
+        sent = telling.run(clock=timezone.now)
+    except (InterfaceError, OperationalError) as error:
+        outage.seen(error, now=timezone.now())
+        return 0
+    outage.over(now=timezone.now())
+    return sent
+
+
+@shared_task
+def look_at_conditions() -> int:
+    """Look for what nobody reports by itself; how many alerts are open of it."""
+    return conditions.look(now=timezone.now())
+
+
+@shared_task
+def look_ahead() -> int:
+    """Forecast which budgets will not last until their reset; how many."""
+    return conditions.look_ahead(now=timezone.now())
+
+
+@shared_task
+def purge_alerts() -> int:
+    """Delete what was told longer ago than it is kept."""
+    return outbox.purge(now=clock.now())

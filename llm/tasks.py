@@ -6,8 +6,15 @@ from celery import shared_task
 from django.utils import timezone
 
 from llm.catalogue import sync
+from llm.state import watch
 
 log = logging.getLogger(__name__)
+
+
+@shared_task
+def look_at_breakers() -> int:
+    """Alerts of models that do not answer for a while; how many are open."""
+    return watch.look(now=timezone.now())
 
 
 @shared_task

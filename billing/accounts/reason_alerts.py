@@ -59,7 +59,8 @@ def tell(account: BillingAccount, reasons: list[str], *, now: datetime) -> None:
         kind, _, detail = code.partition(":")
         severity, message = ALERTS[kind]
         words = message.format(customer=account, tenant=account.tenant or "no tenant", detail=detail)
-        alerts.report(kind=kind, subject=f"{account} {detail}".strip(), message=words, severity=severity, now=now)
+        subject = f"{account} {detail}".strip()
+        alerts.report(kind=kind, subject=subject, message=words, severity=severity, tenant=account.tenant_id, now=now)
     for code in sorted(before - after):
         kind, _, detail = code.partition(":")
         alerts.clear(kind=kind, subject=f"{account} {detail}".strip(), now=now)

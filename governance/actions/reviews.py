@@ -253,4 +253,4 @@ def _tell(tenant: Tenant, now: datetime) -> None:
         return
     those = "A report" if count == 1 else f"{count} reports"
     message = f"{those} of spend, ${money.format_dollars(nanos)} beyond {tenant.slug}'s budgets: accept or reject"
-    alerts.report(kind=ALERT, subject=tenant.slug, message=f"{message}.", now=now)
+    alerts.report(kind=ALERT, subject=tenant.slug, message=f"{message}.", tenant=tenant, now=now)

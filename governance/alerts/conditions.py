@@ -1,11 +1,13 @@
 """Alerts to operators: what is wrong and needs a person, once for each thing however often it is seen.
 
 `kind` is a stable word in snake case ("price_missing"), `subject` what it is about ("mistral-small-2603"). An alert is
-over when the part that reported it sees that it is (`clear`), or when an operator says so (`acknowledge`).
+over when the part that reported it sees that it is (`clear`), or when an operator says so (`acknowledge`). Whoever is
+to be told of either is told by `notices`, whose rows are written in the same transaction.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -13,8 +15,10 @@ from django.db.models import Case, F, QuerySet, Value, When
 from django.db.models.functions import Greatest
 
 from governance import audit
+from governance.alerts import notices
 from governance.audit import Actor
-from governance.models import Alert
+from governance.models import Alert, AlertNotice, Tenant
+from governance.rules import alerting
 
 LONGEST_MESSAGE, LONGEST_SUBJECT = 1000, 255
 # Each further round needs an alert that was opened and cleared between two statements.
@@ -22,24 +26,48 @@ ROUNDS = 5
 GRAVITY = Case(When(severity="critical", then=Value(0)), When(severity="warning", then=Value(1)), default=Value(2))
 
 
+@dataclass(frozen=True, slots=True)
+class About:
+    """Whom an alert is about, whether they are told of it, too, and where one acts."""
+
+    tenant_id: int | None = None
+    is_for_tenant: bool = False
+    path: str = ""
+
+
 class AlertCleared(Exception):
     """The alert is over already."""
 
 
-def report(*, kind: str, subject: str, message: str, now: datetime, severity: str = "warning") -> Alert:
+def report(
+    *,
+    kind: str,
+    subject: str,
+    message: str,
+    now: datetime,
+    severity: str = "warning",
+    tenant: Tenant | int | None = None,
+    is_for_tenant: bool = False,
+    path: str = "",
+) -> Alert:
     """Tell the operators. One open alert for each (kind, subject): a repeat counts up and renews its message.
 
-    `severity` is info, warning or critical. Runs in the caller's transaction, if there is one.
+    `severity` is info, warning or critical; `tenant` the customer whom it is about, who is told of it as well where it
+    `is_for_tenant`; `path` that of the page where one acts, by default its kind's. Runs in the caller's transaction, if
+    there is one.
     """
+    about = About(tenant.pk if isinstance(tenant, Tenant) else tenant, is_for_tenant, path)
     message, subject = _fitting(message, LONGEST_MESSAGE), _fitting(subject, LONGEST_SUBJECT)
     for _ in range(ROUNDS):
-        if repeated := _repeat(kind, subject, message, severity, now):
+        if repeated := _repeat(kind, subject, message, severity, now, about):
             return repeated
         try:
             with transaction.atomic():
-                return Alert.objects.create(
+                made = Alert.objects.create(
                     kind=kind, subject=subject, message=message, severity=severity, first_at=now, last_at=now
                 )
+                _tell(made, now=now, about=about)
+                return made
         except IntegrityError as error:
             # Somebody else was first to tell of it: counted in the next round.
             refused = error
@@ -48,9 +76,15 @@ def report(*, kind: str, subject: str, message: str, now: datetime, severity: st
 
 def clear(*, kind: str, subject: str, now: datetime) -> bool:
     """What was wrong is over; True where an alert was open. Runs in the caller's transaction, if there is one."""
-    return bool(
-        open_ones().filter(kind=kind, subject=_fitting(subject, LONGEST_SUBJECT)).order_by().update(cleared_at=now)
-    )
+    alert = open_ones().filter(kind=kind, subject=_fitting(subject, LONGEST_SUBJECT)).order_by().first()
+    if alert is None:
+        return False
+    with transaction.atomic():
+        # The condition settles a race: only one of two finds it open, so it is told once that it is over.
+        if not open_ones().order_by().filter(pk=alert.pk).update(cleared_at=now):
+            return False
+        _tell(alert, now=now, what=AlertNotice.What.OVER)
+    return True
 
 
 @transaction.atomic
@@ -60,9 +94,15 @@ def acknowledge(*, alert: Alert, by: Actor, now: datetime, reason: str = "") -> 
     if not open_ones().order_by().filter(pk=alert.pk).update(cleared_at=now, cleared_by=by.name[:150]):
         raise AlertCleared(f"{alert} is over already")
     alert.refresh_from_db()
+    _tell(alert, now=now, what=AlertNotice.What.OVER, message=f"{by.name} has seen to it.")
     facts = {"message": alert.message, "severity": alert.severity, "count": alert.count}
     audit.record(action="alert.acknowledge", target=str(alert), by=by, now=now, reason=reason, old=facts)
     return alert
+
+
+def incident_of(alert: Alert) -> str:
+    """What pagers know it by."""
+    return f"alert-{alert.pk}"
 
 
 def open_ones() -> QuerySet[Alert]:
@@ -71,14 +111,54 @@ def open_ones() -> QuerySet[Alert]:
 
 
 @transaction.atomic
-def _repeat(kind: str, subject: str, message: str, severity: str, now: datetime) -> Alert | None:
-    """The open alert, counted up; the row stays locked until it is read."""
+def _repeat(kind: str, subject: str, message: str, severity: str, now: datetime, about: About) -> Alert | None:
+    """The open alert, counted up; the row stays locked until it is read. Told again if it is graver than it was."""
     found = Alert.objects.filter(kind=kind, subject=subject, cleared_at=None)
+    # The two conditions have no row in common, so a repeat counts once.
+    milder = [one for one in alerting.SEVERITIES if severity in alerting.graver_than(one)]
     # Clocks of several machines differ: a late report does not turn the time back.
     last_at = Greatest(F("last_at"), Value(now))
-    if not found.update(count=F("count") + 1, message=message, severity=severity, last_at=last_at):
+    changes = {"count": F("count") + 1, "message": message, "severity": severity, "last_at": last_at}
+    if milder and found.filter(severity__in=milder).update(**changes):
+        graver = found.get()
+        if not AlertNotice.objects.filter(incident=incident_of(graver), severity=severity).exists():
+            _tell(graver, now=now, about=about)
+        return graver
+    if not found.update(**changes):
         return None
     return found.get()
+
+
+def _tell(
+    alert: Alert,
+    *,
+    now: datetime,
+    what: str = AlertNotice.What.OPENED,
+    message: str = "",
+    about: About | None = None,
+) -> None:
+    kind = notices.kind_of(alert.kind)
+    incident = incident_of(alert)
+    if what == AlertNotice.What.OVER:
+        # As whoever opened it said; where it was opened before there were notices, nobody did.
+        first = AlertNotice.objects.filter(incident=incident, what=AlertNotice.What.OPENED).order_by("id").first()
+        about = About(first.tenant_id, first.is_for_tenant, first.path) if first is not None else None
+        AlertNotice.objects.filter(incident=incident, over_at=None).update(over_at=now)
+    about = about or About()
+    subject = alert.subject if alert.subject.lower() not in kind.title.lower() else ""
+    notices.tell(
+        kind=alert.kind,
+        incident=incident,
+        title=f"{kind.title}: {subject}" if subject else kind.title,
+        message=message or alert.message,
+        severity=alert.severity,
+        now=now,
+        what=what,
+        tenant=about.tenant_id,
+        is_for_tenant=about.is_for_tenant,
+        path=about.path,
+        facts={"subject": alert.subject, "count": alert.count},
+    )
 
 
 def _fitting(text: str, length: int) -> str:

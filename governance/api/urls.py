@@ -5,6 +5,7 @@ from typing import Any
 from drf_spectacular.views import SpectacularRedocView, SpectacularSwaggerSplitView
 
 from governance.api import (
+    alerts,
     allowances,
     anomalies,
     budgets,
@@ -30,6 +31,15 @@ urlpatterns = [
     *both("schema", document.Document.as_view(**OPEN), name="schema"),
     *both("docs", SpectacularSwaggerSplitView.as_view(url_name="schema", **OPEN), name="docs"),
     *both("redoc", SpectacularRedocView.as_view(url_name="schema", **OPEN), name="redoc"),
+    *both("alerts", alerts.Alerts.as_view(), name="alerts"),
+    *both("alerts/<int:id>/acknowledge", alerts.AlertAcknowledge.as_view(), name="alert-acknowledge"),
+    *both("alerts/channels", alerts.Channels.as_view(), name="alert-channels"),
+    *both("alerts/channels/<int:id>", alerts.OneChannel.as_view(), name="alert-channel"),
+    *both("alerts/channels/<int:id>/test", alerts.ChannelTest.as_view(), name="alert-channel-test"),
+    *both("alerts/channels/<int:id>/rotate", alerts.ChannelRotate.as_view(), name="alert-channel-rotate"),
+    *both("alerts/deliveries", alerts.Deliveries.as_view(), name="alert-deliveries"),
+    *both("alerts/deliveries/<uuid:id>", alerts.OneDelivery.as_view(), name="alert-delivery"),
+    *both("alerts/deliveries/<uuid:id>/replay", alerts.DeliveryReplay.as_view(), name="alert-delivery-replay"),
     *both("budgets", budgets.Budgets.as_view(), name="budgets"),
     *both("budgets/<int:id>", budgets.OneBudget.as_view(), name="budget"),
     *both("budgets/<int:id>/reset", budgets.BudgetReset.as_view(), name="budget-reset"),

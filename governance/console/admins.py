@@ -3,6 +3,7 @@
 from django.contrib import admin
 
 from governance.console import (
+    alert_channel_pages,
     alert_pages,
     anomaly_pages,
     budget_admins,
@@ -16,6 +17,8 @@ from governance.console import (
 from governance.models import (
     Agent,
     Alert,
+    AlertChannel,
+    AlertDelivery,
     Allowance,
     Anomaly,
     AnomalyRule,
@@ -52,6 +55,8 @@ ADMINS = {
     LedgerJudgement: ledger_admins.LedgerJudgementAdmin,
     AuditEntry: ledger_admins.AuditEntryAdmin,
     Alert: alert_pages.AlertAdmin,
+    AlertChannel: alert_channel_pages.AlertChannelAdmin,
+    AlertDelivery: alert_channel_pages.AlertDeliveryAdmin,
     Anomaly: anomaly_pages.AnomalyAdmin,
     AnomalyRule: anomaly_pages.AnomalyRuleAdmin,
     Tenant: tenancy_admins.TenantAdmin,

@@ -114,6 +114,8 @@ class EventRow:
     old_state: str = ""
     new_state: str = ""
     actor: str = ""
+    # Until alerts have told of it.
+    untold: bool = True
 
     @property
     def short_reason(self) -> str:

@@ -51,7 +51,8 @@ _NEW_OVERRUNS = Shape(
 _NEW_EVENTS = Shape(
     "window_id=window.id bigint, budget_id=window.budget.id bigint, tenant_id=window.tenant_id bigint, kind text,"
     "threshold text, old_state text, new_state text, reason=short_reason text, actor=short_actor text,"
-    "settled_nanos=window.settled_nanos bigint, limit_nanos=window.limit_nanos bigint, occurred_at timestamptz"
+    "settled_nanos=window.settled_nanos bigint, limit_nanos=window.limit_nanos bigint, untold boolean,"
+    "occurred_at timestamptz"
 )
 
 

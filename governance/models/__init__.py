@@ -1,6 +1,6 @@
 """Tables of the governance app. Money tables are written by `governance.ledger` alone."""
 
-from governance.models.alerts import Alert
+from governance.models.alerts import Alert, AlertChannel, AlertDelivery, AlertNotice
 from governance.models.anomalies import Anomaly, AnomalyRule, BudgetForecast, FailedCalls
 from governance.models.budgets import Allowance, Budget, BudgetAct, BudgetWindow, ScopeType
 from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck, LedgerJudgement
@@ -15,6 +15,9 @@ from governance.models.tenancy import Agent, ApiKey, Tenant, TenantStaff
 __all__ = [
     "Agent",
     "Alert",
+    "AlertChannel",
+    "AlertDelivery",
+    "AlertNotice",
     "Allowance",
     "Anomaly",
     "AnomalyRule",

@@ -33,9 +33,12 @@ class BudgetEvent(models.Model):
     settled_nanos = models.BigIntegerField()
     limit_nanos = models.BigIntegerField()
     occurred_at = models.DateTimeField()
+    # The ledger's word that somebody is still to be told: each event is its own row of the outbox.
+    untold = models.BooleanField(default=True, db_default=False, editable=False)
 
     class Meta:
         ordering = ["-id"]
+        indexes = [models.Index(fields=["id"], condition=Q(untold=True), name="event_untold")]
         constraints = [
             models.CheckConstraint(
                 condition=within(money.MAX_SUM, "settled_nanos", "limit_nanos"), name="event_within_bounds"

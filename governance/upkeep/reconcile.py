@@ -24,7 +24,7 @@ from datetime import datetime
 
 from django.db import DataError, OperationalError, connection, transaction
 
-from governance import audit, ledger
+from governance import alerts, audit, ledger
 from governance.audit import Actor
 from governance.ledger import sql
 from governance.ledger.batch import Batch
@@ -36,6 +36,8 @@ from governance.upkeep import sql as upkeep
 from governance.upkeep.sql import BrokenFigure, Figure, RollupSums
 
 INVARIANTS = 7
+# The alert of drift, of which there is one.
+DRIFTED, LEDGER = "ledger_drift", "ledger"
 # What a check's row keeps of its findings; the count is of all.
 KEPT_DETAILS = 100
 
@@ -118,6 +120,13 @@ def run(*, now: datetime, repaired: int = 0, report: Report = silence) -> list[D
         repaired=repaired,
         details=[str(drift) for drift in drifts[:KEPT_DETAILS]],
     )
+    left = len(drifts) - repaired
+    if left > 0:
+        first = str(drifts[0])
+        message = f"{left} figure{' is' if left == 1 else 's are'} not what the rows say. The first: {first}."
+        alerts.report(kind=DRIFTED, subject=LEDGER, message=message, severity="critical", now=now)
+    else:
+        alerts.clear(kind=DRIFTED, subject=LEDGER, now=now)
     return drifts
 
 

@@ -12,10 +12,9 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from governance import alerts, audit, ledger
+from governance import alerts, audit, ledger, sealing
 from governance.audit import Actor
 from llm.models import ProviderEndpoint
-from llm.providers import sealing
 from llm.rules import addresses
 
 log = logging.getLogger(__name__)

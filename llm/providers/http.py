@@ -23,8 +23,9 @@ from aiohttp.resolver import ThreadedResolver
 from django.conf import settings
 
 from governance import proxies
+from governance.rules import addresses
 from llm.providers import ProviderError
-from llm.rules import addresses, own_keys
+from llm.rules import own_keys
 from llm.rules.packing import Packing
 from llm.state.telemetry import sent_traceparent
 

@@ -30,7 +30,9 @@ def test_the_product_wires_prices_and_the_link_to_buy_more() -> None:
         plans=customer_part.plans,
         bill=customer_part.bill,
         billed_events=customer_part.events,
+        alert_kinds=ports.wired.alert_kinds,
     )
+    assert {"budget_stopped", "price_missing", "dead_letter"} <= set(ports.alert_kinds())
 
 
 def test_governance_alone_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,19 @@ from django.utils import timezone
 from drf_spectacular.generators import SchemaGenerator
 
 from billing.models import Plan
-from governance.actions import allowances, rate_limits, reservations, stops
+from governance import alerts
+from governance.actions import alert_channels, allowances, rate_limits, reservations, stops
 from governance.audit import Actor
-from governance.models import AuditEntry, Overrun, PendingReport, RefusedCall, Reservation, SpendEntry
+from governance.models import (
+    AlertChannel,
+    AlertDelivery,
+    AuditEntry,
+    Overrun,
+    PendingReport,
+    RefusedCall,
+    Reservation,
+    SpendEntry,
+)
 from llm.models import Price
 from tests import factories
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
@@ -49,6 +59,18 @@ TABLE: dict[str, Answers] = {
     "get schema": OPEN,
     "get docs": OPEN,
     "get redoc": OPEN,
+    "get alerts": STAFF_READ,
+    "post alerts/<int:id>/acknowledge": operators(200),
+    "get alerts/channels": STAFF_READ,
+    "post alerts/channels": operators(),
+    "get alerts/channels/<int:id>": STAFF_READ,
+    "patch alerts/channels/<int:id>": operators(200),
+    "delete alerts/channels/<int:id>": operators(204),
+    "post alerts/channels/<int:id>/test": operators(200),
+    "post alerts/channels/<int:id>/rotate": operators(200),
+    "get alerts/deliveries": STAFF_READ,
+    "get alerts/deliveries/<uuid:id>": STAFF_READ,
+    "post alerts/deliveries/<uuid:id>/replay": operators(200),
     "get budgets": ALL_READ,
     "post budgets": operators(),
     "get budgets/<int:id>": OWN_READ,
@@ -158,6 +180,9 @@ def of_invoices() -> dict[str, Any]:
     begins = {"starts_at": now, "ends_at": now + timedelta(days=1)}
     raised = allowances.raise_limit(budget=factories.budget(), amount_nanos=9, **begins, reason="test", by=by, now=now)
     return {
+        "alerts": alerts.report(kind="test", subject="roles", message="A test.", now=now).pk,
+        "alerts/channels": channel(now).pk,
+        "alerts/deliveries": delivered(now),
         "budgets": budget.pk,
         "allowances": raised.pk,
         "reservations": held(now),
@@ -185,6 +210,19 @@ def held(now: datetime) -> UUID:
         reserved_at=now,
         expires_at=now + timedelta(hours=1),
     )
+    return row.pk
+
+
+def channel(now: datetime) -> AlertChannel:
+    """A webhook that nobody listens at."""
+    row = AlertChannel.objects.filter(name="hook").first()
+    fields = {"kind": "webhook", "name": "hook", "target": "https://127.0.0.1:9/"}
+    return row or alert_channels.create(**fields, by=Actor("test"), now=now).channel
+
+
+def delivered(now: datetime) -> UUID:
+    notice = alerts.tell(kind="test", incident="roles", message="A test.", now=now)
+    row = AlertDelivery.objects.create(notice=notice, channel=channel(now), state="dead", created_at=now)
     return row.pk
 
 
@@ -263,6 +301,16 @@ def test_a_method_that_a_path_has_not_is_a_405_and_changes_nothing(
 
 # An act that works, for each line that changes money, limits, keys or policies; and the audit row it leaves.
 ACTS: dict[str, tuple[dict[str, Any], str]] = {
+    "post alerts/<int:id>/acknowledge": ({}, "alert.acknowledge"),
+    "post alerts/channels": (
+        {"name": "mail", "kind": "email", "target": "owner@example.com"},
+        "alert_channel.create",
+    ),
+    "patch alerts/channels/<int:id>": ({"enabled": False}, "alert_channel.change"),
+    "delete alerts/channels/<int:id>": ({}, "alert_channel.delete"),
+    "post alerts/channels/<int:id>/test": ({}, "alert_channel.test"),
+    "post alerts/channels/<int:id>/rotate": ({}, "alert_channel.rotate"),
+    "post alerts/deliveries/<uuid:id>/replay": ({}, "alert_delivery.replay"),
     "post budgets": ({"scope_type": "platform", "window": "day", "limit": "1"}, "budget.create"),
     "put budgets/<int:id>": (
         {"tenant": "acme", "scope_type": "agent", "scope_key": "invoices", "window": "day", "limit": "7"},

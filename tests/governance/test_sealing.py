@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm.providers import sealing
+from governance import sealing
 
 FIRST, SECOND = "first-" * 10, "second-" * 10
 

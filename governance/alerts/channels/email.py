@@ -1,0 +1,64 @@
+"""E-mail, by the server that EMAIL_URL names."""
+
+from __future__ import annotations
+
+import smtplib
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.mail import EmailMultiAlternatives, get_connection
+from django.core.validators import validate_email
+
+from governance.alerts.channels import NotSent, Target
+from governance.alerts.messages import Message
+
+MOST_ADDRESSES = 20
+
+
+def problem_with(address: str) -> str:
+    """What is wrong with a list of addresses, as a sentence; empty where nothing is."""
+    found = addresses(address)
+    if not found or len(found) > MOST_ADDRESSES:
+        return f"Name between 1 and {MOST_ADDRESSES} e-mail addresses, separated by commas."
+    for one in found:
+        try:
+            validate_email(one)
+        except ValidationError:
+            return f"{one!r} is no e-mail address."
+    return ""
+
+
+def addresses(address: str) -> list[str]:
+    return [part for raw in address.split(",") if (part := raw.strip())]
+
+
+def send(target: Target, message: Message) -> None:
+    if not settings.EMAIL_URL:
+        raise NotSent("EMAIL_URL is not set, so no e-mail can be sent.")
+    host = urlsplit(settings.APP_URL).hostname or "localhost"
+    mail = EmailMultiAlternatives(
+        subject=message.title,
+        body=message.text,
+        from_email=settings.DEFAULT_FROM_EMAIL,
+        to=addresses(target.address),
+        connection=get_connection(timeout=settings.EMAIL_TIMEOUT),
+        # The same at every try, so that mailboxes and people can tell a repeat; and no out-of-office answers it.
+        headers={
+            "Message-ID": f"<{message.id}@{host}>",
+            "References": f"<{message.incident}@{host}>",
+            "Auto-Submitted": "auto-generated",
+            "X-Auto-Response-Suppress": "All",
+        },
+    )
+    mail.attach_alternative(message.html, "text/html")
+    try:
+        mail.send()
+    except smtplib.SMTPRecipientsRefused as error:
+        raise NotSent("The mail server refuses the addresses.") from error
+    except smtplib.SMTPAuthenticationError as error:
+        raise NotSent("The mail server refuses the user or password of EMAIL_URL.") from error
+    except smtplib.SMTPResponseException as error:
+        raise NotSent(f"The mail server answers {error.smtp_code}.") from error
+    except (OSError, smtplib.SMTPException) as error:
+        raise NotSent(f"The mail server cannot be reached ({type(error).__name__}).") from error

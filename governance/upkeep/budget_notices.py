@@ -1,0 +1,237 @@
+"""What is told of budgets: their events, which the ledger writes with what causes them, become notices.
+
+An event is its own row of the outbox (`untold`), so a call that crosses a threshold writes nothing more for it. Of
+several events of a window at one time the gravest is told: a call that takes a budget from half to its end is one
+message.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import Exists, F, OuterRef, Q
+from django.urls import reverse
+
+from governance import alerts
+from governance.models import AlertChannel, AlertNotice, BudgetEvent, BudgetWindow, ScopeType
+from governance.rules import alerting, money
+
+Kind = BudgetEvent.Kind
+# Of each statement.
+EVENTS = 500
+# From this share of the limit on a threshold is a warning.
+WARNING_FROM = Decimal("0.75")
+CENT_NANOS = 10_000_000
+# What happened to a window that is over since is no news when it is so old: a worker was away, or what was imported.
+STALE = timedelta(hours=1)
+
+
+def write(*, now: datetime) -> int:
+    """Make notices of events that nobody was told of, and end those that are over; how many. Twice adds nothing."""
+    made = 0
+    while True:
+        seen, told = _write_some(now)
+        made += told
+        if seen < EVENTS:
+            return made + _end(now)
+
+
+@transaction.atomic
+def _write_some(now: datetime) -> tuple[int, int]:
+    """(events, notices)"""
+    of: tuple[str, ...] = ("self",) if connection.features.has_select_for_update_of else ()
+    skips = connection.features.has_select_for_update_skip_locked
+    rows = BudgetEvent.objects.filter(untold=True).select_for_update(skip_locked=skips, of=of).order_by("id")
+    events = list(rows.select_related("budget__tenant", "window", "tenant")[:EVENTS])
+    by_window: defaultdict[int, list[BudgetEvent]] = defaultdict(list)
+    # Where nobody is told, nothing is kept for telling.
+    is_heard = AlertChannel.objects.filter(enabled=True).exists()
+    for event in events if is_heard else []:
+        is_over = event.window.closed_at is not None or (event.window.ends_at or now) < now
+        if not (is_over and event.occurred_at < now - STALE):
+            by_window[event.window_id].append(event)
+    for of_window in by_window.values():
+        _tell(of_window)
+    BudgetEvent.objects.filter(pk__in=[event.pk for event in events]).update(untold=False)
+    return len(events), len(by_window)
+
+
+def _tell(events: Sequence[BudgetEvent]) -> None:
+    """One notice of what happened to a window."""
+    event = max(events, key=lambda one: (alerting.SEVERITIES.index(_severity(one)), _weight(one), one.pk))
+    window, budget = event.window, event.budget
+    tenant = event.tenant or budget.tenant
+    kind, title = _said(event)
+    alerts.tell(
+        kind=kind,
+        incident=f"budget-window-{window.pk}",
+        title=title,
+        message=_message(event),
+        severity=_severity(event),
+        tenant=tenant,
+        is_for_tenant=tenant is not None and budget.scope_type != ScopeType.PLATFORM,
+        path=reverse("admin:governance_budget_change", args=[budget.pk]),
+        facts=_facts(event),
+        event=event,
+        window=window,
+        now=event.occurred_at,
+    )
+
+
+def _severity(event: BudgetEvent) -> str:
+    if event.kind == Kind.HARD_STOP:
+        return "critical"
+    if event.kind == Kind.THRESHOLD_BREACH:
+        return "warning" if Decimal(event.threshold) >= WARNING_FROM else "info"
+    if event.kind == Kind.STATE_CHANGE and event.new_state == "stopped":
+        return "critical"
+    return "warning" if event.kind == Kind.STATE_CHANGE and event.new_state == "degraded" else "info"
+
+
+def _weight(event: BudgetEvent) -> Decimal:
+    """Of events that are as grave: a stop, then the highest threshold, then what came of it."""
+    if event.kind == Kind.HARD_STOP:
+        return Decimal(3)
+    return Decimal(event.threshold) if event.threshold else Decimal(0)
+
+
+def name_of(window: BudgetWindow) -> str:
+    """How people name whose money it is: "acme's daily budget"."""
+    budget = window.budget
+    scope = budget.scope
+    if window.subject and budget.scope_key == "*":
+        scope = f"{window.subject} ({scope})"
+    return f"the {PERIODS.get(budget.window, budget.window)} budget of {scope}"
+
+
+PERIODS = {
+    "hour": "hourly",
+    "day": "daily",
+    "week": "weekly",
+    "month": "monthly",
+    "billing_cycle": "billing cycle's",
+    "lifetime": "lifetime",
+}
+
+
+def _said(event: BudgetEvent) -> tuple[str, str]:
+    """(kind, title)"""
+    name = name_of(event.window)
+    if event.kind == Kind.HARD_STOP or (event.kind == Kind.STATE_CHANGE and event.new_state == "stopped"):
+        return "budget_stopped", f"Stopped: {name} is used up"
+    if event.kind == Kind.THRESHOLD_BREACH:
+        return "budget_threshold", f"{capital(name)} is at {percent(Decimal(event.threshold))}"
+    if event.kind == Kind.BUDGET_RESET:
+        return "budget_reset", f"{capital(name)} was reset"
+    state = {"active": "open again", "degraded": "served by cheaper models now", "warned": "close to its limit"}
+    return "budget_state", f"{capital(name)} is {state.get(event.new_state, event.new_state)}"
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def percent(share: Decimal) -> str:
+    return f"{(share * 100).normalize():f}%"
+
+
+def _message(event: BudgetEvent) -> str:
+    spent, limit = (dollars(n) for n in (event.settled_nanos, event.limit_nanos))
+    used = f" ({Decimal(event.settled_nanos) / Decimal(event.limit_nanos):.0%})" if event.limit_nanos else ""
+    words = [f"{spent} of {limit} are spent{used}."]
+    if _said(event)[0] == "budget_stopped":
+        words.append("Calls under it are refused from now on.")
+    if event.kind != Kind.BUDGET_RESET and event.window.closed_at is None:
+        words.append(resets(event.window))
+    if event.actor:
+        words.append(f"By {event.actor}.")
+    if event.reason:
+        words.append(f"Reason: {event.reason.rstrip('.')}.")
+    return " ".join(word for word in words if word)
+
+
+def resets(window: BudgetWindow) -> str:
+    """When it begins anew by itself, as a sentence."""
+    if window.ends_at is None:
+        return "It does not reset by itself."
+    tenant = window.tenant or window.budget.tenant
+    local = window.ends_at.astimezone(tenant.zone) if tenant else window.ends_at
+    return f"It resets at {local:%H:%M} on {local:%Y-%m-%d} ({tenant.time_zone if tenant else 'UTC'})."
+
+
+def dollars(nanos: int) -> str:
+    """As people read it: to the cent, and in full where there is less than one."""
+    if 0 < nanos < CENT_NANOS:
+        return f"${money.format_dollars(nanos)}"
+    return f"${money.dollars_from_nanos(nanos):,.2f}"
+
+
+def _facts(event: BudgetEvent) -> dict[str, Any]:
+    return {
+        "budget": event.budget_id,
+        "scope": event.budget.scope,
+        "window": event.budget.window,
+        "subject": event.window.subject,
+        "event": event.kind,
+        "threshold": event.threshold or None,
+        "spent": money.format_dollars(event.settled_nanos),
+        "limit": money.format_dollars(event.limit_nanos),
+    }
+
+
+def _end(now: datetime) -> int:
+    """Say of windows that are over, or have money again, that it is over; how many notices that ends."""
+    on = AlertNotice.objects.filter(what=AlertNotice.What.OPENED, over_at=None).exclude(window=None)
+    closed = Exists(BudgetWindow.objects.filter(pk=OuterRef("window_id"), closed_at__isnull=False))
+    ended = 0
+    for incident in list(on.filter(closed).order_by().values_list("incident", flat=True).distinct()[:EVENTS]):
+        ended += _end_incident(incident, "Its window is over; a new one has begun, or begins with the next call.", now)
+    # Without a raise or a correction no window ever has less behind it.
+    raised = Q(window__limit_nanos__gt=F("event__limit_nanos"))
+    corrected = Q(window__settled_nanos__lt=F("event__settled_nanos"))
+    for notice in on.filter(raised | corrected).select_related("window", "event")[:EVENTS]:
+        if _is_eased(notice):
+            ended += _end_incident(notice.incident, "It has money again.", now)
+    return ended
+
+
+def _is_eased(notice: AlertNotice) -> bool:
+    """Whether a window is not any more where its event saw it."""
+    window, event = notice.window, notice.event
+    if window is None or event is None:
+        return False
+    if event.threshold:
+        return window.settled_nanos < Decimal(event.threshold) * window.limit_nanos
+    return window.state != "stopped" if notice.kind == "budget_stopped" else window.state == "active"
+
+
+@transaction.atomic
+def _end_incident(incident: str, words: str, now: datetime) -> int:
+    on = AlertNotice.objects.filter(incident=incident, what=AlertNotice.What.OPENED, over_at=None)
+    last = on.order_by("-id").select_related("window__budget").first()
+    if last is None or last.window is None:
+        return 0
+    grave = on.exclude(severity="info").exists()
+    # The condition settles a race: one of two ends it.
+    ended = on.update(over_at=now)
+    if ended and grave:
+        alerts.tell(
+            kind=last.kind,
+            incident=incident,
+            what=AlertNotice.What.OVER,
+            title=capital(name_of(last.window)),
+            message=words,
+            severity=last.severity,
+            tenant=last.tenant_id,
+            is_for_tenant=last.is_for_tenant,
+            path=last.path,
+            facts=last.facts,
+            window=last.window,
+            now=now,
+        )
+    return ended

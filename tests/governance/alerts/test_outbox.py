@@ -1,0 +1,337 @@
+"""Alerts reach their receivers: once, signed, in order, also where a receiver or a worker was away."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from governance import alerts, ledger
+from governance.actions import alert_channels, allowances, budgets
+from governance.alerts import outbox
+from governance.models import AlertChannel, AlertDelivery, AlertNotice, BudgetEvent
+from governance.rules.errors import NotOpen
+from governance.upkeep import telling
+from tests import factories as make
+from tests.factories import NOON
+from tests.fakes.alert_receivers import MailSink, Receiver
+from tests.governance.alerts.conftest import ADA, mail_to, webhook_to
+
+pytestmark = pytest.mark.django_db
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> Any:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def spend(cost: str) -> None:
+    op = make.reserving(cost)
+    ledger.reserve(op, now=NOON)
+    ledger.settle(make.settling(op.reservation_id, cost), now=NOON)
+
+
+def test_a_threshold_is_told_once_by_mail_and_by_webhook_with_the_page_where_one_acts(
+    hook: Receiver, mail: MailSink, clock: Clock
+) -> None:
+    budget = make.budget("1.00")
+    _, secret = webhook_to(hook)
+    mail_to("owner@example.com, second@example.com")
+    spend("0.80")
+    assert telling.run(clock=clock) == 2
+    assert telling.run(clock=clock) == 0
+
+    [(headers, body)] = hook.got
+    assert Webhook(secret).verify(body.decode(), headers)["type"] == "alert.opened"
+    with pytest.raises(WebhookVerificationError):
+        Webhook(secret).verify(body.decode().replace("0.80", "0.10"), headers)
+    [data] = [each["data"] for each in hook.bodies]
+    assert (data["kind"], data["severity"], data["tenant"]) == ("budget_threshold", "warning", "acme")
+    assert data["facts"]["spent"] == "0.80"
+    assert data["facts"]["threshold"] == "0.75"
+    [told] = mail.got
+    assert told["subject"] == "The daily budget of acme is at 75%"
+    assert mail.recipients == [["owner@example.com", "second@example.com"]]
+    text = told.get_body(("plain",))
+    assert text is not None
+    words = text.get_content()
+    assert "$0.80 of $1.00 are spent (80%). It resets at 00:00 on 2026-03-11 (UTC)." in words
+    assert f"http://127.0.0.1:8000/admin/governance/budget/{budget.pk}/change/" in words
+    assert told["message-id"].startswith("<")
+    assert told["auto-submitted"] == "auto-generated"
+
+
+def test_one_call_from_nothing_to_the_end_is_one_message(hook: Receiver, clock: Clock) -> None:
+    make.budget("1.00")
+    webhook_to(hook, min_severity="info")
+    spend("1.00")
+    assert BudgetEvent.objects.filter(untold=True).count() > 4
+    telling.run(clock=clock)
+    [body] = hook.bodies
+    assert body["data"]["title"] == "Stopped: the daily budget of acme is used up"
+    assert body["data"]["severity"] == "critical"
+
+
+def test_what_is_raised_or_reset_is_over_for_those_who_keep_incidents(
+    hook: Receiver, mail: MailSink, clock: Clock
+) -> None:
+    budget = make.budget("1.00")
+    webhook_to(hook)
+    mail_to()
+    spend("1.00")
+    telling.run(clock=clock)
+    budgets.change(budget=budget, changes={"limit_nanos": make.nanos("10.00")}, by=ADA, now=NOON + MINUTE)
+    clock.now += MINUTE
+    telling.run(clock=clock)
+    began, over = (body["data"] for body in hook.bodies)
+    assert (began["what"], over["what"]) == ("opened", "over")
+    assert began["incident"] == over["incident"]
+    assert over["title"] == "Over: The daily budget of acme"
+    # Nobody is mailed that a budget has money.
+    assert len(mail.got) == 1
+    assert telling.run(clock=clock) == 0
+
+
+def test_the_next_window_tells_again(hook: Receiver, clock: Clock) -> None:
+    budget = make.budget("1.00")
+    webhook_to(hook)
+    spend("0.80")
+    telling.run(clock=clock)
+    budgets.reset(budget=budget, reason="a new day", by=ADA, now=NOON + MINUTE)
+    telling.run(clock=clock)
+    spend_at = NOON + 2 * MINUTE
+    op = make.reserving("0.80")
+    ledger.reserve(op, now=spend_at)
+    ledger.settle(make.settling(op.reservation_id, "0.80"), now=spend_at)
+    telling.run(clock=clock)
+    assert [body["data"]["what"] for body in hook.bodies] == ["opened", "over", "opened"]
+
+
+def test_a_receiver_that_is_down_for_an_hour_gets_it_once_when_it_is_back(hook: Receiver, clock: Clock) -> None:
+    webhook_to(hook)
+    alerts.report(kind="dead_letter", subject="evt_1", message="It failed twelve times.", now=NOON)
+    hook.answers = [-1] * 1000
+    tries = 0
+    while clock.now < NOON + HOUR:
+        telling.run(clock=clock)
+        tries = AlertDelivery.objects.get().tries
+        clock.now += timedelta(seconds=10)
+    assert 8 <= tries <= 12
+    channel = AlertChannel.objects.get()
+    assert channel.failures == tries
+    assert "cannot be reached" in channel.last_error
+    hook.answers = []
+    while not hook.got and clock.now < NOON + 2 * HOUR:
+        telling.run(clock=clock)
+        clock.now += timedelta(seconds=10)
+    assert clock.now - NOON < HOUR + 16 * MINUTE
+    for _ in range(10):
+        telling.run(clock=clock)
+        clock.now += 20 * MINUTE
+    assert [body["data"]["title"] for body in hook.bodies] == ["An event of Stripe's was given up: evt_1"]
+
+
+def test_three_failures_and_then_it_comes_once_under_one_id(hook: Receiver, clock: Clock) -> None:
+    webhook_to(hook)
+    alerts.report(kind="price_missing", subject="large", message="It is in use.", now=NOON)
+    hook.answers = [500, 503, 302]
+    for _ in range(12):
+        telling.run(clock=clock)
+        clock.now += MINUTE
+    assert len(hook.got) == 4
+    assert len({headers["webhook-id"] for headers, _ in hook.got}) == 1
+    assert AlertDelivery.objects.get().state == "sent"
+
+
+def test_what_nobody_takes_for_a_day_is_given_up_told_elsewhere_and_can_be_replayed(
+    hook: Receiver, mail: MailSink, clock: Clock
+) -> None:
+    channel, _ = webhook_to(hook, areas=["billing"])
+    mail_to(areas=["operations"])
+    alerts.report(kind="dead_letter", subject="evt_1", message="It failed twelve times.", now=NOON)
+    hook.answers = [500] * 100
+    while clock.now < NOON + 27 * HOUR:
+        telling.run(clock=clock)
+        clock.now += 5 * MINUTE
+    row = AlertDelivery.objects.get(channel=channel)
+    assert (row.state, row.error) == ("dead", "It answers 500.")
+    [told] = mail.got
+    assert told["subject"] == "Alerts do not arrive: pager"
+    hook.answers, hook.got = [], []
+    alert_channels.replay(delivery=row, by=ADA, now=clock.now, reason="mended")
+    telling.run(clock=clock)
+    assert len(hook.got) == 1
+    telling.run(clock=clock)
+    assert [message["subject"] for message in mail.got][1:] == ["Over: Alerts do not arrive: pager"]
+
+
+def test_a_worker_that_died_over_a_message_leaves_it_to_the_next_one_under_the_same_id(
+    hook: Receiver, clock: Clock
+) -> None:
+    webhook_to(hook)
+    alerts.report(kind="dead_letter", subject="evt_1", message="It failed twelve times.", now=NOON)
+    outbox.spread(now=NOON)
+    [claimed] = outbox.claim(now=NOON)
+    assert outbox._send(claimed) == ""
+    # It is dead, and never marks. Nobody else sends meanwhile.
+    assert telling.run(clock=clock) == 0
+    clock.now += outbox.LEASE
+    assert telling.run(clock=clock) == 1
+    assert len({headers["webhook-id"] for headers, _ in hook.got}) == 1
+    # It was not dead, and marks late: the later claim has the word.
+    outbox.mark(claimed, error="It answers 500.", now=clock.now)
+    assert AlertDelivery.objects.get().state == "sent"
+
+
+def test_that_it_is_over_comes_after_that_it_began(hook: Receiver, clock: Clock) -> None:
+    webhook_to(hook)
+    alerts.report(kind="provider_unusable", subject="groq", message="No key.", now=NOON, severity="critical")
+    hook.answers = [500]
+    telling.run(clock=clock)
+    alerts.clear(kind="provider_unusable", subject="groq", now=NOON)
+    telling.run(clock=clock)
+    assert len(hook.got) == 1
+    for _ in range(3):
+        clock.now += MINUTE
+        telling.run(clock=clock)
+    assert [body["data"]["what"] for body in hook.bodies] == ["opened", "opened", "over"]
+
+
+def test_a_flood_is_one_mail_the_gravest_first(mail: MailSink, clock: Clock) -> None:
+    mail_to()
+    for number in range(40):
+        alerts.report(kind="price_missing", subject=f"model-{number}", message="It is in use.", now=NOON)
+    alerts.report(kind="ledger_drift", subject="", message="2 figures.", severity="critical", now=NOON)
+    telling.run(clock=clock)
+    [told] = mail.got
+    assert told["subject"] == "41 alerts, the gravest: The ledger has drifted"
+    text = told.get_body(("plain",))
+    assert text is not None
+    assert "And 16 more, the mildest: http://127.0.0.1:8000/admin/governance/alertdelivery/" in text.get_content()
+    # A flood goes on as one mail a minute.
+    alerts.report(kind="price_missing", subject="model-x", message="It is in use.", now=NOON)
+    telling.run(clock=clock)
+    assert len(mail.got) == 1
+    clock.now += MINUTE
+    telling.run(clock=clock)
+    assert len(mail.got) == 2
+
+
+def test_quiet_hours_hold_back_what_can_wait_and_nothing_else(mail: MailSink, clock: Clock) -> None:
+    mail_to(quiet_from="08:00", quiet_until="14:00")
+    alerts.report(kind="price_missing", subject="large", message="It is in use.", now=NOON)
+    telling.run(clock=clock)
+    assert mail.got == []
+    alerts.report(kind="ledger_drift", subject="", message="2 figures.", severity="critical", now=NOON)
+    telling.run(clock=clock)
+    assert len(mail.got) == 1
+    clock.now += 2 * HOUR
+    telling.run(clock=clock)
+    assert mail.got[1]["subject"] == "A model in use has no price: large"
+
+
+def test_a_customers_channel_hears_of_that_customer_alone_and_of_nothing_wider(mail: MailSink, clock: Clock) -> None:
+    acme, other = make.tenant("acme"), make.tenant("other")
+    mail_to("acme@example.com", "acme", tenant=acme, min_severity="info")
+    mail_to("other@example.com", "other", tenant=other, min_severity="info")
+    make.budget("1.00", tenant=acme)
+    make.budget("1.00", scope_type="platform")
+    spend("0.80")
+    alerts.report(kind="ledger_drift", subject="", message="2 figures.", severity="critical", now=NOON, tenant=acme)
+    telling.run(clock=clock)
+    assert mail.recipients == [["acme@example.com"]]
+    assert mail.got[0]["subject"] == "The daily budget of acme is at 75%"
+
+
+def test_a_channel_that_is_switched_off_gets_nothing_of_then_when_it_is_on_again(hook: Receiver, clock: Clock) -> None:
+    channel, _ = webhook_to(hook)
+    alerts.report(kind="dead_letter", subject="evt_1", message="It failed.", now=NOON)
+    outbox.spread(now=NOON)
+    alert_channels.change(channel=channel, changes={"enabled": False}, by=ADA, now=NOON)
+    alerts.report(kind="dead_letter", subject="evt_2", message="It failed.", now=NOON)
+    telling.run(clock=clock)
+    with pytest.raises(NotOpen):
+        alert_channels.try_out(channel=AlertChannel.objects.get(), by=ADA, clock=clock)
+    with pytest.raises(NotOpen):
+        alert_channels.replay(delivery=AlertDelivery.objects.get(), by=ADA, now=NOON)
+    alert_channels.change(channel=channel, changes={"enabled": True}, by=ADA, now=NOON)
+    telling.run(clock=clock)
+    assert hook.got == []
+    assert AlertDelivery.objects.get().state == "dropped"
+
+
+def test_the_button_tries_a_channel_at_once_whatever_waits(hook: Receiver, clock: Clock) -> None:
+    channel, _ = webhook_to(hook)
+    alerts.report(kind="dead_letter", subject="evt_1", message="It failed.", now=NOON)
+    hook.answers = [500, 500]
+    telling.run(clock=clock)
+    assert alert_channels.try_out(channel=channel, by=ADA, clock=clock).error == "It answers 500."
+    tried = alert_channels.try_out(channel=channel, by=ADA, clock=clock)
+    assert tried.state == "sent"
+    assert hook.bodies[-1]["type"] == "alert.test"
+
+
+def test_a_graver_repeat_is_told_once_and_a_repeat_is_not(hook: Receiver, clock: Clock) -> None:
+    webhook_to(hook)
+    for severity in ("warning", "warning", "critical", "warning", "critical"):
+        alerts.report(kind="provider_disagrees", subject="openai", message="$1 more.", now=NOON, severity=severity)
+        telling.run(clock=clock)
+    assert [body["data"]["severity"] for body in hook.bodies] == ["warning", "critical"]
+
+
+def test_what_is_kept_goes_after_ninety_days(hook: Receiver, clock: Clock) -> None:
+    webhook_to(hook)
+    alerts.report(kind="dead_letter", subject="evt_1", message="It failed.", now=NOON)
+    telling.run(clock=clock)
+    assert outbox.purge(now=NOON + outbox.KEPT) == 0
+    assert outbox.purge(now=NOON + outbox.KEPT + MINUTE) == 1
+    assert not AlertDelivery.objects.exists()
+
+
+def test_channels_of_the_environment_come_and_go_with_it(settings: Any, mail: MailSink, clock: Clock) -> None:
+    settings.ALERT_URLS = ["mailto:ops@example.com", "pagerduty://integration@key"]
+    telling.run(clock=clock)
+    by_name = {row.name: row for row in AlertChannel.objects.all()}
+    assert by_name["ALERT_URLS 1"].target == "ops@example.com"
+    assert by_name["ALERT_URLS 2"].is_pager
+    assert "integration" not in str(by_name["ALERT_URLS 2"].__dict__)
+    settings.ALERT_URLS = ["mailto:ops@example.com"]
+    alerts.report(kind="dead_letter", subject="evt_1", message="It failed.", now=NOON)
+    telling.run(clock=clock)
+    assert mail.recipients == [["ops@example.com"]]
+    assert not AlertChannel.objects.get(name="ALERT_URLS 2").enabled
+    assert telling.run(clock=clock) == 0
+
+
+def test_a_raise_is_no_alarm(hook: Receiver, clock: Clock) -> None:
+    budget = make.budget("1.00")
+    webhook_to(hook)
+    allowances.raise_limit(
+        budget=budget, amount_nanos=make.nanos("1.00"), ends_at=NOON + HOUR, reason="a launch", by=ADA, now=NOON
+    )
+    telling.run(clock=clock)
+    assert hook.got == []
+    assert not AlertNotice.objects.filter(severity="warning").exists()
+
+
+def test_what_is_long_over_is_no_news(hook: Receiver, clock: Clock) -> None:
+    webhook_to(hook)
+    make.budget("1.00")
+    make.budget("1.00", window="lifetime")
+    spend("0.80")
+    clock.now += 25 * HOUR
+    telling.run(clock=clock)
+    # The day is over; a lifetime is not.
+    assert [body["data"]["facts"]["window"] for body in hook.bodies] == ["lifetime"]
