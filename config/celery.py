@@ -19,12 +19,22 @@ class OneAtATime(Task):  # type: ignore[type-arg]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Settings read this module, before there are models.
+        from django.db import InterfaceError, OperationalError
+        from django.utils import timezone
+
         from governance import request_ids
-        from governance.upkeep import jobs
+        from governance.upkeep import jobs, outage
 
         work = partial(super().__call__, *args, **kwargs)
         with request_ids.known_as(self.request.id or ""):
-            return jobs.run(self.name, work) if self.name in PERIODS else work()
+            if self.name not in PERIODS:
+                return work()
+            try:
+                return jobs.run(self.name, work)
+            except (InterfaceError, OperationalError) as error:
+                # Nothing can be kept of it where it is: `send_alerts` says when it is over.
+                outage.seen(error, now=timezone.now())
+                raise
 
 
 app = Celery("spend-governor", task_cls=OneAtATime)

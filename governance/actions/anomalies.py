@@ -323,6 +323,8 @@ def _report(anomaly: Anomaly, now: datetime) -> None:
         subject=str(anomaly),
         message=anomaly_words.sentence(anomaly),
         severity="critical" if anomaly.acted_at or anomaly.metric == Metric.COST else "warning",
+        tenant=anomaly.tenant_id,
+        path=f"/admin/governance/anomaly/{anomaly.pk}/change/",
         now=now,
     )
 

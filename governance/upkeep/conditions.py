@@ -17,14 +17,14 @@ from django.urls import reverse
 
 from governance import alerts
 from governance.models import Alert, BudgetWindow, ScopeType, SpendEntry, Tenant
-from governance.queries import budget_status, forecasts
+from governance.queries import budget_status, forecasts, jobs
 from governance.queries.budget_status import BudgetStatus
 from governance.queries.sums import LongSum
 from governance.rules import money, outages
 from governance.rules.windows import WindowKind
 from governance.upkeep.budget_notices import capital, dollars, name_of, resets
 
-VELOCITY, RUNS_OUT, OVERAGE = "velocity", "budget_runs_out", "overage"
+VELOCITY, RUNS_OUT, OVERAGE, LATE = "velocity", "budget_runs_out", "overage", "job_late"
 DISK, DATABASE = "disk_full", "database_trouble"
 # What is spent in so long says how fast money goes.
 LATELY = timedelta(minutes=15)
@@ -48,7 +48,7 @@ class Found:
 
 def look(*, now: datetime) -> int:
     """What is quickly seen, each minute; how many alerts are open of it."""
-    kinds = {VELOCITY: velocity, OVERAGE: overages, DISK: disk, DATABASE: database}
+    kinds = {VELOCITY: velocity, OVERAGE: overages, LATE: late_jobs, DISK: disk, DATABASE: database}
     return sum(_keep(kind, look_at(now), now) for kind, look_at in kinds.items())
 
 
@@ -142,6 +142,27 @@ def overages(now: datetime) -> dict[str, Found]:
         f" ({dollars(sums['most'] or 0)})."
     )
     return {"calls": Found(message, "critical")}
+
+
+def late_jobs(now: datetime) -> dict[str, Found]:
+    """Periodic jobs that did not succeed in time; this one runs, or nobody looks."""
+    return {
+        job.name: Found(
+            f"{job.name}, which runs every {short_period(job.period)}, last succeeded"
+            f" {f'at {job.succeeded_at:%H:%M on %Y-%m-%d} UTC' if job.succeeded_at else 'never'}."
+            + (f" Its last run failed: {job.error}" if job.error else "")
+        )
+        for job in jobs.late(now=now)
+    }
+
+
+def short_period(period: timedelta) -> str:
+    seconds = int(period.total_seconds())
+    for unit, length in (("hour", 3600), ("minute", 60)):
+        if seconds % length == 0:
+            count = seconds // length
+            return unit if count == 1 else f"{count} {unit}s"
+    return f"{seconds} seconds"
 
 
 def disk(now: datetime) -> dict[str, Found]:

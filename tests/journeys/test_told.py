@@ -14,6 +14,7 @@ import pytest
 import time_machine
 from asgiref.sync import async_to_sync, sync_to_async
 from axes.models import AccessLog
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
@@ -27,7 +28,7 @@ from config import sign_ins
 from governance import ledger
 from governance.actions import alert_channels, reviews
 from governance.audit import Actor
-from governance.models import Alert, BudgetWindow
+from governance.models import Alert, BudgetWindow, Job
 from governance.rules import outages
 from governance.rules.calls import Usage
 from governance.upkeep import conditions, reconcile, telling
@@ -230,6 +231,19 @@ def test_a_disk_that_is_nearly_full_and_one_that_is_not_any_more(
     conditions.look(now=NOON)
     assert letter(mail).startswith("Over: The disk is nearly full")
     assert Alert.objects.get(cleared_at=None).subject == "elsewhere /var"
+
+
+def test_a_job_that_did_not_run(mail: MailSink) -> None:
+    Job.objects.create(name="governance.tasks.reconcile_ledger", known_since=NOON, succeeded_at=NOON)
+    others = set(settings.CELERY_BEAT_SCHEDULE) - {"governance.tasks.reconcile_ledger"}
+    at = NOON + 5 * HOUR
+    Job.objects.bulk_create([Job(name=name, known_since=NOON, succeeded_at=at) for name in others])
+    conditions.look(now=at)
+    found = letter(mail, now=at)
+    assert found.startswith(
+        "A job did not run: reconcile_ledger | reconcile_ledger, which runs every hour, last succeeded at 12:00 on"
+    )
+    assert "Look whether a worker and one beat run." in found
 
 
 @pytest.mark.postgres_only

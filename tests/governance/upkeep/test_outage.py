@@ -33,8 +33,8 @@ def test_it_is_told_once_after_a_minute_and_that_it_is_over_when_it_answers(
 
             patched.setattr(telling, "run", away)
             for minute in (0, 0.5, 1, 2, 60):
-                with time_machine.travel(NOON + minute * MINUTE, tick=False):
-                    assert tasks.send_alerts() == 0
+                with time_machine.travel(NOON + minute * MINUTE, tick=False), pytest.raises(OperationalError):
+                    tasks.send_alerts()
         [body] = hook.bodies
         assert body["message"].startswith("The database of Spend Governor has not answered since 12:00 UTC")
         # What no file can say begins anew.
