@@ -246,6 +246,8 @@ class TestWhereNothingAnswers:
             (refusal(500, "failed"), 1),
             (httpx.Response(200, text="<html>somebody else's"), 1),
             (httpx.Response(200, json=["a list"]), 1),
+            (httpx.Response(200, json={"id": "1"}), 1),
+            (httpx.Response(200, json={"id": "1", "status": "", "model": "", "amount": "much"}), 1),
         ],
     )
     def test_what_is_unsure_is_asked_again(self, naps: list[float], answer: httpx.Response, tries: int) -> None:

@@ -12,7 +12,17 @@ import httpx2 as httpx
 
 from spend_governor_client.errors import GovernorError, Unsettled
 from spend_governor_client.exchange import Ask, cost_or_usage, estimate, given
-from spend_governor_client.values import Dollars, Held, Reported, Reservation, Settled, Usage, dollars, usage_of
+from spend_governor_client.values import (
+    Dollars,
+    Held,
+    Reported,
+    Reservation,
+    Settled,
+    Usage,
+    dollars,
+    understood,
+    usage_of,
+)
 
 R = TypeVar("R")
 TIMEOUT_S = 30.0
@@ -106,7 +116,7 @@ class Governor:
         body = given(model=model, provider=provider, tools=tools, ttl_s=ttl_s)
         body |= who | estimate(input_tokens, max_tokens, estimated_cost)
         told = self._post("/api/reservations", body, key=idempotency_key, patience_s=patience_s)
-        return Hold(self, Held.read(told))
+        return Hold(self, understood(Held, told))
 
     def settle(
         self,
@@ -123,18 +133,18 @@ class Governor:
         Raises NeedsReview where more is claimed than the tenant's budgets leave.
         """
         body = cost_or_usage(cost, usage) | given(model=model, request_id=request_id)
-        return Settled.read(self._post(f"/api/reservations/{id}/settle", body, key=idempotency_key))
+        return understood(Settled, self._post(f"/api/reservations/{id}/settle", body, key=idempotency_key))
 
     def extend(
         self, id: str, *, more: Dollars = 0, ttl_s: int | None = None, idempotency_key: str | None = None
     ) -> Reservation:
         """Hold more, or for longer. Raises Refused as a call of that size is; the hold stays as it was."""
         body = given(more=dollars(more) if more else None, ttl_s=ttl_s)
-        return Reservation.read(self._post(f"/api/reservations/{id}/extend", body, key=idempotency_key))
+        return understood(Reservation, self._post(f"/api/reservations/{id}/extend", body, key=idempotency_key))
 
     def release(self, id: str, *, idempotency_key: str | None = None) -> Reservation:
         """Give a whole hold back: nothing was spent."""
-        return Reservation.read(self._post(f"/api/reservations/{id}/release", {}, key=idempotency_key))
+        return understood(Reservation, self._post(f"/api/reservations/{id}/release", {}, key=idempotency_key))
 
     def report(
         self,
@@ -154,7 +164,7 @@ class Governor:
         """Charge a call that was made without a hold. A repeated `request_id` charges nothing."""
         who = given(agent=agent, user=user, session=session, task=task, tenant=tenant)
         body = given(request_id=request_id, model=model, provider=provider, occurred_at=occurred_at)
-        return Reported.read(self._post("/api/spend", body | who | cost_or_usage(cost, usage)))
+        return understood(Reported, self._post("/api/spend", body | who | cost_or_usage(cost, usage)))
 
     @contextmanager
     def hold(self, model: str, *, on_error: Literal["release", "keep"] = "release", **reserve: Any) -> Iterator[Hold]:

@@ -12,7 +12,17 @@ import httpx2 as httpx
 
 from spend_governor_client.errors import GovernorError, Unsettled
 from spend_governor_client.exchange import Ask, cost_or_usage, estimate, given
-from spend_governor_client.values import Dollars, Held, Reported, Reservation, Settled, Usage, dollars, usage_of
+from spend_governor_client.values import (
+    Dollars,
+    Held,
+    Reported,
+    Reservation,
+    Settled,
+    Usage,
+    dollars,
+    understood,
+    usage_of,
+)
 
 R = TypeVar("R")
 TIMEOUT_S = 30.0
@@ -112,7 +122,7 @@ class AsyncGovernor:
         body = given(model=model, provider=provider, tools=tools, ttl_s=ttl_s)
         body |= who | estimate(input_tokens, max_tokens, estimated_cost)
         told = await self._post("/api/reservations", body, key=idempotency_key, patience_s=patience_s)
-        return AsyncHold(self, Held.read(told))
+        return AsyncHold(self, understood(Held, told))
 
     async def settle(
         self,
@@ -129,18 +139,18 @@ class AsyncGovernor:
         Raises NeedsReview where more is claimed than the tenant's budgets leave.
         """
         body = cost_or_usage(cost, usage) | given(model=model, request_id=request_id)
-        return Settled.read(await self._post(f"/api/reservations/{id}/settle", body, key=idempotency_key))
+        return understood(Settled, await self._post(f"/api/reservations/{id}/settle", body, key=idempotency_key))
 
     async def extend(
         self, id: str, *, more: Dollars = 0, ttl_s: int | None = None, idempotency_key: str | None = None
     ) -> Reservation:
         """Hold more, or for longer. Raises Refused as a call of that size is; the hold stays as it was."""
         body = given(more=dollars(more) if more else None, ttl_s=ttl_s)
-        return Reservation.read(await self._post(f"/api/reservations/{id}/extend", body, key=idempotency_key))
+        return understood(Reservation, await self._post(f"/api/reservations/{id}/extend", body, key=idempotency_key))
 
     async def release(self, id: str, *, idempotency_key: str | None = None) -> Reservation:
         """Give a whole hold back: nothing was spent."""
-        return Reservation.read(await self._post(f"/api/reservations/{id}/release", {}, key=idempotency_key))
+        return understood(Reservation, await self._post(f"/api/reservations/{id}/release", {}, key=idempotency_key))
 
     async def report(
         self,
@@ -160,7 +170,7 @@ class AsyncGovernor:
         """Charge a call that was made without a hold. A repeated `request_id` charges nothing."""
         who = given(agent=agent, user=user, session=session, task=task, tenant=tenant)
         body = given(request_id=request_id, model=model, provider=provider, occurred_at=occurred_at)
-        return Reported.read(await self._post("/api/spend", body | who | cost_or_usage(cost, usage)))
+        return understood(Reported, await self._post("/api/spend", body | who | cost_or_usage(cost, usage)))
 
     @asynccontextmanager
     async def hold(

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
+
+from spend_governor_client.errors import Unavailable
 
 Dollars = Decimal | str | int
 
@@ -58,6 +60,22 @@ def _read(value: Any, name: str) -> Any:
 def at_most(*inputs: Any) -> int:
     """Tokens that texts, messages and tools have at the most: no text has more tokens than bytes."""
     return sum(len(json.dumps(one, ensure_ascii=False, default=str).encode()) for one in inputs)
+
+
+class Readable(Protocol):
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self: ...
+
+
+Value = TypeVar("Value", bound=Readable)
+
+
+def understood(kind: type[Value], body: Mapping[str, Any]) -> Value:
+    """The answer as a value. One that is none, as somebody else's JSON, is the gateway's absence."""
+    try:
+        return kind.read(body)
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise Unavailable("unreadable", f"The answer is not the gateway's: {error!r}.", status=200) from error
 
 
 def _moment(text: str | None) -> datetime | None:
