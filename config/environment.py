@@ -62,8 +62,7 @@ def _content(name: str, path: str) -> str:
 
 
 def _raw(env: environ.Env, name: str, default: str) -> str:
-    # As it is: `env.str` would take a value that begins with $ for the name of another variable.
-    value: str = env.ENVIRON.get(name, default).strip()
+    value: str = env.str(name, default).strip()
     return default if PLACEHOLDER in value else value
 
 
