@@ -21,12 +21,12 @@ from config import __version__
 from config.backups import InUse, postgres, sqlite
 from config.backups import manifest as manifests
 from config.backups.manifest import Manifest, Sealed
-from governance import alerts, audit
+from governance import alerts, audit, sealing
 from governance.audit import Actor
+from governance.models import AlertChannel
 from governance.upkeep import reconcile
 from governance.upkeep.reconcile import Drift
 from llm.models import ProviderEndpoint
-from llm.providers import sealing
 
 Report = Callable[[str], None]
 NAMED = "spend-governor-{:%Y%m%dT%H%M%SZ}"
@@ -99,15 +99,17 @@ def _copied(draft: Path, now: datetime) -> Manifest:
 
 def sealed() -> tuple[Sealed, ...]:
     """What is in the database that a SECRET_KEY alone opens, by its fingerprint."""
+    providers = ProviderEndpoint.objects.exclude(sealed_key="").order_by("name").values_list("name", "sealed_key")
+    channels = AlertChannel.objects.exclude(sealed="").order_by("name").values_list("name", "sealed")
+    secrets = [(f"the key of provider {name}", secret) for name, secret in providers]
+    secrets += [(f"the secret of alert channel {name}", secret) for name, secret in channels]
     found: dict[str, list[str]] = {}
-    for name, secret in (
-        ProviderEndpoint.objects.exclude(sealed_key="").order_by("name").values_list("name", "sealed_key")
-    ):
+    for name, secret in secrets:
         try:
             key = sealing.sealed_under(secret)
         except sealing.Unreadable:
             key = ""
-        found.setdefault(key, []).append(f"the key of provider {name}")
+        found.setdefault(key, []).append(name)
     return tuple(Sealed(key, tuple(names)) for key, names in sorted(found.items()))
 
 

@@ -27,7 +27,7 @@ GRAVITY = Case(When(severity="critical", then=Value(0)), When(severity="warning"
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class Concerns:
     """Whom an alert is about, whether they are told of it, too, and where one acts."""
 
     tenant_id: int | None = None
@@ -56,7 +56,7 @@ def report(
     `is_for_tenant`; `path` that of the page where one acts, by default its kind's. Runs in the caller's transaction, if
     there is one.
     """
-    about = About(tenant.pk if isinstance(tenant, Tenant) else tenant, is_for_tenant, path)
+    about = Concerns(tenant.pk if isinstance(tenant, Tenant) else tenant, is_for_tenant, path)
     message, subject = _fitting(message, LONGEST_MESSAGE), _fitting(subject, LONGEST_SUBJECT)
     for _ in range(ROUNDS):
         if repeated := _repeat(kind, subject, message, severity, now, about):
@@ -111,7 +111,7 @@ def open_ones() -> QuerySet[Alert]:
 
 
 @transaction.atomic
-def _repeat(kind: str, subject: str, message: str, severity: str, now: datetime, about: About) -> Alert | None:
+def _repeat(kind: str, subject: str, message: str, severity: str, now: datetime, about: Concerns) -> Alert | None:
     """The open alert, counted up; the row stays locked until it is read. Told again if it is graver than it was."""
     found = Alert.objects.filter(kind=kind, subject=subject, cleared_at=None)
     # The two conditions have no row in common, so a repeat counts once.
@@ -135,16 +135,16 @@ def _tell(
     now: datetime,
     what: str = AlertNotice.What.OPENED,
     message: str = "",
-    about: About | None = None,
+    about: Concerns | None = None,
 ) -> None:
     kind = notices.kind_of(alert.kind)
     incident = incident_of(alert)
     if what == AlertNotice.What.OVER:
         # As whoever opened it said; where it was opened before there were notices, nobody did.
         first = AlertNotice.objects.filter(incident=incident, what=AlertNotice.What.OPENED).order_by("id").first()
-        about = About(first.tenant_id, first.is_for_tenant, first.path) if first is not None else None
+        about = Concerns(first.tenant_id, first.is_for_tenant, first.path) if first is not None else None
         AlertNotice.objects.filter(incident=incident, over_at=None).update(over_at=now)
-    about = about or About()
+    about = about or Concerns()
     subject = alert.subject if alert.subject.lower() not in kind.title.lower() else ""
     notices.tell(
         kind=alert.kind,

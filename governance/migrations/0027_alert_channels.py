@@ -86,10 +86,6 @@ class Migration(migrations.Migration):
             name='untold',
             field=models.BooleanField(db_default=False, default=True, editable=False),
         ),
-        migrations.AddIndex(
-            model_name='budgetevent',
-            index=models.Index(condition=models.Q(('untold', True)), fields=['id'], name='event_untold'),
-        ),
         migrations.AddField(
             model_name='alertchannel',
             name='tenant',

@@ -44,6 +44,7 @@ PLAYED = {
 ELSEWHERE = {
     ("docs/simulated-stripe.md", "account = SimulatedStripe"): "tests/billing/sandbox",
     ("docs/clients.md", "make .venv/clients.installed"): "tests/clients/test_matrix.py",
+    ("docs/operations.md", "from standardwebhooks"): "tests/governance/alerts/test_outbox.py",
     ("clients/python/README.md", "from spend_governor_client"): "tests/clients/test_governor_client.py",
     ("clients/python/README.md", "@governor.governed"): "tests/clients/test_governor_client.py",
     ("clients/python/README.md", "hold = governor.reserve"): "tests/clients/test_governor_client.py",
@@ -53,6 +54,7 @@ OTHER_VARIABLES = {
     *("PORT", "PYTHON", "MODULES", "UPGRADE", "CHROMIUM", "CI", "ALLOWED", "FORBIDDEN"),
     *("REQUIRE_BROWSER", "REQUIRE_NODE", "REQUIRE_TOKENIZERS", "TEST_DATABASE_URL", "TEST_REDIS_URL"),
     *("BASE_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE", "PROMETHEUS_IMAGE", "GRAFANA_IMAGE", "POSTGRES_HOST"),
+    *("REQUIRE_OTEL", "OTEL_TRACES_SAMPLER"),
     *("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "PATH", "GOVERNOR_KEY", "GOVERNOR_URL"),
 }
 # Programs of the system that a line may begin with; its files are looked for all the same.
@@ -71,6 +73,8 @@ OF_THE_SYSTEM = {
         "docker",
         "kubectl",
         "helm",
+        "journalctl",
+        "jq",
     ),
     *("python3", "pip", "bin/pip", ".venv/bin/pip", "curl", "node", "sqlite3", "psql", "pg_dump", "pg_restore", "pipx"),
 }

@@ -24,11 +24,10 @@ from django.utils import timezone
 from billing.models import MeterEvent, Restoration
 from billing.usage import outbox, proof
 from config.backups import postgres
-from governance import ledger
-from governance.models import Alert, AuditEntry, SpendEntry, SpendRollup, Tenant
+from governance import ledger, sealing
+from governance.models import Alert, AlertChannel, AuditEntry, SpendEntry, SpendRollup, Tenant
 from governance.upkeep import reconcile
 from llm.models import ProviderEndpoint
-from llm.providers import sealing
 from tests import factories
 from tests.billing.usage.test_outbox import customer
 from tests.fakes.stripe_meters import FakeMeters, answering
@@ -159,6 +158,7 @@ def test_what_is_refused_leaves_the_database_as_it_is(tmp_path: Path, settings: 
         sealed_key=sealing.seal("gsk_1"),
         updated_at=timezone.now(),
     )
+    AlertChannel.objects.create(name="ops", kind="webhook", target="https://ops.test", sealed=sealing.seal("whsec_1"))
     folder = back_up(tmp_path / "a")
     Tenant.objects.create(slug="later", name="Later")
 
@@ -171,7 +171,8 @@ def test_what_is_refused_leaves_the_database_as_it_is(tmp_path: Path, settings: 
     assert "Give --replace" in refused(folder)
     assert "it has no manifest.json" in refused(tmp_path)
     settings.SECRET_KEY = KEYS["other"]
-    assert "without which the key of provider groq cannot be read" in refused(folder, "--replace")
+    needed = "without which the key of provider groq, the secret of alert channel ops cannot be read"
+    assert needed in refused(folder, "--replace")
     assert restore(folder, "--replace", "--without-secrets", "--dry-run")["dry_run"]
     settings.SECRET_KEY_FALLBACKS = [KEYS["key"]]
     assert restore(folder, "--replace", "--dry-run")["dry_run"]
