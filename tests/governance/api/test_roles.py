@@ -29,6 +29,7 @@ from governance.models import (
     Reservation,
     SpendEntry,
 )
+from governance.models import Anomaly, AuditEntry, Overrun, PendingReport, RefusedCall, Reservation, SpendEntry
 from llm.models import Price
 from tests import factories
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
@@ -96,6 +97,10 @@ TABLE: dict[str, Answers] = {
     "get spend": ALL_READ,
     "post spend": (400, 403, 400, 400, 400, 401),
     "get spend/rate": ALL_READ,
+    "get spend/forecast": ALL_READ,
+    "get spend/anomalies": ALL_READ,
+    "post spend/anomalies/<int:id>/dismiss": operators(200),
+    "post spend/anomalies/<int:id>/undo": operators(200),
     "get spend/summary": ALL_READ,
     "get spend/reviews": ALL_READ,
     "get spend/reviews/<uuid:id>": OWN_READ,
@@ -188,6 +193,7 @@ def of_invoices() -> dict[str, Any]:
         "reservations": held(now),
         "spend": estimated(now),
         "spend/reviews": waiting(now),
+        "spend/anomalies": held_by_itself(now),
         "refusals": refused(now),
         "stops": stops.stop(tenant=factories.tenant("initech"), reason="test", by=by, now=now).pk,
         "rate-limits": rate_limits.create(scope_type="platform", requests_per_minute=9, by=by, now=now).pk,
@@ -229,6 +235,26 @@ def delivered(now: datetime) -> UUID:
 def estimated(now: datetime) -> UUID:
     row = SpendEntry.objects.create(
         tenant=factories.tenant(), cost_nanos=1, certainty="estimated", occurred_at=now, recorded_at=now
+    )
+    return row.pk
+
+
+def held_by_itself(now: datetime) -> int:
+    """An anomaly of acme's agent invoices, which was paused for it."""
+    row = Anomaly.objects.create(
+        subject_type="agent",
+        subject="acme/invoices",
+        tenant=factories.tenant(),
+        agent="invoices",
+        metric="cost",
+        hour=now,
+        observed=9,
+        expected=1,
+        bound=3,
+        started_at=now,
+        last_at=now,
+        act="pause",
+        acted_at=now,
     )
     return row.pk
 
@@ -335,6 +361,8 @@ ACTS: dict[str, tuple[dict[str, Any], str]] = {
     "post spend/<uuid:id>/correct": ({"reason": "why", "cost": "0.01"}, "entry.correct"),
     "post spend": ({"tenant": "acme", "request_id": "r1", "cost": "0.01"}, "spend.report"),
     "post stops": ({"reason": "why"}, "stop.start"),
+    "post spend/anomalies/<int:id>/dismiss": ({}, "anomaly.dismiss"),
+    "post spend/anomalies/<int:id>/undo": ({}, "anomaly.undo"),
     "post stops/<int:id>/lift": ({}, "stop.lift"),
     "post rate-limits": ({"scope_type": "tenant", "tenant": "acme", "tokens_per_minute": 9}, "rate_limit.create"),
     "patch rate-limits/<int:id>": ({"tokens_per_minute": 9}, "rate_limit.change"),
