@@ -21,12 +21,12 @@ from config import __version__
 from config.backups import InUse, postgres, sqlite
 from config.backups import manifest as manifests
 from config.backups.manifest import Manifest, Sealed
-from governance import alerts, audit
+from governance import alerts, audit, sealing
 from governance.audit import Actor
+from governance.models import AlertChannel
 from governance.upkeep import reconcile
 from governance.upkeep.reconcile import Drift
 from llm.models import ProviderEndpoint
-from llm.providers import sealing
 
 Report = Callable[[str], None]
 NAMED = "spend-governor-{:%Y%m%dT%H%M%SZ}"
@@ -100,14 +100,16 @@ def _copied(draft: Path, now: datetime) -> Manifest:
 def sealed() -> tuple[Sealed, ...]:
     """What is in the database that a SECRET_KEY alone opens, by its fingerprint."""
     found: dict[str, list[str]] = {}
-    for name, secret in (
-        ProviderEndpoint.objects.exclude(sealed_key="").order_by("name").values_list("name", "sealed_key")
-    ):
+    providers = ProviderEndpoint.objects.exclude(sealed_key="").order_by("name").values_list("name", "sealed_key")
+    channels = AlertChannel.objects.exclude(sealed="").order_by("name").values_list("name", "sealed")
+    named = [(f"the key of provider {name}", secret) for name, secret in providers]
+    named += [(f"the secret of alert channel {name}", secret) for name, secret in channels]
+    for what, secret in named:
         try:
             key = sealing.sealed_under(secret)
         except sealing.Unreadable:
             key = ""
-        found.setdefault(key, []).append(f"the key of provider {name}")
+        found.setdefault(key, []).append(what)
     return tuple(Sealed(key, tuple(names)) for key, names in sorted(found.items()))
 
 

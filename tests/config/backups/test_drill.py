@@ -24,11 +24,10 @@ from django.utils import timezone
 from billing.models import MeterEvent, Restoration
 from billing.usage import outbox, proof
 from config.backups import postgres
-from governance import ledger
+from governance import ledger, sealing
 from governance.models import Alert, AuditEntry, SpendEntry, SpendRollup, Tenant
 from governance.upkeep import reconcile
 from llm.models import ProviderEndpoint
-from llm.providers import sealing
 from tests import factories
 from tests.billing.usage.test_outbox import customer
 from tests.fakes.stripe_meters import FakeMeters, answering
