@@ -437,7 +437,8 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
         found["PASSWORD"] = found.get("PASSWORD") or password(env, "DATABASE_PASSWORD")
         found.setdefault("CONN_HEALTH_CHECKS", True)
         # ASGI gives each request a thread of its own, so a connection kept by a thread would be lost with it.
-        options.setdefault("pool", {"min_size": 1, "max_size": 6, "timeout": 3})
+        # While the server is away each request tries; the pool's own are ever further apart, minutes in the end.
+        options.setdefault("pool", {"min_size": 1, "max_size": 6, "timeout": 3, "reconnect_timeout": 1})
         # A server that is gone or frozen is noticed: at once when connecting, and within half a minute on the way.
         for name, value in NOTICING.items():
             options.setdefault(name, value)

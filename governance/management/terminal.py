@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, OutputWrapper
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from governance.rules import names
 
@@ -43,7 +43,9 @@ class TerminalCommand(BaseCommand):
                 setattr(self, name, PrintableOutput(given))
         try:
             return super().execute(*args, **options)
-        except (OperationalError, InterfaceError) as error:
+        except (OperationalError, InterfaceError, ProgrammingError) as error:
+            if isinstance(error, ProgrammingError) and not _lacks_tables(error):
+                raise
             failure = database_away(error)
         except CommandError as error:
             failure = error
@@ -55,4 +57,11 @@ class TerminalCommand(BaseCommand):
 
 def database_away(error: Exception) -> CommandError:
     why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if _lacks_tables(error):
+        return CommandError(f"The database is not migrated ({why}). Run: manage.py migrate", returncode=AWAY)
     return CommandError(f"The database does not answer: {why}", returncode=AWAY)
+
+
+def _lacks_tables(error: Exception) -> bool:
+    """Whether a table or a column is not there, in either database's words."""
+    return getattr(error.__cause__, "sqlstate", None) in ("42P01", "42703") or "no such " in str(error)

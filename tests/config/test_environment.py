@@ -378,6 +378,8 @@ class TestDatabase:
 
         assert (found["HOST"], found["PORT"], found["NAME"], found["PASSWORD"]) == ("db", 5433, "money", "p@")
         assert found["CONN_HEALTH_CHECKS"] is True
+        # Within two seconds of its return the server is found, however long it was away.
+        assert found["OPTIONS"]["pool"]["reconnect_timeout"] <= 2
 
     def test_a_password_of_any_characters_stands_beside_the_url(self, tmp_path: Path) -> None:
         beside = {"DATABASE_PASSWORD": ANY_PASSWORD}

@@ -16,6 +16,7 @@ import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.core.management.base import CommandParser
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
@@ -59,6 +60,18 @@ def test_where_the_database_is_away_a_command_says_so_in_a_line_and_exits_with_3
     assert err.splitlines()[-1].startswith("The database does not answer: ")
     assert "Traceback" not in err
     assert "hunter2" not in err
+
+
+@pytest.mark.django_db
+def test_a_database_that_lacks_tables_is_to_be_migrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM governance_later")
+
+    monkeypatch.setattr("governance.actions.tenancy.tenant_named", read)
+    with pytest.raises(CommandError, match=r"not migrated .*governance_later.* Run: manage.py migrate") as raised:
+        call_command("emergency_stop", "--tenant", "acme", "--reason", "r")
+    assert raised.value.returncode == 3
 
 
 def test_other_failures_keep_their_status_and_are_json_too(capsys: pytest.CaptureFixture[str]) -> None:
