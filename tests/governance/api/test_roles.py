@@ -22,6 +22,7 @@ from governance.audit import Actor
 from governance.models import (
     AlertChannel,
     AlertDelivery,
+    Anomaly,
     AuditEntry,
     Overrun,
     PendingReport,
@@ -29,7 +30,6 @@ from governance.models import (
     Reservation,
     SpendEntry,
 )
-from governance.models import Anomaly, AuditEntry, Overrun, PendingReport, RefusedCall, Reservation, SpendEntry
 from llm.models import Price
 from tests import factories
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
