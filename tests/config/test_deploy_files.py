@@ -211,8 +211,9 @@ class TestCompose:
         script = (
             script.replace("$$", "$")
             .replace("/run/secrets/redis_password", str(tmp_path / "password"))
-            .replace("redis-server", f"{binary(valkey)} --port {port} --bind 127.0.0.1")
-            .replace("--dir /data", f"--dir {tmp_path}")
+            .replace("redis-server", binary(valkey))
+            .replace("/tmp/redis.conf", f"{tmp_path}/redis.conf")
+            .replace("--dir /data", f"--dir {tmp_path} --port {port} --bind 127.0.0.1")
         )
         server = subprocess.Popen([shell, option, script], stdout=subprocess.DEVNULL)
         try:
@@ -223,7 +224,10 @@ class TestCompose:
                     stranger.ping()
         finally:
             server.terminate()
-            server.wait(10)
+            assert server.wait(10) == 0
+        # It ended itself, as it was told to.
+        with pytest.raises(redis.ConnectionError):
+            stranger.ping()
 
     def test_pgbouncer_is_told_a_password_of_any_characters(self, tmp_path: Path) -> None:
         (tmp_path / "password").write_text(f"{ANY_PASSWORD}\n", encoding="utf-8")
