@@ -17,7 +17,7 @@ from governance import alerts, ledger
 from governance.actions import allowances, rate_limits, reviews, stops
 from governance.audit import Actor
 from governance.console.presses import DONE_ALREADY
-from governance.models import Alert, AuditEntry, PendingReport, SpendEntry
+from governance.models import Alert, Anomaly, AnomalyRule, AuditEntry, PendingReport, SpendEntry
 from llm.models import Model, Price, ProviderEndpoint
 from tests import confirmed, factories
 
@@ -59,6 +59,8 @@ ROWS: dict[str, Callable[[], Row]] = {
     "governance.SpendEntry": lambda: _entry(),
     "governance.PendingReport": lambda: _report(),
     "governance.Alert": lambda: _alert(),
+    "governance.Anomaly": lambda: _anomaly(),
+    "governance.AnomalyRule": lambda: AnomalyRule.objects.create(tenant=factories.tenant(), agent="*", act="pause"),
     "governance.Tenant": factories.tenant,
     "governance.Agent": factories.agent,
     "governance.ApiKey": lambda: factories.key()[1],
@@ -95,6 +97,14 @@ def _report() -> Row:
     row = reviews.report(report=factories.reporting("50", trust=trust), now=timezone.now())
     assert isinstance(row, PendingReport)
     return row
+
+
+def _anomaly() -> Anomaly:
+    """One that paused its agent by itself, and is not over."""
+    agent, now = factories.agent(), timezone.now()
+    known = {"hour": now, "started_at": now, "last_at": now, "acted_at": now, "act": "pause"}
+    whom = {"subject_type": "agent", "subject": str(agent), "tenant": agent.tenant, "agent": agent.slug}
+    return Anomaly.objects.create(**whom, **known, metric="cost", observed=9, expected=1, bound=3)
 
 
 @pytest.fixture
