@@ -16,6 +16,8 @@ from governance.api.views import ControlView
 from governance.models import LedgerCheck
 from governance.queries import jobs
 
+JOB_STATES = [jobs.OK, jobs.LATE, jobs.FAILING, jobs.WAITING]
+
 
 class CheckBody(serializers.Serializer[LedgerCheck]):
     """The last proof that the ledger has not drifted; `drifts` that are not `repaired` are for an operator."""
@@ -29,7 +31,7 @@ class JobBody(serializers.Serializer[Any]):
     """A periodic job. `state` is ok, late, failing (its last run) or waiting (for its first one)."""
 
     name = serializers.CharField()
-    state = serializers.ChoiceField(choices=[jobs.OK, jobs.LATE, jobs.FAILING, jobs.WAITING])
+    state = serializers.ChoiceField(choices=JOB_STATES)
     last_success_at = serializers.DateTimeField(source="succeeded_at", allow_null=True)
     duration_s = serializers.FloatField(source="took_s", allow_null=True)
     running_since = serializers.DateTimeField(allow_null=True)

@@ -234,6 +234,13 @@ SPECTACULAR_SETTINGS = {
         # Nor is what stands before it.
         "config.edge_api.describe",
     ],
+    # Fields of one name, and one set of values under several.
+    "ENUM_NAME_OVERRIDES": {
+        "SeverityEnum": "governance.models.alerts.Alert.Severity",
+        "AlertChannelKindEnum": "governance.models.alerts.AlertChannel.Kind",
+        "AlertDeliveryStateEnum": "governance.models.alerts.AlertDelivery.State",
+        "JobStateEnum": "config.health_api.JOB_STATES",
+    },
     # The documentation's scripts come from a package, not from somebody else's server.
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",

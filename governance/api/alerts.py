@@ -27,7 +27,7 @@ class AlertBody(serializers.Serializer[Any]):
     id = serializers.IntegerField()
     kind = serializers.CharField()
     subject = serializers.CharField()
-    severity = serializers.ChoiceField(choices=alerting.SEVERITIES)
+    severity = serializers.ChoiceField(choices=Alert.Severity.choices)
     message = serializers.CharField()
     count = serializers.IntegerField(help_text="How often it was seen.")
     first_at = serializers.DateTimeField()
@@ -39,7 +39,7 @@ class AlertBody(serializers.Serializer[Any]):
 class AlertQuery(Query):
     open = serializers.BooleanField(required=False, help_text="Only those that are open, or only those that are over.")
     kind = Text(required=False, max_length=60)
-    severity = serializers.ChoiceField(choices=alerting.SEVERITIES, required=False)
+    severity = serializers.ChoiceField(choices=Alert.Severity.choices, required=False)
 
 
 class Alerts(ListView):
@@ -77,7 +77,7 @@ class ChannelBody(Strict):
     id = serializers.IntegerField(read_only=True)
     name = Text(max_length=100)
     kind = serializers.ChoiceField(
-        choices=AlertChannel.Kind.values, help_text="apprise: chats, pagers and push, by a URL of Apprise's."
+        choices=AlertChannel.Kind.choices, help_text="apprise: chats, pagers and push, by a URL of Apprise's."
     )
     tenant = Name(
         "tenant",
@@ -96,7 +96,7 @@ class ChannelBody(Strict):
     )
     secret = Text(write_only=True, required=False, max_length=2000, help_text="Apprise's URL.")
     enabled = serializers.BooleanField(required=False)
-    min_severity = serializers.ChoiceField(choices=alerting.SEVERITIES, required=False)
+    min_severity = serializers.ChoiceField(choices=Alert.Severity.choices, required=False)
     areas = serializers.ListField(
         child=serializers.ChoiceField(choices=alerting.AREAS), required=False, max_length=20, help_text="None: all."
     )
@@ -124,7 +124,7 @@ class MadeChannelBody(ChannelBody):
 
 class ChannelQuery(Query):
     tenant = Name("tenant", required=False)
-    kind = serializers.ChoiceField(choices=AlertChannel.Kind.values, required=False)
+    kind = serializers.ChoiceField(choices=AlertChannel.Kind.choices, required=False)
     enabled = serializers.BooleanField(required=False)
 
 
@@ -181,9 +181,9 @@ class DeliveryBody(serializers.Serializer[Any]):
     tenant = serializers.CharField(source="notice.tenant.slug", allow_null=True, default=None)
     kind = serializers.CharField(source="notice.kind")
     what = serializers.ChoiceField(source="notice.what", choices=AlertNotice.What.values)
-    severity = serializers.ChoiceField(source="notice.severity", choices=alerting.SEVERITIES)
+    severity = serializers.ChoiceField(source="notice.severity", choices=Alert.Severity.choices)
     title = serializers.CharField(source="notice.title")
-    state = serializers.ChoiceField(choices=AlertDelivery.State.values)
+    state = serializers.ChoiceField(choices=AlertDelivery.State.choices)
     tries = serializers.IntegerField()
     error = serializers.CharField()
     created_at = serializers.DateTimeField()
@@ -194,7 +194,7 @@ class DeliveryBody(serializers.Serializer[Any]):
 
 class DeliveryQuery(Query):
     channel = serializers.IntegerField(required=False, min_value=1)
-    state = serializers.ChoiceField(choices=AlertDelivery.State.values, required=False)
+    state = serializers.ChoiceField(choices=AlertDelivery.State.choices, required=False)
 
 
 class ChannelTest(ControlView):
