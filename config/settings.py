@@ -240,6 +240,7 @@ SPECTACULAR_SETTINGS = {
         "AlertChannelKindEnum": "governance.models.alerts.AlertChannel.Kind",
         "AlertDeliveryStateEnum": "governance.models.alerts.AlertDelivery.State",
         "JobStateEnum": "config.health_api.JOB_STATES",
+        "StateEnum": "billing.models.accounts.BillingAccount.State",
     },
     # The documentation's scripts come from a package, not from somebody else's server.
     "SWAGGER_UI_DIST": "SIDECAR",

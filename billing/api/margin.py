@@ -33,7 +33,7 @@ class MarginBody(Strict):
 
     tenant = serializers.CharField(read_only=True)
     plan = serializers.CharField(read_only=True)
-    state = serializers.ChoiceField(choices=BillingAccount.State.values, read_only=True)
+    state = serializers.ChoiceField(choices=BillingAccount.State.choices, read_only=True)
     revenue = Dollars(source="revenue_nanos", read_only=True)
     other_revenue = OtherRevenue(source="other", read_only=True)
     cost = Dollars(source="cost_nanos", read_only=True)

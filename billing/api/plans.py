@@ -52,7 +52,7 @@ class AccountBody(Strict):
     tenant = serializers.CharField(source="tenant.slug", default=None, allow_null=True, read_only=True)
     stripe_customer_id = serializers.CharField(read_only=True)
     plan = serializers.CharField(read_only=True)
-    state = serializers.ChoiceField(choices=BillingAccount.State.values, read_only=True)
+    state = serializers.ChoiceField(choices=BillingAccount.State.choices, read_only=True)
     limit = Dollars(source="limit_nanos", allow_null=True, read_only=True)
     period_start = serializers.DateTimeField(allow_null=True, read_only=True)
     period_end = serializers.DateTimeField(allow_null=True, read_only=True)
@@ -61,7 +61,7 @@ class AccountBody(Strict):
 
 class AccountQuery(Query):
     tenant = Name("tenant", required=False)
-    state = serializers.ChoiceField(choices=BillingAccount.State.values, required=False)
+    state = serializers.ChoiceField(choices=BillingAccount.State.choices, required=False)
     stripe_customer_id = Text(required=False)
     bound = serializers.BooleanField(required=False, help_text="false: customers whose tenant nobody knows yet.")
 
