@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db import DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
+from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 from prometheus_client.core import CollectorRegistry, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -56,6 +57,7 @@ class AtScrape(Collector):
         return iter(())
 
 
+@csrf_exempt
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
     """404 where no token is set: then nobody may read this, and there is nothing to guess at."""
@@ -70,7 +72,11 @@ def metrics(request: HttpRequest) -> HttpResponse:
         )
     registry = CollectorRegistry()
     registry.register(AtScrape(timezone.now()))
-    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    try:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    except (TypeError, ValueError):
+        # It names a version that is none: what everybody reads.
+        encode, content_type = choose_encoder("")
     try:
         return HttpResponse(encode(registry), content_type=content_type)
     except DatabaseError:

@@ -140,10 +140,18 @@ class SessionLimitsMiddleware:
 
 def _to_sign_in(request: HttpRequest) -> HttpResponse:
     """htmx would put the sign-in page into the middle of the page that asked. From there it goes back to that page."""
-    asking = urlsplit(request.headers.get("HX-Current-URL", ""))
-    login, back = reverse("admin:login"), f"{asking.path}?{asking.query}" if asking.query else asking.path
+    back = _asking_page(request)
     query = f"?{urlencode({'next': back})}" if back.startswith(reverse("admin:index")) else ""
-    return HttpResponse(headers={"HX-Redirect": f"{login}{query}"})
+    return HttpResponse(headers={"HX-Redirect": f"{reverse('admin:login')}{query}"})
+
+
+def _asking_page(request: HttpRequest) -> str:
+    """Path and query of the page that asked, empty where what htmx says is no address."""
+    try:
+        asking = urlsplit(request.headers.get("HX-Current-URL", ""))
+    except ValueError:
+        return ""
+    return f"{asking.path}?{asking.query}" if asking.query else asking.path
 
 
 def _is_signed_in(request: HttpRequest) -> bool:

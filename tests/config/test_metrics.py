@@ -80,7 +80,8 @@ def test_an_operator_s_key_is_no_scrape_token(settings: Any, client: Client) -> 
 @pytest.mark.django_db
 def test_it_is_read_only_and_works_with_a_slash(settings: Any, client: Client) -> None:
     settings.METRICS_TOKEN = TOKEN
-    assert client.post("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 405
+    strict = Client(enforce_csrf_checks=True)
+    assert strict.post("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 405
     assert client.get("/metrics/", headers={"Authorization": f"bearer {TOKEN}"}).status_code == 200
 
 
@@ -92,6 +93,14 @@ def test_openmetrics_is_spoken_to_who_asks_for_it(settings: Any, client: Client)
     answer = client.get("/metrics", headers=headers | {"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer["Content-Type"].startswith("application/openmetrics-text")
     assert answer.content.endswith(b"# EOF\n")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("version", ["x", "", "1.x", "-1", "1" * 5_000])
+def test_a_version_that_is_none_is_what_everybody_reads(settings: Any, client: Client, version: str) -> None:
+    settings.METRICS_TOKEN = TOKEN
+    headers = {"Authorization": f"Bearer {TOKEN}", "Accept": f"application/openmetrics-text; version={version}"}
+    assert client.get("/metrics", headers=headers).status_code == 200
 
 
 def test_a_database_that_does_not_answer_is_a_503(settings: Any, client: Client, monkeypatch: Any) -> None:

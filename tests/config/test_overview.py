@@ -230,8 +230,9 @@ class TestLive:
         asked = {"hx-request": "true", "hx-current-url": "https://governor.example/admin/?range=24h"}
         answer = Client().get("/admin/overview/", headers=asked)
         assert answer["HX-Redirect"] == "/admin/login/?next=%2Fadmin%2F%3Frange%3D24h"
-        elsewhere = Client().get("/admin/overview/", headers=asked | {"hx-current-url": "https://evil.example/x"})
-        assert elsewhere["HX-Redirect"] == "/admin/login/"
+        for elsewhere in ("https://evil.example/x", "http://[::", "//[", "x:]/admin/"):
+            answer = Client().get("/admin/overview/", headers=asked | {"hx-current-url": elsewhere})
+            assert answer["HX-Redirect"] == "/admin/login/", elsewhere
 
 
 class TestWhatHappened:
