@@ -20,6 +20,7 @@ from django.urls import reverse
 from governance import alerts
 from governance.models import AlertChannel, AlertNotice, BudgetEvent, BudgetWindow, ScopeType
 from governance.rules import alerting, money
+from governance.rules.windows import WindowKind
 
 Kind = BudgetEvent.Kind
 # Of each statement.
@@ -106,16 +107,16 @@ def name_of(window: BudgetWindow) -> str:
     scope = budget.scope
     if window.subject and budget.scope_key == "*":
         scope = f"{window.subject} ({scope})"
-    return f"the {PERIODS.get(budget.window, budget.window)} budget of {scope}"
+    return f"the {PERIODS[WindowKind(budget.window)]} budget of {scope}"
 
 
 PERIODS = {
-    "hour": "hourly",
-    "day": "daily",
-    "week": "weekly",
-    "month": "monthly",
-    "billing_cycle": "billing cycle's",
-    "lifetime": "lifetime",
+    WindowKind.HOUR: "hourly",
+    WindowKind.DAY: "daily",
+    WindowKind.WEEK: "weekly",
+    WindowKind.MONTH: "monthly",
+    WindowKind.BILLING_CYCLE: "billing cycle's",
+    WindowKind.LIFETIME: "lifetime",
 }
 
 
