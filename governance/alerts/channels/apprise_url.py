@@ -14,6 +14,18 @@ LOCAL = frozenset(
     "blink1 dbus kde qt glib gio gnome macosx windows syslog".split()  # noqa: SIM905 - read as a line
 )
 PAGERS = frozenset(("pagerduty", "splunk", "victorops"))
+# Arguments of a URL that are text: who is told, as whom, and what lies beside it. Any other text may name a file of
+# this machine, or an address that Apprise calls as well.
+TEXTS = frozenset(
+    (
+        *("to", "from", "cc", "bcc", "reply", "sender", "source", "channel", "channels", "topic", "tags", "ping"),
+        *("token", "key", "apikey", "secret", "access", "sid", "app_id", "user", "pass", "name", "thread", "group"),
+        *("route", "region", "entity", "component", "class", "alias", "category", "subtitle", "sound", "lang", "click"),
+    )
+)
+# What can be no address, whatever it says; and headers and fields of a service of one's own.
+NO_ADDRESS = ("bool", "int", "float", "choice")
+ADDED = ("+", "-", ":")
 NOT_A_URL = "Apprise does not know such a URL; https://appriseit.com/services lists them."
 
 
@@ -24,7 +36,21 @@ def problem_with(url: str) -> str:
         return NOT_A_URL
     if _schemes(plugin) & LOCAL:
         return "It would show something on this machine, where nobody looks."
+    if odd := _odd_arguments(plugin, url):
+        return f"It has arguments that could name a file or another address, and are not taken: {', '.join(odd)[:100]}."
     return ""
+
+
+def _odd_arguments(plugin: Any, url: str) -> list[str]:
+    from apprise.utils.parse import parse_qsd
+
+    def kind(name: str) -> str:
+        return str(plugin.template_args.get(name, {}).get("type", "")).partition(":")[0]
+
+    given = parse_qsd(url.partition("?")[2], simple=True)["qsd"]
+    return [
+        name for name in given if not (name.startswith(ADDED) or name in TEXTS or kind(name) in NO_ADDRESS or not name)
+    ]
 
 
 def is_pager(url: str) -> bool:
@@ -59,7 +85,11 @@ def _plugin(url: str) -> Any:
     from apprise import Apprise, AppriseAsset
 
     asset = AppriseAsset(app_id="Spend Governor", app_desc="Alerts", app_url="", async_mode=False)
-    return Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
+    plugin = Apprise.instantiate(url, asset=asset, suppress_exceptions=True)
+    if plugin is not None:
+        # An address that was looked at would lead to one that was not.
+        plugin.redirects = False
+    return plugin
 
 
 def _schemes(plugin: Any) -> set[str]:

@@ -135,6 +135,14 @@ def test_apprise_sends_by_its_urls_and_rings_nobody(hook: Receiver) -> None:
         channels.send(Target("apprise", "", url, private_allowed=True), message())
 
 
+def test_apprise_follows_no_redirect(hook: Receiver) -> None:
+    hook.answers = [302]
+    url = hook.url.replace("http://", "json://") + "?redirect=yes"
+    with pytest.raises(NotSent):
+        channels.send(Target("apprise", "", url, private_allowed=True), message())
+    assert len(hook.got) == 1
+
+
 def test_a_pager_gets_one_incident_that_ends(hook: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(pagerduty.PAGERDUTY_API_LOOKUP, "us", hook.url)
     target = Target("apprise", "", "pagerduty://integration@key")
@@ -155,6 +163,14 @@ def test_a_pager_gets_one_incident_that_ends(hook: Receiver, monkeypatch: pytest
         ("json://example.com/hook", ""),
         ("ntfy://topic", ""),
         ("discord://4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js", ""),
+        ("pagerduty://integration@key?region=us&group=a&overflow=split", ""),
+        ("json://example.com/hook?+X-Token=a&-to=b&verify=no&cto=2.5&to=ops", ""),
+        ("workflows://example.com/wf/sig/?template=http://127.0.0.1/latest", "not taken: template"),
+        ("workflows://example.com/wf/sig/?TEMPLATE=/etc/secrets.json", "not taken: template"),
+        ("discord://4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js?%74emplate=a.json", "not taken: template"),
+        ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/?template=a;batch=no", "not taken: template"),
+        ("mailto://u:p@example.com?smtp=127.0.0.1&to=a@example.com", "not taken: smtp"),
+        ("mailto://u:p@example.com?to=a@example.com&pgpprv=/etc/key", "not taken: pgpprv"),
     ],
 )
 def test_which_urls_lead_to_somebody(url: str, problem: str) -> None:
