@@ -28,6 +28,7 @@ FIELDS = (
     *("quiet_from", "quiet_until", "time_zone", "tells_ends"),
 )
 MOST_CHANNELS = 200
+GONE = "somebody has deleted the channel meanwhile"
 # Whoever presses the button waits for one message.
 TEST_WAITS_S = 25.0
 
@@ -62,12 +63,12 @@ def create(
 def change(
     *, channel: AlertChannel, changes: Mapping[str, Any], secret: str = "", by: Actor, now: datetime
 ) -> AlertChannel:
-    """Change where it sends or what it is told of. Raises FieldError, Conflict.
+    """Change where it sends or what it is told of. Raises FieldError, Conflict, and NotOpen where it is gone.
 
     What waits for a channel that is switched off is dropped: nobody wants last month's alerts when it is on again.
     """
     with transaction.atomic():
-        row = AlertChannel.objects.select_for_update(of=("self",)).select_related("tenant").get(pk=channel.pk)
+        row = _locked(channel)
         old = facts(row)
         if row.digest_of_url and (secret or changes.get("target", row.target) != row.target):
             raise FieldError("target", "it is ALERT_URLS that says where this one sends")
@@ -96,20 +97,22 @@ def check(*, channel: AlertChannel, secret: str = "") -> None:
 
 
 def rotate(*, channel: AlertChannel, by: Actor, now: datetime) -> Made:
-    """Give a webhook another secret, which counts from the next message on. Raises FieldError."""
+    """Give a webhook another secret, which counts from the next message on. Raises FieldError, NotOpen."""
     if channel.kind != Kind.WEBHOOK:
         raise FieldError("", "only webhooks are signed")
     secret = webhook.new_secret()
     with transaction.atomic():
-        AlertChannel.objects.filter(pk=channel.pk).update(sealed=sealing.seal(secret))
-        audit.record(action="alert_channel.rotate", target=_target(channel), by=by, now=now)
-    channel.refresh_from_db()
-    return Made(channel, secret)
+        row = _locked(channel)
+        row.sealed = sealing.seal(secret)
+        row.save(update_fields=["sealed"])
+        audit.record(action="alert_channel.rotate", target=_target(row), by=by, now=now)
+    return Made(row, secret)
 
 
 @transaction.atomic
 def delete(*, channel: AlertChannel, by: Actor, now: datetime, reason: str = "") -> None:
-    """Take a channel away, with what was sent to it. Raises Conflict where ALERT_URLS names it."""
+    """Take a channel away, with what was sent to it. Raises Conflict where ALERT_URLS names it, NotOpen."""
+    channel = _locked(channel)
     if channel.digest_of_url and channel.digest_of_url in environment.urls():
         raise Conflict("", "ALERT_URLS names it; take it out there, or switch the channel off")
     audit.record(
@@ -123,12 +126,13 @@ def try_out(
 ) -> AlertDelivery:
     """Send one message now, whatever the channel's rules and quiet hours say; what came of it is in the delivery.
 
-    Raises NotOpen where the channel is switched off.
+    Raises NotOpen where the channel is switched off, or gone before the answer is there.
     """
     if not channel.enabled:
         raise NotOpen("", "the channel is switched off")
     now = clock()
     with transaction.atomic():
+        _locked(channel)
         notice = alerts.tell(
             kind="test",
             incident=f"test-{channel.pk}",
@@ -143,21 +147,32 @@ def try_out(
         AlertChannel.objects.filter(pk=channel.pk).update(retry_at=None)
         audit.record(action="alert_channel.test", target=_target(channel), by=by, now=now)
     outbox.spread(now=now)
-    delivery = AlertDelivery.objects.get(notice=notice)
     ends_at = clocks.monotonic() + waits_s
     outbox.send_first(channel=channel, now=clock())
-    delivery.refresh_from_db()
-    while delivery.state in (State.PENDING, State.SENDING) and clocks.monotonic() < ends_at:
+    while True:
+        delivery = AlertDelivery.objects.filter(notice=notice).first()
+        if delivery is None:
+            raise NotOpen("", GONE)
+        if delivery.state not in (State.PENDING, State.SENDING) or clocks.monotonic() >= ends_at:
+            return delivery
         # A worker was quicker, and is at it.
         clocks.sleep(0.2)
-        delivery.refresh_from_db()
-    return delivery
+
+
+def _locked(channel: AlertChannel) -> AlertChannel:
+    """The channel as it is now, and stays until the transaction ends. Raises NotOpen where it is gone."""
+    row = AlertChannel.objects.select_for_update(of=("self",)).select_related("tenant").filter(pk=channel.pk).first()
+    if row is None:
+        raise NotOpen("", GONE)
+    return row
 
 
 @transaction.atomic
 def replay(*, delivery: AlertDelivery, by: Actor, now: datetime, reason: str = "") -> AlertDelivery:
     """Send what was given up, or was sent, once more: as a message of its own. Raises NotOpen."""
-    row = AlertDelivery.objects.select_for_update(of=("self",)).get(pk=delivery.pk)
+    row = AlertDelivery.objects.select_for_update(of=("self",)).filter(pk=delivery.pk).first()
+    if row is None:
+        raise NotOpen("", GONE)
     old = row.state
     if not AlertChannel.objects.filter(pk=row.channel_id, enabled=True).exists():
         raise NotOpen("", "its channel is switched off")

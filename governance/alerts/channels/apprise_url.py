@@ -47,7 +47,7 @@ def _odd_arguments(plugin: Any, url: str) -> list[str]:
     def kind(name: str) -> str:
         return str(plugin.template_args.get(name, {}).get("type", "")).partition(":")[0]
 
-    given = parse_qsd(url.partition("?")[2], simple=True)["qsd"]
+    given = parse_qsd(url.partition("?")[2], simple=True)["qsd"]  # type: ignore[no-untyped-call]
     return [
         name for name in given if not (name.startswith(ADDED) or name in TEXTS or kind(name) in NO_ADDRESS or not name)
     ]

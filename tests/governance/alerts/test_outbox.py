@@ -335,3 +335,25 @@ def test_what_is_long_over_is_no_news(hook: Receiver, clock: Clock) -> None:
     telling.run(clock=clock)
     # The day is over; a lifetime is not.
     assert [body["data"]["facts"]["window"] for body in hook.bodies] == ["lifetime"]
+
+
+def test_what_is_done_to_a_channel_that_somebody_has_deleted_is_refused(
+    hook: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, _ = webhook_to(hook)
+    delivery = alert_channels.try_out(channel=channel, by=ADA, clock=clock)
+    alert_channels.delete(channel=AlertChannel.objects.get(), by=ADA, now=NOON)
+    for act in (
+        lambda: alert_channels.change(channel=channel, changes={"name": "b"}, by=ADA, now=NOON),
+        lambda: alert_channels.rotate(channel=channel, by=ADA, now=NOON),
+        lambda: alert_channels.delete(channel=channel, by=ADA, now=NOON),
+        lambda: alert_channels.try_out(channel=channel, by=ADA, clock=clock),
+        lambda: alert_channels.replay(delivery=delivery, by=ADA, now=NOON),
+    ):
+        with pytest.raises(NotOpen, match="deleted the channel"):
+            act()
+    # And while its message is under way.
+    other, _ = webhook_to(hook, "another")
+    monkeypatch.setattr(outbox, "send_first", lambda **_: AlertChannel.objects.get().delete())
+    with pytest.raises(NotOpen, match="deleted the channel"):
+        alert_channels.try_out(channel=other, by=ADA, clock=clock)
