@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from governance import alerts
 from governance.actions import alert_channels, tenancy
-from governance.api.fields import Name, OptionalAct, Query, Strict, Text
+from governance.api.fields import Id, Name, OptionalAct, Query, Strict, Text
 from governance.api.permissions import OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import Alert, AlertChannel, AlertDelivery, AlertNotice
@@ -193,7 +193,7 @@ class DeliveryBody(serializers.Serializer[Any]):
 
 
 class DeliveryQuery(Query):
-    channel = serializers.IntegerField(required=False, min_value=1)
+    channel = Id(required=False)
     state = serializers.ChoiceField(choices=AlertDelivery.State.choices, required=False)
 
 

@@ -111,6 +111,13 @@ class Whole(serializers.IntegerField):
         return super().to_internal_value(data)
 
 
+class Id(Whole):
+    """A row's number: one that a database can have."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(min_value=1, max_value=2**63 - 1, **kwargs)
+
+
 class Count(Whole):
     """A whole number from `least` on. More than `most` is a 422 that names the bound."""
 

@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.api.fields import Dollars, Name, Query, Whole
+from governance.api.fields import Dollars, Id, Name, Query
 from governance.api.permissions import EVERYONE
 from governance.api.views import ControlView
 from governance.models import Budget
@@ -25,7 +25,7 @@ AMOUNTS = ("spent", "limit", "expected", "low", "high")
 
 
 class ForecastQuery(Query):
-    budget = Whole(required=False, min_value=1, help_text="A budget's id; else all that the reader may see.")
+    budget = Id(required=False, help_text="A budget's id; else all that the reader may see.")
     tenant = Name("tenant", required=False)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
+from drf_spectacular.generators import SchemaGenerator
 
 from tests import factories as make
 
@@ -84,6 +85,21 @@ def test_a_query_is_refused_by_the_name_of_its_field(operator: Client, path: str
                 continue
             assert error["param"] == name, (name, value[:50], error)
             assert name in error["message"]
+
+
+@pytest.mark.parametrize("value", ["9" * 20, "9223372036854775808", "-1", "1e9", "true", "9999-12-31T23:59:59-14:00"])
+def test_a_filter_may_say_anything(operator: Client, value: str) -> None:
+    """All that the documentation names, so that a new one is among them."""
+    schema = SchemaGenerator().get_schema(request=None, public=True)
+    filters = [
+        (path.replace("{id}", "1"), each["name"])
+        for path, acts in schema["paths"].items()
+        for each in acts.get("get", {}).get("parameters", ())
+        if each["in"] == "query" and path.startswith("/api/")
+    ]
+    assert len(filters) > 100
+    answers = [(path, name, operator.get(path, query_params={name: value}).status_code) for path, name in filters]
+    assert [answer for answer in answers if answer[2] >= 500] == []
 
 
 @pytest.mark.parametrize("path", PATHS)
