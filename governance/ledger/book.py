@@ -78,6 +78,8 @@ _RULES: dict[type, Callable[[Batch, Any], Any]] = {
 
 # PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
 RETRYABLE_SQLSTATES = ("40P01", "40001")
+# A foreign key's.
+NO_SUCH_ROW = "23503"
 ATTEMPTS = 6
 # PostgreSQL's read_only_sql_transaction: connected to what was the primary until a moment ago, and is no more.
 READ_ONLY = "25006"
@@ -418,8 +420,8 @@ def _carry_out(batch: Batch, operation: Operation) -> Any:
 def _durably(work: Callable[[Manner], T]) -> T:
     """Run `work` in a durable transaction; again after a deadlock, LedgerUnavailable when the database is away.
 
-    Also again, in the manner that it is told, where it was Unforeseen, and where it was LostWindows. Then it need not
-    wait: the one looks again, and the other queues.
+    Also again, in the manner that it is told, where it was Unforeseen, and where it was LostWindows or named what was
+    deleted meanwhile. Then it need not wait: the one looks again, and the others queue.
     """
     manner, attempt = Manner(ahead=True), 0
     while True:
@@ -437,9 +439,11 @@ def _durably(work: Callable[[Manner], T]) -> T:
             if attempt == ATTEMPTS:
                 raise LedgerUnavailable(str(error)) from error
             manner = Manner(calmly=True)
-        except (IntegrityError, DataError):
+        except (IntegrityError, DataError) as error:
             # What one operation brings, so that it is looked for.
-            raise
+            if not _names_what_is_gone(error) or attempt == ATTEMPTS:
+                raise
+            manner = Manner(calmly=True)
         except (DatabaseError, InterfaceError) as error:
             # Away, read-only, full, forbidden, too slow, broken: whatever it is, nothing can be written now.
             if not _may_run_again(error, attempt):
@@ -456,6 +460,11 @@ def _let_go(error: Exception) -> None:
         connection.connection.close()
         connection.close()
     connection.close_if_unusable_or_obsolete()
+
+
+def _names_what_is_gone(error: Exception) -> bool:
+    """Whether a row was to lie under one that is not there (any more), as a bucket under a deleted limit."""
+    return getattr(error.__cause__, "sqlstate", None) == NO_SUCH_ROW or "FOREIGN KEY" in str(error)
 
 
 def _may_run_again(error: Exception, attempt: int) -> bool:

@@ -4,9 +4,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from django.db import IntegrityError
 
 from governance import ledger
 from governance.ledger import sql_buckets
+from governance.ledger.book import ATTEMPTS
 from governance.ledger.operations import Extend, Reserve
 from governance.ledger.results import ExtendRefused, ReserveAnew
 from governance.models import RateBucket, RateLimit, Reservation
@@ -341,3 +343,27 @@ def test_what_a_call_used_beyond_its_hold_counts_under_other_ceilings_too():
     RateLimit.objects.update(nanos_per_minute=nanos("3"))
     ledger.settle(make.settling(op.reservation_id, "2.10"), now=NOON)
     assert RateBucket.objects.get().level_nanos == nanos("2.10")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("runs", [1, ATTEMPTS])
+def test_a_limit_that_is_deleted_while_its_first_bucket_is_opened_limits_nobody(monkeypatch, runs):
+    """The database refuses a bucket under a limit that is not there; the rules are read anew, without it."""
+    gone = limited(requests_per_minute=1)
+    opened, asked = sql_buckets.open_buckets, []
+
+    def open_buckets(keys, now):
+        # Asked for twice a run: before a call is decided, and where that has found none.
+        asked.append(keys)
+        opened({(gone.pk + 1_000, subject) for _, subject in keys} if len(asked) <= 2 * runs else keys, now)
+
+    monkeypatch.setattr(sql_buckets, "open_buckets", open_buckets)
+    op = make.reserving("0.10")
+    if runs < ATTEMPTS:
+        assert ledger.reserve(op, now=NOON).allowed
+        assert len(asked) == 2 * runs + 1
+        return
+    with pytest.raises(IntegrityError):
+        ledger.reserve(op, now=NOON)
+    assert len(asked) == 2 * ATTEMPTS
+    assert not Reservation.objects.exists()
