@@ -122,9 +122,9 @@ class Undone:
             falls = (*falls[:known], *(replace(one, used_nanos=one.used_nanos + cost) for one in falls[known:]))
         return Undone(tuple(replace(one, used_nanos=min(one.used_nanos, used_nanos)) for one in falls))
 
-    def without(self, back_nanos: int, *, is_given: bool) -> Undone:
-        """As it is where so much has come back: what went last comes first."""
-        falls = list(self.falls)
+    def within(self, gone_nanos: int, *, is_given: bool) -> Undone:
+        """As it is where no more than so much is gone any more: of the rest, what went last comes back first."""
+        falls, back_nanos = list(self.falls), self.gone_nanos(is_given=is_given) - gone_nanos
         for number, fall in reversed(list(enumerate(self.falls))):
             back = min(max(0, back_nanos), fall.nanos) if fall.is_given == is_given else 0
             back_nanos -= back
@@ -343,12 +343,10 @@ def _taken_away(part: Part, before: Undone, lowered_nanos: int) -> int:
 
 def _undone(before: Undone, part: Part, given_nanos: int, stands_nanos: int, used_nanos: int) -> tuple[Undone, int]:
     """What of a part has gone, where so much of what an operator gave has in all; and how many falls were known."""
-    new = [
-        Fall(gone - before.gone_nanos(is_given=is_given), stands_nanos, used_nanos, is_given)
-        for gone, is_given in ((part.gone_nanos, False), (max(0, given_nanos), True))
-    ]
-    for fall in new:
-        before = before.without(-fall.nanos, is_given=fall.is_given)
+    all = ((part.gone_nanos, False), (max(0, given_nanos), True))
+    for gone, is_given in all:
+        before = before.within(gone, is_given=is_given)
+    new = (Fall(gone - before.gone_nanos(is_given=kind), stands_nanos, used_nanos, kind) for gone, kind in all)
     return before.beside(*new), len(before.falls)
 
 
@@ -428,7 +426,9 @@ def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
         drawn = balance.drawn.get(part.key, 0)
         if (undone := spell.undone.get(part.key)) is not None:
             balance.undone[part.key] = undone.heard(drawn + used[part.key], _of(part, spell, costs))
-        sources.append(_source(part, known, drawn, whole, balance.undone.get(part.key, NONE)))
+        # What has come back since stood then.
+        gone = balance.undone.get(part.key, NONE).within(part.gone_nanos, is_given=False)
+        sources.append(_source(part, known, drawn, whole, gone))
     # What was held back for debts has paid them.
     sources = _less(sources, used, max(0, min(balance.debt_nanos, sum(one.stands_nanos for one in sources))))
     others = [_Source(one.key, known[one.key], 0) for one in counting]
