@@ -42,8 +42,8 @@ class Refund:
     """`refunded` of `paid` went back or is in dispute, in the currency's smallest unit. `charged`: what that and the
     credits of the same invoice paid for together. `beside`: what was refunded in part beside what is in dispute.
     `lines`: how much credit notes took of lines of the invoice, by their ids; `noted`: what of the refunded was for
-    those that they took whole. `lost_share` of the refunded was lost in a dispute; the rest of what is in one may still
-    be won."""
+    those that they took whole. `lost_share` of the refunded was lost in a dispute; `is_open`: another may still be won,
+    and as it is then, what is refunded beside it is a gift."""
 
     kind: RefundKind
     refunded: int = 0
@@ -53,6 +53,7 @@ class Refund:
     lines: Mapping[str, Fraction] = field(default_factory=dict, compare=False)
     noted: Fraction = field(default=Fraction(0), compare=False)
     lost_share: Fraction = field(default=Fraction(0), compare=False)
+    is_open: bool = field(default=False, compare=False)
 
     @property
     def gone(self) -> Fraction:
@@ -73,7 +74,7 @@ class Refund:
     @property
     def disputed(self) -> Fraction:
         """How much of what was charged is in dispute, or was lost in one."""
-        return self.lost if self.kind == RefundKind.DISPUTED else Fraction(0)
+        return self.lost if self.is_open else self.lost_in_dispute
 
     @property
     def lost_in_dispute(self) -> Fraction:
@@ -170,7 +171,8 @@ def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> 
     lost = _in_all([one for one in disputes if one.status == LOST], gone)
     # Where nobody knows what was paid, all of it was lost, or none.
     share = Fraction(lost, gone) if gone > 0 else Fraction(int(any(one.status == LOST for one in disputes)))
-    return Refund(RefundKind.DISPUTED, gone, paid, paid, beside, lost_share=share)
+    is_open = any(one.status != LOST for one in disputes)
+    return Refund(RefundKind.DISPUTED, gone, paid, paid, beside, lost_share=share, is_open=is_open)
 
 
 def _in_all(disputes: Sequence[StripePayment], most: int) -> int:

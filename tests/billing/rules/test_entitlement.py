@@ -247,7 +247,7 @@ def test_an_invoice_pays_by_its_lines_alone() -> None:
 def test_a_refund_of_all_that_was_paid_freezes_and_is_forgiven_and_a_dispute_is_not() -> None:
     invoice = paid()
     for kind, forgiven in ((RefundKind.REFUNDED, STANDARD.limit_nanos), (RefundKind.DISPUTED, 0)):
-        gone = entitled([sub()], [invoice], refunds={invoice.id: Refund(kind)})
+        gone = entitled([sub()], [invoice], refunds={invoice.id: Refund(kind, is_open=kind == RefundKind.DISPUTED)})
         [part] = gone.parts
         assert (gone.state, part.paid_nanos, part.forgiven_nanos) == (EntitlementState.FROZEN, 0, forgiven)
         assert (part.frozen, part.limit_nanos) == (True, STANDARD.limit_nanos)

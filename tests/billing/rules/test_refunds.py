@@ -369,7 +369,7 @@ def taken(
     kind: RefundKind, refunded: int, *sold: Line, lines: Any = None, beside: int = 0, paid: int = 8000
 ) -> list[Fraction]:
     """What went back of what an invoice of $80, with a tax of nothing, sold once."""
-    gone = Refund(kind, refunded, paid, paid, beside, lines or {})
+    gone = Refund(kind, refunded, paid, paid, beside, lines or {}, is_open=kind == RefundKind.DISPUTED)
     invoice = StripeInvoice("in_1", "sub_1", "paid", "", (PLAN, TOPUP, OTHER), total=paid)
     return refunds.taken_back(gone, invoice, sold or (TOPUP, OTHER))
 
@@ -461,7 +461,8 @@ def test_how_much_of_a_payment_went_back_counts_gifts() -> None:
     assert [Refund(kind.DISPUTED).gone, Refund(kind.DISPUTED, 10, 50, beside=10).gone] == [1, Fraction(2, 5)]
     # Of that no more is owed than is in dispute.
     assert [Refund(kind.REFUNDED, 50, 50, 50).disputed, Refund(kind.PARTIAL, 10, 50, 50).disputed] == [0, 0]
-    assert [Refund(kind.DISPUTED).disputed, Refund(kind.DISPUTED, 10, 50, 50, 10).disputed] == [1, Fraction(1, 5)]
+    assert [Refund(kind.DISPUTED, is_open=True).disputed, Refund(kind.DISPUTED).disputed] == [1, 0]
+    assert Refund(kind.DISPUTED, 10, 50, 50, 10, is_open=True).disputed == Fraction(1, 5)
 
 
 def test_of_what_is_in_disputes_that_is_lost_which_says_so() -> None:
@@ -477,7 +478,8 @@ def test_of_what_is_in_disputes_that_is_lost_which_says_so() -> None:
     assert lost(("won", 5000), ("lost", 1000)) == [Fraction(1, 5)] * 2
     assert lost(("lost", 1000), ("under_review", 1500)) == [Fraction(1, 2), Fraction(1, 5)]
     assert lost(("lost", 1000), ("under_review", 0)) == [1, Fraction(1, 5)]
-    # What was refunded beside it is no part of it, also where nothing is left.
-    assert lost(("lost", 1000), refunded=4000) == [1, Fraction(1, 5)]
+    # What was refunded beside it is no part of it, also where nothing is left, once nothing may be won any more.
+    assert lost(("lost", 1000), refunded=4000) == [Fraction(1, 5)] * 2
+    assert lost(("lost", 1000), ("under_review", 1000), refunded=3000) == [1, Fraction(1, 5)]
     # Nobody knows what was paid.
     assert [lost((how, 5000), paid=0) for how in ("lost", "under_review")] == [[1, 1], [1, 0]]

@@ -74,7 +74,7 @@ def test_what_is_paid_for_again_is_whole(shop: Shop) -> None:
     assert left(shop) == 50
 
 
-@pytest.mark.parametrize(("how", "owed"), [("refund", 0), ("note", 0), ("dispute", 50)])
+@pytest.mark.parametrize(("how", "owed"), [("refund", 0), ("note", 0), ("lost dispute", 50)])
 def test_an_upgrade_that_goes_back_after_it_was_used_leaves_others_alone(shop: Shop, how: str, owed: int) -> None:
     """A year's budget, a month's, and a top-up beside it; of the month's $200 that are paid $150 go back."""
     customer = shop.customer(metadata={"tenant_id": "acme"})
@@ -93,6 +93,8 @@ def test_an_upgrade_that_goes_back_after_it_was_used_leaves_others_alone(shop: S
     if how == "note":
         [invoice] = [one["id"] for one in shop.invoices(customer) if one["total"] == charge["amount"]]
         shop.post("credit_notes", invoice=invoice, amount=charge["amount"], refund_amount=charge["amount"])
+    elif how == "lost dispute":
+        shop.account.close_dispute(shop.account.dispute(charge["id"])["id"], won=False)
     else:
         undo(shop, how, charge["id"])
     assert left(shop) == 600 + 20

@@ -170,6 +170,22 @@ def test_a_refund_in_part_beside_a_dispute_of_the_rest_is_a_gift(shop: Shop, won
     assert after_a_reconcile(shop) == (50 if won else 50 - 15)
 
 
+def test_what_was_refunded_beside_a_dispute_that_was_lost_repays_nothing(shop: Shop) -> None:
+    subscriber(shop)
+    use(shop, 30)
+    first = dispute(shop, first_charge(shop))
+    renew(shop)
+    close(shop, first, won=False)
+    assert (left(shop), owed()) == (20, ["owed:30.00"])
+    charge = str(shop.all("charges")[0]["id"])
+    shop.post("refunds", charge=charge, amount=2000)
+    hear(shop)
+    close(shop, dispute(shop, charge, amount=3000), won=False)
+    assert left(shop) == 0
+    renew(shop)
+    assert (after_a_reconcile(shop), owed()) == (20, ["owed:30.00"])
+
+
 @pytest.mark.parametrize("won", [True, False])
 def test_a_part_in_dispute_is_owed_as_far_as_it_was_used_once_it_is_lost(shop: Shop, won: bool) -> None:
     subscriber(shop)
