@@ -28,6 +28,7 @@ SPDX = {
     "apache license, version 2.0": "Apache-2.0",
     "bsd license": "BSD-3-Clause",
     "bsd": "BSD-3-Clause",
+    "bsd-2-clause": "BSD-2-Clause",
     "bsd-3-clause": "BSD-3-Clause",
     "bsd 3-clause or apache-2.0": "BSD-3-Clause OR Apache-2.0",
     "3-clause bsd license": "BSD-3-Clause",

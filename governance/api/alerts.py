@@ -38,7 +38,7 @@ class AlertBody(serializers.Serializer[Any]):
 
 class AlertQuery(Query):
     open = serializers.BooleanField(required=False, help_text="Only those that are open, or only those that are over.")
-    kind = Text(required=False, max_length=60)
+    kind = Name("label", required=False)
     severity = serializers.ChoiceField(choices=Alert.Severity.choices, required=False)
 
 
@@ -119,7 +119,7 @@ class ChannelBody(Strict):
 class MadeChannelBody(ChannelBody):
     """A channel as it is answered once: with what a webhook's receiver checks signatures with."""
 
-    signing_secret = serializers.CharField(read_only=True, help_text="whsec_...; shown this once.")
+    signing_secret = serializers.CharField(required=False, help_text="A webhook's, whsec_...; shown this once.")
 
 
 class ChannelQuery(Query):

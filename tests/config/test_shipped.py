@@ -33,7 +33,7 @@ from tests.environment import ROOT
 
 PACKAGES = ("governance", "llm", "billing", "config")
 # The extras `prices`, `tokenizers` and `otel`: asked for where they are used, and missed by nobody.
-OPTIONAL = {"genai_prices", "opentelemetry", "tiktoken", "tokenizers"}
+OPTIONAL = {"genai_prices", "numpy", "opentelemetry", "statsmodels", "tiktoken", "tokenizers"}
 # Longer than the slowest start on a busy machine, and than the 15 seconds of beat's most frequent task.
 PATIENCE_S = 90
 HOST = "127.0.0.1"
