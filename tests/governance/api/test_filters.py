@@ -14,7 +14,7 @@ from tests.governance.api.conftest import Api
 
 HIDDEN, LONG = "a\u202eb", "x" * 5_000
 # Of a type or format: what is none of it.
-NONE = {"integer": "x", "boolean": "perhaps", "date-time": "yesterday", "uuid": "5", "string": LONG}
+NONE = {"integer": "x", "int64": "x", "boolean": "perhaps", "date-time": "yesterday", "uuid": "5", "string": LONG}
 # Text that is looked for as it is, and what pages begin at.
 FREE = {"cursor", "reason", "tier", "stripe_customer_id", "scope", "group_by"}
 
