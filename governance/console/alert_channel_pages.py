@@ -122,9 +122,9 @@ class AlertChannelAdmin(ConsoleAdmin):
         return (*fixed, "target") if obj.digest_of_url else fixed
 
     def has_rotate_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
-        """Only webhooks are signed."""
-        kind = AlertChannel.objects.filter(pk=object_id).values_list("kind", flat=True).first()
-        return self.has_operate_permission(request) and kind == AlertChannel.Kind.WEBHOOK
+        """Only webhooks are signed. Of what `object_id`, text from an address, finds none, the act itself says so."""
+        obj = self.get_object(request, str(object_id)) if object_id else None
+        return self.has_operate_permission(request) and (obj is None or obj.kind == AlertChannel.Kind.WEBHOOK)
 
     def get_fieldsets(self, request: HttpRequest, obj: AlertChannel | None = None) -> Any:
         whole = super().get_fieldsets(request, obj)

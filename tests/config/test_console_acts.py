@@ -13,11 +13,21 @@ from django.urls import reverse
 from django.utils import timezone
 
 from billing.models import BillingAccount, StripeEvent
-from governance import alerts, ledger
+from governance import alerts, ledger, sealing
 from governance.actions import allowances, rate_limits, reviews, stops
+from governance.alerts.channels import webhook
 from governance.audit import Actor
 from governance.console.presses import DONE_ALREADY
-from governance.models import Alert, Anomaly, AnomalyRule, AuditEntry, PendingReport, SpendEntry
+from governance.models import (
+    Alert,
+    AlertChannel,
+    AlertDelivery,
+    Anomaly,
+    AnomalyRule,
+    AuditEntry,
+    PendingReport,
+    SpendEntry,
+)
 from llm.models import Model, Price, ProviderEndpoint
 from tests import confirmed, factories
 
@@ -59,6 +69,8 @@ ROWS: dict[str, Callable[[], Row]] = {
     "governance.SpendEntry": lambda: _entry(),
     "governance.PendingReport": lambda: _report(),
     "governance.Alert": lambda: _alert(),
+    "governance.AlertChannel": lambda: _channel(),
+    "governance.AlertDelivery": lambda: _delivery(),
     "governance.Anomaly": lambda: _anomaly(),
     "governance.AnomalyRule": lambda: AnomalyRule.objects.create(tenant=factories.tenant(), agent="*", act="pause"),
     "governance.Tenant": factories.tenant,
@@ -89,6 +101,19 @@ def _entry() -> Row:
 def _alert() -> Row:
     alerts.report(kind="lagging", subject="x", message="x", severity="critical", now=timezone.now())
     return Alert.objects.latest("pk")
+
+
+def _channel() -> AlertChannel:
+    """A webhook, as only these have all acts; nobody listens there, so a test of it is over at once."""
+    sealed = sealing.seal(webhook.new_secret())
+    return AlertChannel.objects.create(name="pager", kind="webhook", target="http://127.0.0.1:9/", sealed=sealed)
+
+
+def _delivery() -> AlertDelivery:
+    """One that was given up."""
+    now = timezone.now()
+    notice = alerts.tell(kind="lagging", incident="x", title="x", message="x", now=now)
+    return AlertDelivery.objects.create(notice=notice, channel=_channel(), state="dead", created_at=now)
 
 
 def _report() -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import time
 from decimal import Decimal
 from html import unescape
 from typing import Any
@@ -19,7 +20,7 @@ from django.utils import timezone
 from billing.models import BillingAccount, Plan
 from governance.actions import budgets, rate_limits, tenancy
 from governance.audit import Actor
-from governance.models import Budget, RateLimit, Tenant
+from governance.models import AlertChannel, AnomalyRule, Budget, RateLimit, Tenant
 from llm.models import Model, ModelAlias, ProviderEndpoint
 from tests import factories
 from tests.factories import nanos
@@ -32,14 +33,18 @@ SHOWN_AS = {
     "dollars_per_minute": "nanos_per_minute",
     "limit_override": "limit_override_nanos",
 }
-LISTS = {"groups", "kinds", "capabilities"}
+LISTS = {"groups", "kinds", "capabilities", "areas", "tenants"}
 # Of some columns not every value can be.
 OTHERS = {
     "warn_at": Decimal("0.3"),
     "alert_thresholds": ["0.3"],
     "downgrade_rules": [{"from": ["a"], "to": "b"}],
     "time_zone": "Europe/Paris",
+    "quiet_from": time(1),
+    "quiet_until": time(2),
 }
+# What some cannot change without.
+BESIDE = {"act": {"degrade_to": ""}}
 # What no form shows, or no column keeps.
 NOT_SHOWN = {"new_key", "password", "groups", "tenant"}
 
@@ -71,6 +76,8 @@ def rows() -> list[models.Model]:
             name="ours", kind="openai_compatible", base_url="https://models.example.com/v1", updated_at=timezone.now()
         ),
         factories.person("vera", "viewer"),
+        AnomalyRule.objects.create(tenant=acme, agent="*", act="degrade", degrade_to="small"),
+        AlertChannel.objects.create(name="owner", kind="email", target="owner@example.com"),
     ]
 
 
@@ -131,7 +138,7 @@ def test_every_form_is_tried(rows: list[models.Model]) -> None:
     assert changed == {type(row) for row in rows}
 
 
-@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize("place", range(11))
 def test_a_form_that_is_old_puts_nothing_back(owner: Client, rows: list[models.Model], place: int) -> None:
     row = rows[place]
     form, sent = opened(owner, row)
@@ -139,7 +146,8 @@ def test_a_form_that_is_old_puts_nothing_back(owner: Client, rows: list[models.M
     tried = 0
     for name, column, value in moved(row, form):
         stored = type(row)._default_manager.filter(pk=row.pk)  # type: ignore[attr-defined]
-        stored.update(**{column: value})
+        changed = {column: value} | BESIDE.get(column, {})
+        stored.update(**changed)
         answer = owner.post(page_of(row), sent)
         assert answer.status_code == 200, name
         errors = answer.context["adminform"].form.errors
@@ -149,12 +157,12 @@ def test_a_form_that_is_old_puts_nothing_back(owner: Client, rows: list[models.M
         again = re.search(r'name="_opened" value="([^"]+)"', answer.content.decode())
         assert again is not None
         assert unescape(again[1]) == sent["_opened"]
-        stored.update(**{column: kept[row._meta.get_field(column).attname]})  # type: ignore[union-attr]
+        stored.update(**{each: kept[row._meta.get_field(each).attname] for each in changed})  # type: ignore[union-attr]
         tried += 1
     assert tried
 
 
-@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize("place", range(11))
 def test_a_form_that_is_fresh_is_saved(owner: Client, rows: list[models.Model], place: int) -> None:
     _, sent = opened(owner, rows[place])
     answer = owner.post(page_of(rows[place]), sent)

@@ -24,7 +24,7 @@ from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.api.permissions import permission_of
 from governance.api.views import ControlView
 from governance.audit import Actor
-from governance.models import ApiKey, AuditEntry, RefusedCall, Tenant, TenantStaff
+from governance.models import AlertChannel, ApiKey, AuditEntry, RefusedCall, Tenant, TenantStaff
 from llm.models import ProviderEndpoint
 from llm.providers import trial
 from tests import factories
@@ -175,6 +175,8 @@ def acts_on_one() -> list[tuple[Any, str]]:
 
 def test_an_act_on_one_row_finds_only_what_its_list_shows(two_tenants: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     client = signed_in("root", is_superuser=True)
+    # Not every act is for each kind of them; which kind it is, is nobody's business who does not see it.
+    AlertChannel.objects.create(name="owner", kind="email", target="owner@example.com")
     tried = set()
     for acts_on, name in acts_on_one():
         assert client.post(reverse(name, args=["abc"]), CONFIRMED).status_code == 404, name
@@ -183,7 +185,7 @@ def test_an_act_on_one_row_finds_only_what_its_list_shows(two_tenants: Any, monk
                 patched.setattr(type(acts_on), "get_queryset", lambda self, request: self.model.objects.none())
                 assert client.post(reverse(name, args=[row.pk]), CONFIRMED).status_code == 404, name
             tried.add(acts_on.model.__name__)
-    assert tried >= {"Tenant", "Agent", "ApiKey", "Budget", "EmergencyStop", "SpendEntry", "User"}
+    assert tried >= {"Tenant", "Agent", "AlertChannel", "ApiKey", "Budget", "EmergencyStop", "SpendEntry", "User"}
 
 
 def test_no_act_is_done_by_looking(two_tenants: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,7 +140,7 @@ def test_commands_mean_one_agent_however_it_is_spelled() -> None:
 
 def logging_to(logged: io.StringIO) -> logging.Logger:
     handler = logging.StreamHandler(logged)
-    form = dict(settings.LOGGING["formatters"]["line"])
+    form = dict(settings.LOGGING["formatters"]["text"])
     made = logging.config.DictConfigurator({}).configure_formatter(form)  # type: ignore[attr-defined]
     handler.setFormatter(made)
     log = logging.Logger("odd")
