@@ -149,6 +149,16 @@ def a_test_may_be_one_long_transaction(request: pytest.FixtureRequest) -> Iterat
         yield
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """The test database, which PostgreSQL drops once nobody is in it: a process that was ended is so a moment later."""
+    yield
+    if connections["default"].vendor == "postgresql":
+        with django_db_blocker.unblock(), connections["default"].cursor() as cursor:
+            others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            cursor.execute(f"SELECT pg_terminate_backend(pid) {others}")
+
+
 @pytest.fixture
 def live_database(transactional_db: None) -> str:
     """DATABASE_URL of the migrated, empty test database, for processes that a test starts.
