@@ -325,8 +325,7 @@ def _paid_parts(
 
 
 def _used_since(windows: Sequence[BudgetWindow], starts: Sequence[datetime]) -> list[int]:
-    """What was used in the windows between these moments, with what is held there. One that an operator reset counts
-    for nothing: a reset gives its budget anew."""
+    """What was used or is held between these moments; nothing in a window that was reset, which gave it anew."""
     used = [(one.starts_at, one.committed_nanos) for one in windows]
     return [
         next((nanos for at, nanos in reversed(used) if begins <= at < ends), 0)
@@ -346,7 +345,6 @@ def _drawable(part: WindowShare) -> balance.Part:
         paid_nanos=part.paid_nanos,
         given_nanos=part.given_nanos,
         frozen=part.frozen,
-        # An operator who pays a period back gives away what was used of it; a dispute that is lost takes it.
         forgiven_nanos=part.forgiven_nanos,
         disputed_nanos=part.disputed_nanos,
         lost_nanos=part.lost_nanos,

@@ -17,12 +17,11 @@ from governance.ledger.results import SettleResult
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from llm.catalogue.snapshot import Catalogue
-from llm.gateway import answer_headers, errors, requests, upstream, whole_answers
+from llm.gateway import answer_headers, ended, errors, requests, upstream, whole_answers
 from llm.gateway.answer_memory import Share
 from llm.gateway.bodies import LARGE_BYTES, ClientGone
 from llm.gateway.call_bounds import CallBounds
 from llm.gateway.call_usage import USAGE_MISSING
-from llm.gateway.ended import LONGEST_MODEL
 from llm.gateway.holds import Hold
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identity
@@ -43,7 +42,6 @@ from llm.rules.request_checks import DialectError
 from llm.rules.routing import Candidate
 from llm.rules.stated_errors import StatedError, error_in
 from llm.rules.usage import larger
-from llm.state.telemetry import Attempt, sent_traceparent, trace_context
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +128,16 @@ class HeldAttempt:
             if not self.judged:
                 # Of a call that was cancelled, or never sent, nobody knows how the model is.
                 self.call.gateway.breakers.release_probe(self.hold.usage.served.place, self.call.caller.tenant_id)
-            record = self._record(error)
-            self.call.exchange.notes.attempts.append(record)
-            self.call.exchange.notes.attempt_span = None
+            record = ended.attempt(
+                self.call.exchange,
+                self.hold,
+                kind=self.call.route.kind,
+                request=self.call.request,
+                caller=self.call.caller,
+                first_byte_s=self.first_byte_s,
+                error=error,
+            )
+            self.call.exchange.notes.attempted(record)
             self.call.gateway.telemetry.ended(record)
         await self.call.gateway.provider_failures.answered(self.provider.name)
 
@@ -164,11 +169,7 @@ class HeldAttempt:
             await self.hold.release()
             raise PricedAnew
         sent = time.perf_counter()
-        notes = self.call.exchange.notes
-        notes.before_s = notes.before_s or sent - self.call.exchange.arrived
-        if notes.span is not None:
-            notes.attempt_span = notes.span.child()
-            sent_traceparent.set(notes.attempt_span.traceparent)
+        self.call.exchange.notes.leaves(after_s=sent - self.call.exchange.arrived)
         if self.call.request.stream and not settings.READ_CANCELLED_ANSWERS:
             # A plain answer is on its way as a whole, and paid for.
             self.call.exchange.watch(lambda: self.hold.cut(CLIENT_CLOSED))
@@ -471,33 +472,6 @@ class HeldAttempt:
         latency_ms = latency_s * 1000 if latency_s is not None and self.call.request.stream else None
         place, tenant = self.hold.usage.served.place, self.call.caller.tenant_id
         self.call.gateway.breakers.succeeded(place, tenant, latency_ms, time.time())
-
-    def _record(self, error: str) -> Attempt:
-        charge = self.hold.charge
-        usage = charge.usage if charge else self.hold.usage.estimated()
-        return Attempt(
-            kind=self.call.route.kind,
-            provider=usage.provider,
-            model_requested=self.call.request.model[:LONGEST_MODEL],
-            model_served=usage.model,
-            tenant=self.call.caller.tenant,
-            agent=self.call.caller.agent,
-            request_id=self.call.exchange.request_id,
-            reservation_id=str(self.hold.id),
-            streamed=self.call.request.stream,
-            input_tokens=usage.input_tokens,
-            cached_tokens=usage.cached_tokens,
-            output_tokens=usage.output_tokens,
-            reserved_nanos=self.hold.held_nanos,
-            cost_nanos=charge.cost_nanos if charge else 0,
-            certainty=charge.certainty if charge else "",
-            error=error,
-            duration_s=time.monotonic() - self.hold.since,
-            first_byte_s=self.first_byte_s,
-            traceparent=trace_context(self.call.exchange.header("traceparent")),
-            ended_at=time.time(),
-            span=self.call.exchange.notes.attempt_span,
-        )
 
     def _headers(self) -> list[tuple[str, str]]:
         return answer_headers.of_call(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from governance.rules.calls import Caller
 from governance.rules.decision import Decision
 from llm.rules.client_requests import Request
-from llm.state.telemetry import Attempt, TraceSpan
+from llm.state.telemetry import Attempt, TraceSpan, sent_traceparent
 
 
 @dataclass(slots=True)
@@ -26,3 +26,16 @@ class CallNotes:
     # Its own place in a trace, and that of the attempt under way, where these are told.
     span: TraceSpan | None = None
     attempt_span: TraceSpan | None = None
+
+    def leaves(self, *, after_s: float) -> None:
+        """An attempt is sent to its model, so long after the call came; its place in a trace goes with it."""
+        if self.before_s is None:
+            self.before_s = after_s
+        if self.span is not None:
+            self.attempt_span = self.span.child()
+            sent_traceparent.set(self.attempt_span.traceparent)
+
+    def attempted(self, attempt: Attempt) -> None:
+        """The attempt under way is over."""
+        self.attempts.append(attempt)
+        self.attempt_span = None

@@ -154,6 +154,21 @@ class Gateway:
         self.providers = registry.configured()
         await self.providers.open()
         await self.providers.renew(operators_own)
+        self._open_telemetry()
+        self._chores = [
+            asyncio.create_task(self.holds.keep_alive()),
+            asyncio.create_task(self.providers.keep_current(added)),
+            asyncio.create_task(self.holds.watch_stops(lambda: self._stops.run(stops.targets))),
+            asyncio.create_task(metrics.keep_written(self._set_levels)),
+        ]
+        self.loop = asyncio.get_running_loop()
+        self._collected_at = gc.get_threshold()
+        gc.set_threshold(*COLLECTED_AT)
+        gc.freeze()
+        self.is_open = True
+
+    def _open_telemetry(self) -> None:
+        """Who is told of calls that have ended."""
         told: list[CallObserver] = [metrics.observe_call]
         self.call_lines = Aside("log", call_log.CallLines().write) if settings.LOG_FORMAT == "json" else None
         if self.call_lines is not None:
@@ -169,17 +184,6 @@ class Gateway:
             calls=told,
             traces=self.exporter is not None,
         )
-        self._chores = [
-            asyncio.create_task(self.holds.keep_alive()),
-            asyncio.create_task(self.providers.keep_current(added)),
-            asyncio.create_task(self.holds.watch_stops(lambda: self._stops.run(stops.targets))),
-            asyncio.create_task(metrics.keep_written(self._set_levels)),
-        ]
-        self.loop = asyncio.get_running_loop()
-        self._collected_at = gc.get_threshold()
-        gc.set_threshold(*COLLECTED_AT)
-        gc.freeze()
-        self.is_open = True
 
     def _set_levels(self) -> None:
         """What waits and runs in this process."""
