@@ -25,9 +25,9 @@ ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/b
 STOPS_POSTGRES := tests/concurrency/test_database_restart.py tests/concurrency/test_frozen_database.py
 # Puts another file in the place of the database, which nothing that ran before in the same process may hold open.
 REPLACES_SQLITE := tests/config/backups
-# Workers, each with a database, a model's API and processes of the product: one more than there are cores, since tests wait
-# for sockets a third of their time, and eight at most.
-SIDE_BY_SIDE := --numprocesses=$(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses=8 --dist=loadfile \
+# Workers, each with a database, a model's API and processes of the product: two more than there are cores, since tests wait
+# for sockets up to half of their time, and eight at most.
+SIDE_BY_SIDE := --numprocesses=$(shell expr $$(getconf _NPROCESSORS_ONLN) + 2) --maxprocesses=8 --dist=loadfile \
 	--no-loadscope-reorder
 comma := ,
 space := $(subst ,, )
