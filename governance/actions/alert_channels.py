@@ -150,11 +150,13 @@ def try_out(
     ends_at = clocks.monotonic() + waits_s
     outbox.send_first(channel=channel, now=clock())
     while True:
-        delivery = AlertDelivery.objects.filter(notice=notice).first()
-        if delivery is None:
-            raise NotOpen("", GONE)
-        if delivery.state not in (State.PENDING, State.SENDING) or clocks.monotonic() >= ends_at:
+        delivery, is_late = AlertDelivery.objects.filter(notice=notice).first(), clocks.monotonic() >= ends_at
+        if delivery is not None and (is_late or delivery.state not in (State.PENDING, State.SENDING)):
             return delivery
+        if not AlertChannel.objects.filter(pk=channel.pk).exists():
+            raise NotOpen("", GONE)
+        if is_late:
+            raise NotOpen("", "it is still under way: its deliveries will say what came of it")
         # A worker was quicker, and is at it.
         clocks.sleep(0.2)
 

@@ -9,10 +9,12 @@ from functools import lru_cache
 from django.conf import settings
 
 from governance.alerts.channels import Target
+from governance.alerts.channels.apprise_url import PAGERS
 from governance.models import AlertChannel
 
 Kind = AlertChannel.Kind
 PREFIX = "ALERT_URLS"
+GONE = "ALERT_URLS names it no more."
 
 
 def urls() -> dict[str, str]:
@@ -35,16 +37,27 @@ def mail_address(url: str) -> str:
 
 
 def adopt() -> None:
-    """Bring the rows in line with ALERT_URLS: new ones are added, those that are gone are switched off."""
-    named = urls()
+    """Bring the rows in line with ALERT_URLS: new ones are added, those that are gone are switched off.
+
+    One that comes back is switched on again, and one of before SECRET_KEY was replaced stays what it was.
+    """
     known = {row.digest_of_url: row for row in AlertChannel.objects.exclude(digest_of_url=None)}
-    for digest, url in named.items():
-        row = known.get(digest)
+    for digest, url in urls().items():
+        row = known.pop(digest, None) or _of_an_old_key(url, known)
         if row is None:
             _add(digest, url)
-    gone = [row.pk for digest, row in known.items() if digest not in named and row.enabled]
+        elif row.digest_of_url != digest:
+            AlertChannel.objects.filter(pk=row.pk).update(digest_of_url=digest)
+        elif not row.enabled and row.last_error == GONE:
+            AlertChannel.objects.filter(pk=row.pk).update(enabled=True, last_error="")
+    gone = [row.pk for row in known.values() if row.enabled]
     if gone:
-        AlertChannel.objects.filter(pk__in=gone).update(enabled=False, last_error="ALERT_URLS names it no more.")
+        AlertChannel.objects.filter(pk__in=gone).update(enabled=False, last_error=GONE)
+
+
+def _of_an_old_key(url: str, known: dict[str | None, AlertChannel]) -> AlertChannel | None:
+    digests = (_digest(url, key) for key in settings.SECRET_KEY_FALLBACKS)
+    return next((known.pop(digest) for digest in digests if digest in known), None)
 
 
 def _add(digest: str, url: str) -> None:
@@ -58,7 +71,7 @@ def _add(digest: str, url: str) -> None:
             "name": f"{PREFIX} {number}",
             "kind": Kind.EMAIL if address else Kind.APPRISE,
             "target": address,
-            "is_pager": scheme in ("pagerduty", "splunk", "victorops"),
+            "is_pager": scheme in PAGERS,
         },
     )
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from uuid import UUID, uuid4
 
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.db.models import F, Q
 
 from governance import measures
@@ -38,8 +38,6 @@ LONGEST_ERROR = 500
 def run(name: str, work: Callable[[], T]) -> T | None:
     """What `work` returns; None, without running it, where another run of the job is under way. Raises what it does."""
     run_id = uuid4()
-    # Machines whose clocks differ agree on who holds a job.
-    clock.ask()
     if not _is_taken(name, run_id):
         log.info("%s runs already", name)
         return None
@@ -57,6 +55,7 @@ def run(name: str, work: Callable[[], T]) -> T | None:
 
 def _is_taken(name: str, run_id: UUID) -> bool:
     """Take the job, unless somebody has it. The condition settles a race: one of two finds the row free."""
+    # The database's: machines whose clocks differ agree on who holds a job.
     now = clock.now()
     free = Job.objects.filter(Q(held_until=None) | Q(held_until__lte=now), name=name).order_by()
     taken = {"held_by": run_id, "held_until": now + LEASE, "started_at": now}
@@ -86,7 +85,7 @@ def _keep(name: str, run_id: UUID, ended: threading.Event) -> None:
     while not ended.wait(RENEWED_EVERY_S):
         try:
             Job.objects.filter(name=name, held_by=run_id).update(held_until=clock.now() + LEASE)
-        except DatabaseError:
+        except (DatabaseError, InterfaceError):
             log.warning("%s could not be held on; another run may begin", name, exc_info=True)
         finally:
             connection.close()
@@ -98,7 +97,7 @@ def _note_success(name: str, run_id: UUID, took: timedelta) -> None:
     try:
         if not _end(name, run_id, now, **said):
             log.warning("%s took so long that another run began", name)
-    except DatabaseError:
+    except (DatabaseError, InterfaceError):
         # It is done all the same, and free again when its time is over.
         log.warning("the success of %s could not be noted", name, exc_info=True)
 
@@ -107,7 +106,7 @@ def _note_failure(name: str, run_id: UUID, error: BaseException) -> None:
     said = names.printable(f"{type(error).__name__}: {error}".replace("\0", ""))[:LONGEST_ERROR]
     try:
         _end(name, run_id, clock.now(), failures=F("failures") + 1, error=said)
-    except DatabaseError:
+    except (DatabaseError, InterfaceError):
         # What the job failed for, as a rule; it is free again when its time is over.
         log.warning("the failure of %s could not be noted", name, exc_info=True)
 

@@ -7,6 +7,7 @@ holds in the ledger's batches, and relays bytes. No database connection is held 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 import uuid_utils.compat as uuids
@@ -21,6 +22,7 @@ from llm.gateway.asked import Asked
 from llm.gateway.http import Exchange
 from llm.gateway.process import Gateway
 from llm.gateway.routes import ROUTES, Route
+from llm.state import metrics
 from llm.state.telemetry import TraceSpan, trace_context
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class GatewayApplication(Gateway):
         finally:
             if exchange.notes.route:
                 self.telemetry.call_ended(ended.told(exchange))
+            metrics.observe_request("v1", exchange.status, time.perf_counter() - exchange.arrived)
             exchange.forget()
 
     async def _route(self, exchange: Exchange) -> None:

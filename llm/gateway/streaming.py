@@ -11,7 +11,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.conf import settings
@@ -309,13 +309,13 @@ class Stream:
         id, model = self._exchange.request_id, self._hold.quote.model
         calls_tools = b"tool_calls" in event.raw
         lacked = complete(chunk, kind=CHUNK, id=id, model=model, created=self._created)
-        calls: list[dict[str, Any]] = []
+        calls: Sequence[dict[str, Any]] = ()
         if calls_tools:
             self._calling.update(one["index"] for one in chunk["choices"] if one["delta"].get("tool_calls"))
             calls = tool_calls.before_end(chunk)
         if complete_usage(chunk, used, kind=CHUNK) or lacked or calls:
             event.raw = sse.write_event(chunk)
-        return b"".join(map(sse.write_event, calls))
+        return b"".join(map(sse.write_event, calls)) if calls else b""
 
     def _note_loss(self, error: ProviderError) -> None:
         if error.lost:

@@ -167,8 +167,8 @@ async def keep_written(levels: Callable[[], None]) -> None:
     sampler, rounds = measures.Sampler("web"), 0
     while True:
         if rounds % SAMPLED_EVERY == 0:
-            # Reads /proc, which takes no database and no network.
-            sampler.sample()
+            # Lists what is open in /proc, which takes long with thousands of streams.
+            await asyncio.to_thread(sampler.sample)
             levels()
         rounds += 1
         await asyncio.sleep(WRITTEN_EVERY_S)

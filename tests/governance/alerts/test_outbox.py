@@ -313,6 +313,23 @@ def test_channels_of_the_environment_come_and_go_with_it(settings: Any, mail: Ma
     assert mail.recipients == [["ops@example.com"]]
     assert not AlertChannel.objects.get(name="ALERT_URLS 2").enabled
     assert telling.run(clock=clock) == 0
+    settings.ALERT_URLS = ["mailto:ops@example.com", "pagerduty://integration@key"]
+    telling.run(clock=clock)
+    assert AlertChannel.objects.get(name="ALERT_URLS 2").enabled
+
+
+def test_channels_of_the_environment_stay_what_they_are_when_the_secret_key_is_replaced(
+    settings: Any, mail: MailSink, clock: Clock
+) -> None:
+    settings.ALERT_URLS = ["mailto:ops@example.com"]
+    telling.run(clock=clock)
+    AlertChannel.objects.update(min_severity="critical")
+    settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = "another" * 10, [settings.SECRET_KEY]
+    telling.run(clock=clock)
+    # And once the old one is forgotten.
+    settings.SECRET_KEY_FALLBACKS = []
+    telling.run(clock=clock)
+    assert [(row.enabled, row.min_severity) for row in AlertChannel.objects.all()] == [(True, "critical")]
 
 
 def test_a_raise_is_no_alarm(hook: Receiver, clock: Clock) -> None:
@@ -357,3 +374,10 @@ def test_what_is_done_to_a_channel_that_somebody_has_deleted_is_refused(
     monkeypatch.setattr(outbox, "send_first", lambda **_: AlertChannel.objects.get().delete())
     with pytest.raises(NotOpen, match="deleted the channel"):
         alert_channels.try_out(channel=other, by=ADA, clock=clock)
+
+
+def test_a_trial_that_a_worker_is_spreading_waits_for_it(hook: Receiver, clock: Clock, monkeypatch: Any) -> None:
+    channel, _ = webhook_to(hook)
+    monkeypatch.setattr(outbox, "spread", lambda **_: 0)
+    with pytest.raises(NotOpen, match="still under way"):
+        alert_channels.try_out(channel=channel, by=ADA, clock=clock, waits_s=0)
