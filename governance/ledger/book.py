@@ -52,7 +52,6 @@ from governance.ledger.results import (
     PeriodResult,
     RecordResult,
     RequestIdReused,
-    ReservationUnknown,
     ResetResult,
     SettleResult,
 )
@@ -369,9 +368,6 @@ def _explained(operation: Operation, error: Exception) -> Any:
                 return call_rules.repeated(operation, reported)
             except RequestIdReused as reused:
                 return reused
-    if isinstance(error, IntegrityError) and isinstance(operation, Adjust) and not sql.entries([operation.corrects_id]):
-        # Purged between our look and our commit.
-        return ReservationUnknown(operation.corrects_id)
     return error
 
 
