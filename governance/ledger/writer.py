@@ -37,6 +37,9 @@ from governance.rules.errors import own_of
 log = logging.getLogger(__name__)
 
 BATCH = 256
+# Reservations that wait for a batch, or in one. Whoever comes when there are so many would wait longer than is worth
+# it: a process carries out a few thousand a second.
+MOST_WAITING = 512
 # Between tries to land settlements while the database is away; the longest is how late it is noticed to be back.
 PAUSE_S = (0.05, 0.5)
 # Between tries of one that fails for itself.
@@ -128,6 +131,7 @@ class GroupCommit:
         # What the database said last, while it is away; since when it has been at a batch (monotonic seconds).
         self._away: str | None = None
         self._busy_since_s: float | None = None
+        self._reserving = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -136,12 +140,19 @@ class GroupCommit:
         """The operation's result once it is committed; raises what `ledger` raises for it.
 
         LedgerUnavailable also after `timeout_s`, by default LEDGER_DEADLINE_S for a Reserve and for no one else; and
-        for a Reserve at once while the database is away. A Reserve that lands all the same is released.
+        for a Reserve at once while none is taken. A Reserve that lands all the same is released.
         """
-        if isinstance(operation, Reserve):
-            if (reason := self.why_away()) is not None:
-                raise ledger.LedgerUnavailable(reason)
-            timeout_s = settings.LEDGER_DEADLINE_S if timeout_s is None else timeout_s
+        if not isinstance(operation, Reserve):
+            return await self._submit(operation, timeout_s)
+        if (reason := self.why_closed()) is not None:
+            raise ledger.LedgerUnavailable(reason)
+        self._reserving += 1
+        try:
+            return await self._submit(operation, settings.LEDGER_DEADLINE_S if timeout_s is None else timeout_s)
+        finally:
+            self._reserving -= 1
+
+    async def _submit(self, operation: Operation, timeout_s: float | None) -> Any:
         loop = asyncio.get_running_loop()
         job = _Job(operation, loop, loop.create_future())
         self._queue.put(job)
@@ -155,9 +166,11 @@ class GroupCommit:
             self._abandon(job)
             raise
 
-    def why_away(self) -> str | None:
-        """Why nothing new is taken; None while the database answers, as far as it is known here."""
+    def why_closed(self) -> str | None:
+        """Why no reservation is taken: the database is known to be away, or too many wait already. None: one is."""
         since_s = self._busy_since_s
+        if self._reserving >= MOST_WAITING:
+            return f"{MOST_WAITING} reservations wait already"
         if since_s is not None and time.monotonic() - since_s > settings.LEDGER_DEADLINE_S:
             return f"no answer for more than {settings.LEDGER_DEADLINE_S} s"
         return self._away

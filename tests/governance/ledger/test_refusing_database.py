@@ -288,7 +288,7 @@ class TestOnceItIsKnown:
         refusing.error = OperationalError("away")
         with pytest.raises(ledger.LedgerUnavailable):
             await commit.submit(make.reserving("0.10", by=by))
-        await until(commit.why_away)
+        await until(commit.why_closed)
         tried = len(refusing.tried)
         for _ in range(100):
             with pytest.raises(ledger.LedgerUnavailable, match="away"):
@@ -296,7 +296,7 @@ class TestOnceItIsKnown:
         assert len(refusing.tried) == tried
         refusing.error = None
         back.set()
-        await until(lambda: commit.why_away() is None)
+        await until(lambda: commit.why_closed() is None)
         assert (await commit.submit(make.reserving("0.10", by=by))).allowed
 
     async def test_where_a_settlement_is_kept_its_landing_says_so(
@@ -306,10 +306,10 @@ class TestOnceItIsKnown:
         await commit.submit(op)
         refusing.error = OperationalError("away")
         landing = asyncio.create_task(commit.submit(make.settling(op.reservation_id, "0.04")))
-        await until(commit.why_away)
+        await until(commit.why_closed)
         refusing.error = None
         await asyncio.wait_for(landing, 5)
-        assert commit.why_away() is None
+        assert commit.why_closed() is None
 
     async def test_a_database_that_does_not_answer_one_is_not_asked_by_the_next(
         self, commit: GroupCommit, by: Any, monkeypatch: pytest.MonkeyPatch, settings: Any
@@ -326,12 +326,33 @@ class TestOnceItIsKnown:
         with pytest.raises(ledger.LedgerUnavailable, match=r"no answer for more than 0\.2 s"):
             await commit.submit(make.reserving("0.10", by=by))
         thawed.set()
-        await until(lambda: commit.why_away() is None and not commit.depth)
+        await until(lambda: commit.why_closed() is None and not commit.depth)
         assert (await commit.submit(make.reserving("0.10", by=by))).allowed
         # The one was carried out, and given back; the other was given up before.
         kept = [row.pk async for row in Reservation.objects.filter(status="released")]
         assert kept == [first.reservation_id]
         assert not await Reservation.objects.filter(pk=queued.reservation_id).aexists()
+
+    async def test_no_more_wait_than_are_worth_it(
+        self, commit: GroupCommit, by: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(writer, "MOST_WAITING", 3)
+        thawed, write = threading.Event(), Batch.write
+        monkeypatch.setattr(Batch, "write", lambda batch: (thawed.wait(10), write(batch)))
+        held = make.reserving("0.10", by=by)
+        waiting = [
+            asyncio.create_task(commit.submit(operation))
+            for operation in (held, make.reserving("0.10", by=by), make.reserving("0.10", by=by))
+        ]
+        await asyncio.sleep(0.05)
+        with pytest.raises(ledger.LedgerUnavailable, match="3 reservations wait already"):
+            await commit.submit(make.reserving("0.10", by=by))
+        # What resolves a hold is taken always.
+        settling = asyncio.create_task(commit.submit(make.settling(held.reservation_id, "0.04")))
+        thawed.set()
+        assert all(decision.allowed for decision in await asyncio.gather(*waiting))
+        await settling
+        assert (await commit.submit(make.reserving("0.10", by=by))).allowed
 
     async def test_one_that_others_keep_from_its_windows_is_no_outage(
         self, commit: GroupCommit, by: Any, monkeypatch: pytest.MonkeyPatch
@@ -343,7 +364,7 @@ class TestOnceItIsKnown:
             meanwhile.setattr(Batch, "write", lost)
             with pytest.raises(ledger.LedgerUnavailable):
                 await commit.submit(make.reserving("0.10", by=by))
-        assert commit.why_away() is None
+        assert commit.why_closed() is None
 
     async def test_a_process_ends_at_once_though_the_database_is_away(
         self, by: Any, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
@@ -357,7 +378,7 @@ class TestOnceItIsKnown:
         refusing.error = OperationalError("away")
         with pytest.raises(ledger.LedgerUnavailable):
             await commit.submit(make.reserving("0.10", by=by))
-        await until(commit.why_away)
+        await until(commit.why_closed)
         began = time.monotonic()
         await asyncio.to_thread(commit.close)
         assert time.monotonic() - began < 5

@@ -145,7 +145,7 @@ async def test_while_the_database_is_away_a_reservation_fails_at_once(commit, by
     # Nothing was sent to commit, so nothing is remembered: a long outage must not fill the memory.
     assert commit.unsettled == 0
     fault.on = False
-    await until(lambda: commit.why_away() is None)
+    await until(lambda: commit.why_closed() is None)
     assert (await commit.submit(make.reserving("0.10", by=by))).allowed
     assert await Reservation.objects.acount() == 1
 
