@@ -20,7 +20,7 @@ from itertools import pairwise
 from math import floor
 from typing import cast
 
-from billing.rules.valuation import Charge, Level, Pricing, Worth
+from billing.rules.valuation import Level, Pricing, Worth
 from billing.stripe_api.objects import Line, StripeInvoice, StripePrice, StripeSubscription
 from governance.rules.windows import add_months, anchored_month
 
@@ -99,15 +99,15 @@ class Cycle:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Budget for a span: `nanos` for each of the `wholes`, its own intervals, as far as it covers them. A credit takes
-    it back.
+    """Budget for a span: `nanos` for each of the `wholes`, its own intervals, as far as it covers them. A share of
+    revenue is so much for each that all of them come to what was charged. A credit takes it back.
 
     `is_change`: it bills a part of a period that is paid for otherwise. `in_part`: it charged less than the whole.
     """
 
     cycle: Cycle
     span: Period
-    nanos: int
+    nanos: Fraction
     wholes: Sequence[Period]
     is_credit: bool
     is_change: bool
@@ -124,9 +124,7 @@ class Grant:
     def within(self, period: Period) -> Fraction:
         """What it gives within a period, in nanodollars and parts of one."""
         shared = Period(max(self.span.starts_at, period.starts_at), min(self.span.ends_at, period.ends_at))
-        covered = ((one.overlap(shared) // MICROSECOND, one.length // MICROSECOND) for one in self.wholes)
-        parts = sum((Fraction(*pair) for pair in covered if pair[0]), Fraction(0))
-        return (-self.nanos if self.is_credit else self.nanos) * parts
+        return (-self.nanos if self.is_credit else self.nanos) * _number(self.wholes, shared)
 
 
 Grants = Mapping[Cycle, Sequence[Grant]]
@@ -170,13 +168,13 @@ def per_cycle(
     quantity: int,
     span: Period,
     reasons: set[str],
-    charge: Charge | None = None,
 ) -> int:
-    """What a quantity of a price gives for a whole cycle about that span, by what it charged or its list price."""
-    nanos = pricing.nanos(worth, price, quantity, charge, reasons)
+    """What a quantity of a price gives for a whole cycle about that span, by its list price."""
+    nanos = pricing.nanos(worth, price, quantity, None, reasons)
     if worth.share_e4:
-        is_long = worth.monthly and price.interval in MONTHS
-        return nanos // (MONTHS[price.interval] * price.interval_count if is_long else 1)
+        billed = Cycle(price.interval, price.interval_count).from_start(span.starts_at)
+        wholes = _wholes(cycle_of(price, worth), billed, (), in_part=False) if billed else ()
+        return floor(nanos / _number(wholes, billed)) if billed else nanos
     days = DAYS.get(price.interval, 0) * price.interval_count
     if not worth.monthly or not 0 < days <= LONGEST_MONTH.days:
         return nanos
@@ -237,7 +235,7 @@ def billed_at(grants: Sequence[Grant], ends_at: datetime) -> int:
     lines = sorted((one for one in grants if one.span.overlap(last)), key=lambda one: one.span)
     begun = {one.price.id: one.span.starts_at for one in lines if not (one.is_change or one.is_credit)}
     counted = (one for one in lines if one.span.starts_at >= begun.get(one.price.id, one.span.starts_at))
-    return sum(-one.nanos if one.is_credit else one.nanos for one in counted)
+    return floor(sum(-one.nanos if one.is_credit else one.nanos for one in counted))
 
 
 def about(period: Period, invoices: Sequence[StripeInvoice]) -> list[StripeInvoice]:
@@ -336,13 +334,12 @@ def _grant(
         return None
     cycle = cycle_of(price, worth)
     in_part = line.proration or 0 < line.listed < list_amount
-    charge = line.amount, line.currency
-    if worth.share_e4 and (in_part or not worth.monthly or price.interval not in MONTHS):
-        wholes: Sequence[Period] = (span,)
-        nanos = pricing.nanos(worth, price, line.quantity, charge, reasons)
+    wholes = _wholes(cycle, span, known.get(cycle, ()) if line.proration else (), in_part=in_part)
+    if worth.share_e4:
+        charged = pricing.nanos(worth, price, line.quantity, (line.amount, line.currency), reasons)
+        nanos = charged / _number(wholes, span)
     else:
-        wholes = _wholes(cycle, span, known.get(cycle, ()) if line.proration else (), in_part=in_part)
-        nanos = per_cycle(pricing, worth, price, line.quantity, wholes[0], reasons, charge)
+        nanos = Fraction(per_cycle(pricing, worth, price, line.quantity, wholes[0], reasons))
     return Grant(cycle, span, nanos, wholes, line.credit, line.proration, in_part, invoice.id, line.id, price, worth)
 
 
@@ -359,3 +356,9 @@ def _wholes(cycle: Cycle, span: Period, known: Sequence[Grant], *, in_part: bool
     if cycle.in_arrears:
         found[-1] = Period(found[-1].starts_at, span.ends_at)
     return found
+
+
+def _number(wholes: Sequence[Period], span: Period) -> Fraction:
+    """How many intervals a span covers, parts included."""
+    covered = ((one.overlap(span) // MICROSECOND, one.length // MICROSECOND) for one in wholes)
+    return sum((Fraction(*pair) for pair in covered if pair[0]), Fraction(0))

@@ -77,16 +77,15 @@ class Oracle:
         if not (stands := self.stands(one)):
             return Fraction(0)
         sold, own = self.sold[one.price], (one.interval, one.interval_count)
-        months = {"month": 1, "year": 12}.get(one.interval, 0) * one.interval_count
-        is_long = sold.monthly and months and not one.proration and is_whole((one.start, one.end), own)
-        start, end = max(one.start, period[0]), min(one.end, period[1])
-        charged = Fraction(one.amount * sold.unit * sold.percent, 100)
-        if sold.percent and not is_long:
-            return stands * charged * max(0, end - start) / (one.end - one.start)
         wholes = intervals(one, group, cycle)
-        worth = charged / months if sold.percent else sold.worth(one.quantity, own, wholes[0][0])
-        sign = stands * (1 if sold.percent or one.list_amount > 0 else -1)
-        return sum((sign * worth * max(0, min(end, b) - max(start, a)) / (b - a) for a, b in wholes), Fraction(0))
+        number, all = (
+            sum(Fraction(max(0, min(one.end, end, b) - max(one.start, start, a)), b - a) for a, b in wholes)
+            for start, end in (period, (one.start, one.end))
+        )
+        if sold.percent:
+            # All that it gives together is what was charged.
+            return stands * Fraction(one.amount * sold.unit * sold.percent, 100) * number / all
+        return stands * (1 if one.list_amount > 0 else -1) * sold.worth(one.quantity, own, wholes[0][0]) * number
 
     def stands(self, one: PaidSpan) -> Fraction:
         """How much of a span's charge is paid for: what was paid back whole, or is in dispute, is not; credits are."""

@@ -54,6 +54,7 @@ PRICES: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ({"cents": 1000}, {"budget": 10 * USD, "per_unit": True}),
     ({"cents": 100_000, "interval": "year"}, {"budget": 50 * USD}),
     ({"cents": 100_000, "interval": "year"}, {"budget": 600 * USD, "monthly": False}),
+    ({"cents": 120_000, "interval": "year"}, {"percent": 100}),
     ({"cents": 700, "interval": "week"}, {"budget": 50 * USD}),
     ({"cents": 990, "interval": "day", "count": 10}, {"budget": 15 * USD, "monthly": False}),
     ({"cents": None, "billing_scheme": "tiered", "tiers_mode": "graduated", "tiers": TIERS}, {"percent": 40}),

@@ -6,7 +6,7 @@ from dataclasses import astuple, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -345,6 +345,31 @@ class TestALine:
         span = Period(START, START + 365 * DAY)
         assert worth(invoice(whole), period=span, limit=0) == 600 * 10**9
 
+    @pytest.mark.parametrize("first", [datetime(2026, 2, 1, tzinfo=UTC), START, datetime(2026, 4, 1, tzinfo=UTC)])
+    def test_of_a_share_of_a_years_revenue_that_is_credited_takes_back_all_of_it(self, first: datetime) -> None:
+        """However often a month becomes a year and a month again, in months of any length."""
+        month, year = (cast(Period, Cycle(name).from_start(first)) for name in ("month", "year"))
+        monthly, yearly = priced(llm_budget_percent="100"), replace(priced("year", llm_budget_percent="100"), id="y")
+        bought = line(*astuple(month), price=monthly, amount=10_000), line(*astuple(year), price=yearly, amount=120_000)
+        back = [replace(one, amount=-one.amount, credit=True, proration=True, recurring=False) for one in bought]
+        for times in range(1, 4):
+            found = of(invoice(*(back[0], bought[1], back[1], bought[0]) * times, bought[0]), limit=0)
+            assert grants.given(found, month) == grants.given(found, year) == 100 * 10**9
+            assert grants.given(found, Period(month.ends_at, year.ends_at)) == 0
+
+    def test_of_a_share_of_revenue_gives_what_it_charged_however_it_is_divided(self) -> None:
+        share = priced("year", llm_budget_percent="100")
+        for first, last in ((0, 365), (10, 365), (45, 365), (40, 200), (3, 20)):
+            span = Period(START + first * DAY, START + last * DAY)
+            found = of(invoice(change(*astuple(span), price=share, amount=1000)), limit=0)
+            assert grants.given(found, span) == 10 * 10**9
+            divided = sum((found[0].within(one) for one in grants.months(span)), Fraction(0))
+            assert divided == 10 * 10**9
+        # Each month has as much, but for the last one that is cut.
+        part = Period(START, START + 46 * DAY)
+        [grant] = of(invoice(line(*astuple(part), price=share, amount=1500)), limit=0)
+        assert [grant.within(one) for one in grants.months(part)] == [10 * 10**9, 5 * 10**9]
+
     def test_of_a_week_under_a_months_budget_is_worth_its_days(self) -> None:
         week = Period(START, START + 7 * DAY)
         weekly = line(ends_at=week.ends_at, price=priced("week"))
@@ -427,6 +452,9 @@ def test_an_item_is_worth_what_its_whole_cycle_is_by_list_price() -> None:
     assert item(priced("year", 2, llm_budget_percent="50"), 24) == 15 * 10**9
     assert item(priced("year", llm_budget_percent="50", llm_budget_period="billing")) == 15 * 10**9
     assert item(priced("week", llm_budget_usd="31")) == 7 * 10**9
+    assert item(priced("week", llm_budget_percent="50")) == item(priced("", llm_budget_percent="50")) == 15 * 10**9
+    # Ten weeks from March on are two months and nine days of May.
+    assert item(priced("week", 10, llm_budget_percent="50")) == 15 * 10**9 * 31 // 71
 
 
 def test_invoices_about_a_period_are_those_that_bill_some_of_it() -> None:
