@@ -255,20 +255,43 @@ def age(invoice: StripeInvoice) -> tuple[datetime, str]:
 def spans(grants: Sequence[Grant]) -> list[Period]:
     """The time that is paid for, as it was billed, in order and without overlap.
 
-    What is billed within a period is a part of it. A period that begins anew, and goes on beyond it or has the rest of
-    it credited, ends it; what was not credited of it counts in the new one.
+    What is billed within a period is a part of it, and goes on after it where it is longer. A period that begins anew,
+    and goes on beyond all that or has the rest of it credited, ends it; what was not credited of it counts in the new
+    one.
     """
     found: list[Period] = []
+    ends_at = FIRST
     billed = [one for one in grants if not one.is_credit]
     for one in sorted(billed, key=lambda one: (one.span.starts_at, one.is_change, one.span.ends_at)):
-        last = found[-1] if found else None
-        if last is None or one.span.starts_at >= last.ends_at:
-            found.append(one.span)
-        elif _begins_anew(one, last, grants):
-            found[-1:] = [Period(last.starts_at, one.span.starts_at), one.span]
-        elif one.span.ends_at > last.ends_at:
-            found.append(Period(last.ends_at, one.span.ends_at))
+        at = one.span.starts_at
+        if at < ends_at:
+            begun = found[-1].starts_at if at < found[-1].ends_at else found[-1].ends_at
+            if not _begins_anew(one, Period(begun, ends_at), grants):
+                ends_at = max(ends_at, _until(one, grants))
+                continue
+        found[-1:] = _ended(found[-1:], min(at, ends_at))
+        found.append(one.span)
+        ends_at = one.span.ends_at
+    found[-1:] = _ended(found[-1:], ends_at)
     return found
+
+
+def _ended(last: Sequence[Period], at: datetime) -> list[Period]:
+    """A period that ends at a moment, and apart from it what goes on after it."""
+    return [
+        span
+        for one in last
+        for span in (Period(one.starts_at, min(one.ends_at, at)), Period(one.ends_at, at))
+        if span.starts_at < span.ends_at
+    ]
+
+
+def _until(one: Grant, grants: Sequence[Grant]) -> datetime:
+    """When what a line bills ends: where all that its price was billed to that end is credited, with the last credit's
+    beginning."""
+    same = [other for other in grants if other.price.id == one.price.id and other.span.ends_at == one.span.ends_at]
+    credited = [other.span.starts_at for other in same if other.is_credit]
+    return max(credited) if 2 * len(credited) >= len(same) else one.span.ends_at
 
 
 def _begins_anew(one: Grant, last: Period, grants: Sequence[Grant]) -> bool:

@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from billing.rules import grants
 from billing.rules.grants import Cycle, Grant, Period
@@ -22,6 +24,9 @@ MONTH = Period(START, NEXT)
 SECOND = timedelta(seconds=1)
 PRICE = StripePrice("price_x", unit_amount=3000, currency="usd", interval="month")
 FREE = StripePrice("price_x", unit_amount=0, currency="usd", interval="month")
+YEARLY = StripePrice(
+    "price_y", unit_amount=3000, currency="usd", interval="year", metadata={"llm_budget_usd": "0.000001"}
+)
 MONTHLY = Cycle("month")
 
 
@@ -427,6 +432,63 @@ class TestTimeThatIsPaidFor:
         assert self.spans(self.at(0, 30), self.at(10, 30)) == [(0, 30)]
         assert self.spans(self.at(0, 30), self.at(0, 365)) == [(0, 30), (30, 365)]
         assert self.spans(self.at(0, 30), credit(START), self.at(0, 30)) == [(0, 30)]
+
+    def year(self, first: int, last: int, **fields: Any) -> Line:
+        return self.at(first, last, price=YEARLY, **fields)
+
+    def test_begins_anew_where_what_began_together_lasts_for_a_month_and_a_year(self) -> None:
+        both = self.at(0, 30), self.year(0, 365)
+        back = credit(START + 18 * DAY), credit(START + 18 * DAY, START + 365 * DAY, price=YEARLY)
+        anew = self.at(18, 48), self.year(18, 383)
+        assert self.spans(*both) == [(0, 30), (30, 365)]
+        # A moved anchor, with and without credits; and the year becomes another month's price.
+        assert self.spans(*both, *back, *anew) == [(0, 18), (18, 48), (48, 383)]
+        assert self.spans(*both, *anew) == [(0, 18), (18, 383)]
+        assert self.spans(*both, *back, anew[0], anew[0]) == [(0, 18), (18, 48)]
+        # As well where other months were billed before.
+        later = credit(START + 48 * DAY, START + 365 * DAY, price=YEARLY)
+        assert self.spans(*both, self.at(30, 60), later, self.at(48, 78)) == [(0, 30), (30, 48), (48, 78)]
+        # What does not go on beyond the year is a part of it.
+        assert self.spans(*both, anew[0]) == self.spans(*both) == [(0, 30), (30, 365)]
+
+    def test_goes_on_no_longer_than_until_the_rest_was_credited(self) -> None:
+        both = self.at(0, 30), self.year(0, 365)
+
+        def back(day: int) -> Line:
+            return credit(START + day * DAY, START + 365 * DAY, price=YEARLY)
+
+        assert [self.spans(*both, back(day)) for day in (0, 30, 200)] == [[(0, 30)], [(0, 30)], [(0, 30), (30, 200)]]
+        assert self.spans(*both, back(200), self.at(200, 230)) == [(0, 30), (30, 200), (200, 230)]
+        # Months go on beside it and after it, as they were billed.
+        months = [self.at(30 * number, 30 * number + 30) for number in range(1, 4)]
+        for day in (30, 48, 60, 70):
+            assert self.spans(*both, *months, back(day)) == [(0, 30), (30, 60), (60, 90), (90, 120)]
+        # A change credits the rest and charges it anew, and a month that became a year may become one again.
+        more = change(START + 9 * DAY, START + 365 * DAY, price=YEARLY, amount=9000)
+        assert self.spans(*both, back(9), more) == [(0, 30), (30, 365)]
+        assert self.spans(*both, back(9), more, back(50)) == [(0, 30), (30, 50)]
+        assert self.spans(*both, back(0), self.year(0, 365)) == [(0, 30), (30, 365)]
+
+    @given(st.lists(st.tuples(*[st.integers(0, 9)] * 2, *[st.booleans()] * 3), max_size=9))
+    def test_never_ends_before_it_begins_and_never_overlaps(
+        self, lines: list[tuple[int, int, bool, bool, bool]]
+    ) -> None:
+        whole, part = {}, {"proration": True, "recurring": False}
+        bought = [
+            line(
+                START + first * 10 * DAY,
+                START + (first + length + 1) * 10 * DAY,
+                **(part if is_change or is_back else whole),
+                **({"amount": -3000, "credit": True} if is_back else {}),
+                price=YEARLY if is_year else PRICE,
+            )
+            for first, length, is_change, is_back, is_year in lines
+        ]
+        found = self.spans(*bought)
+        assert all(first < last for first, last in found)
+        assert all(last <= first for (_, last), (first, _) in pairwise(found))
+        charged = [one for one in of(invoice(*bought)) if not one.is_credit]
+        assert [first for first, _ in found[:1]] == sorted((one.span.starts_at - START) // DAY for one in charged)[:1]
 
     def test_is_known_afterwards_to_have_ended_with_the_next(self) -> None:
         known = of(invoice(self.at(0, 30), credit(START + 10 * DAY), self.at(10, 40)))
