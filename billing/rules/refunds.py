@@ -40,10 +40,10 @@ class RefundKind(IntEnum):
 @dataclass(frozen=True, slots=True)
 class Refund:
     """`refunded` of `paid` went back or is in dispute, in the currency's smallest unit. `charged`: what that and the
-    credits of the same invoice paid for together. `beside`: what was refunded in part beside what is in dispute.
-    `lines`: how much credit notes took of lines of the invoice, by their ids; `noted`: what of the refunded was for
-    those that they took whole. `lost_share` of the refunded was lost in a dispute; `is_open`: another may still be won,
-    and as it is then, what is refunded beside it is a gift."""
+    credits of the same invoice paid for together, tax included. `beside`: what was refunded in part beside what is in
+    dispute. `lines`: how much credit notes took of lines of the invoice, by their ids; `noted`: what of the refunded
+    was for those that they took whole. `lost_share` of the refunded was lost in a dispute; `is_open`: another may still
+    be won, and as it is then, what is refunded beside it is a gift."""
 
     kind: RefundKind
     refunded: int = 0
@@ -98,7 +98,7 @@ def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Ma
         mine = [one for one in known if links.get(one.payment.id) == invoice.id]
         refund = _of(max(invoice.total, invoice.amount_paid), invoice.credited, mine, before=invoice.credited_before)
         if refund.kind:
-            credits = -sum(min(0, line.amount) for line in invoice.lines)
+            credits = -sum(min(0, line.with_tax) for line in invoice.lines)
             refund = replace(refund, charged=refund.paid + credits, lines=_credited(invoice, mine))
             found[invoice.id] = replace(refund, noted=_noted(refund, invoice))
     return found
@@ -138,8 +138,8 @@ def _noted(gone: Refund, invoice: StripeInvoice) -> Fraction:
 
 def _paid_for(gone: Refund, invoice: StripeInvoice) -> Callable[[Line, Fraction], Fraction]:
     """What was paid for a share of one of an invoice's lines, with its part of the tax."""
-    total = sum(max(0, line.amount) for line in invoice.lines)
-    return lambda line, share: share * Fraction(gone.charged * max(0, line.amount), total) if total else Fraction(0)
+    total = sum(max(0, line.with_tax) for line in invoice.lines)
+    return lambda line, share: share * Fraction(gone.charged * max(0, line.with_tax), total) if total else Fraction(0)
 
 
 def of_intent(intent_id: str, known: Sequence[Known]) -> Refund:

@@ -84,7 +84,7 @@ class Line:
     """An invoice line. `recurring`: it bills a subscription's item for a whole period, and is no proration.
 
     `amount` is net of discounts and `listed` before them, in the currency's smallest unit; less than nothing for a
-    credit, and nothing for one of what was free.
+    credit, and nothing for one of what was free. `tax` comes on top of it.
     """
 
     id: str
@@ -99,6 +99,11 @@ class Line:
     currency: str = ""
     listed: int = 0
     subscription_id: str = ""
+    tax: int = 0
+
+    @property
+    def with_tax(self) -> int:
+        return self.amount + self.tax
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,7 +402,15 @@ def _line(data: Object) -> Line:
         currency=text(data.get("currency")),
         listed=amount,
         subscription_id=_line_subscription(data),
+        tax=_tax_on_top(data),
     )
+
+
+def _tax_on_top(data: Object) -> int:
+    taxes = (*members(data.get("taxes")), *members(data.get("tax_amounts")))
+    # Newer versions say how, older ones whether.
+    on_top = (one for one in taxes if one.get("tax_behavior") == "exclusive" or one.get("inclusive") is False)
+    return sum(whole(one.get("amount")) for one in on_top)
 
 
 def _line_price(data: Object) -> StripePrice:

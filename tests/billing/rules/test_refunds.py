@@ -356,6 +356,46 @@ def test_a_dispute_is_over_what_it_says_or_all() -> None:
     assert lost(5000, lines={"data": credited}) == Fraction(1, 4)
 
 
+def on_top(amount: int) -> dict[str, Any]:
+    return {"taxes": [{"amount": amount, "tax_behavior": "exclusive"}]}
+
+
+def of_old(amount: int, *, inclusive: bool) -> dict[str, Any]:
+    return {"tax_amounts": [{"amount": amount, "inclusive": inclusive}]}
+
+
+@pytest.mark.parametrize(
+    ("total", "taxes"),
+    [
+        (7500, ({}, {})),
+        (8925, (on_top(1900), on_top(-475))),
+        # As older versions say it; and in the price.
+        (8925, (of_old(1900, inclusive=False), of_old(-475, inclusive=False))),
+        (7500, (of_old(1597, inclusive=True), of_old(-399, inclusive=True))),
+        (7500, ({"taxes": [{"amount": 1597, "tax_behavior": "inclusive"}]}, {"taxes": None})),
+    ],
+)
+def test_what_credits_paid_for_stands_whatever_tax_is_on_it(total: int, taxes: tuple[Any, Any]) -> None:
+    """An upgrade of $100 with a credit of $25, which is refunded whole."""
+    lines = [{"id": "il_1", "amount": 10_000} | taxes[0], {"id": "il_2", "amount": -2500} | taxes[1]]
+    paid = {"id": "in_1", "object": "invoice", "status": "paid", "total": total, "amount_paid": total, "charge": "ch_1"}
+    known = [said("charge", "ch_1", amount=total, refunded=total)]
+    invoice = objects.invoice(paid | {"lines": {"data": lines}})
+    assert refunds.of_invoices([invoice], known)["in_1"].lost == Fraction(3, 4)
+
+
+def test_of_lines_whose_taxes_differ_each_has_its_own() -> None:
+    """A plan of $50 with 7 % and a top-up of $20 with 19 %: $23.80 are the top-up's, and half of that is half of it."""
+    lines = [{"id": "il_1", "amount": 5000, **on_top(350)}, {"id": "il_2", "amount": 2000, **on_top(380)}]
+    invoice = objects.invoice({"id": "in_1", "total": 7730, "charge": "ch_1", "lines": {"data": lines}})
+
+    def taken(cents: int) -> Fraction:
+        known = [said("charge", "ch_1", amount=7730, refunded=cents)]
+        return refunds.taken_back(refunds.of_invoices([invoice], known)["in_1"], invoice, [invoice.lines[1]])[0]
+
+    assert [taken(cents) for cents in (1190, 2380, 7000)] == [Fraction(1, 2), 1, 1]
+
+
 def sold_once(id: str, amount: int, **fields: Any) -> Line:
     values = {"recurring": False, "proration": False, "amount": amount, "listed": amount} | fields
     return Line(id, StripePrice("price_x"), 1, None, None, **values)
