@@ -214,8 +214,9 @@ class Stream:
             async with asyncio.timeout_at(until) as self._waiting:
                 return await anext(self._chunks, b"")
         except TimeoutError:
-            self._timed_out = True
-            return await self._last_chunk() if self._stops else b""
+            chunk = await self._last_chunk()
+            self._timed_out = not chunk
+            return chunk
 
     async def _last_chunk(self) -> bytes:
         """What came while this process was busy with others; its time was over before it could be looked at."""
