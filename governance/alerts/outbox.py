@@ -142,6 +142,13 @@ def _keeps(channel: AlertChannel) -> bool:
     return channel.kind == Kind.WEBHOOK or channel.is_pager
 
 
+def note_sent(notice: AlertNotice, told: Iterable[AlertChannel], *, now: datetime) -> None:
+    """Channels were told past the outbox: `spread` leaves them out, and that it is over is told there as well."""
+    AlertDelivery.objects.bulk_create(
+        AlertDelivery(notice=notice, channel=channel, created_at=now, state=State.SENT, sent_at=now) for channel in told
+    )
+
+
 def drain(*, clock: Callable[[], datetime], only: AlertChannel | None = None) -> int:
     """Send what is due, to several channels at a time; how many messages arrived. `clock` is read for each."""
     arrived = 0
