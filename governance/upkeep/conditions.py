@@ -16,7 +16,7 @@ from django.db.models import Count, Max, Q
 from django.urls import reverse
 
 from governance import alerts
-from governance.models import Alert, BudgetWindow, ScopeType, SpendEntry, Tenant
+from governance.models import BudgetWindow, ScopeType, SpendEntry, Tenant
 from governance.queries import budget_status, forecasts, jobs
 from governance.queries.sums import LongSum
 from governance.rules import money, outages
@@ -77,11 +77,7 @@ def _keep(kind: str, found: Mapping[str, Found], now: datetime) -> int:
             path=one.path,
             now=now,
         )
-    # A disk is one machine's, which alone knows.
-    own = {"subject__startswith": f"{socket.gethostname()} "} if kind == DISK else {}
-    for subject in Alert.objects.filter(kind=kind, cleared_at=None, **own).values_list("subject", flat=True):
-        if subject not in found:
-            alerts.clear(kind=kind, subject=subject, now=now)
+    alerts.clear_others(kind=kind, found=found, now=now, host=socket.gethostname() if kind == DISK else "")
     return len(found)
 
 
@@ -183,7 +179,7 @@ def disk(now: datetime) -> dict[str, Found]:
     if severity is None:
         return {}
     message = f"{usage.free / 2**30:.1f} GiB of {usage.total / 2**30:.1f} GiB are free at {settings.VAR_DIR}."
-    return {f"{socket.gethostname()} {settings.VAR_DIR}": Found(message, severity)}
+    return {f"{settings.VAR_DIR} at {socket.gethostname()}": Found(message, severity)}
 
 
 def database(now: datetime) -> dict[str, Found]:

@@ -10,7 +10,6 @@ import time
 from datetime import datetime
 
 from governance import alerts
-from governance.models import Alert
 from llm.rules.breakers import FAILURES
 from llm.state import breakers
 from llm.state.breakers import BreakerStatus
@@ -30,10 +29,7 @@ def look(*, now: datetime) -> int:
     }
     for subject, message in found.items():
         alerts.report(kind=FAILING, subject=subject, message=message, now=now)
-    mine = Alert.objects.filter(kind=FAILING, cleared_at=None, subject__endswith=f" at {host}")
-    for subject in mine.values_list("subject", flat=True):
-        if subject not in found:
-            alerts.clear(kind=FAILING, subject=subject, now=now)
+    alerts.clear_others(kind=FAILING, found=found, now=now, host=host)
     return len(found)
 
 

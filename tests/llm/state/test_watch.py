@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,5 @@ def test_one_that_fails_whenever_it_is_tried_again_is_one(
         try_again(breakers, now=now, well=True)
     assert look(now) == 0
     assert Alert.objects.get(cleared_at=None).subject == f"{NAME} at elsewhere"
+    watch.look(now=NOON + alerts.conditions.GONE_AFTER + timedelta(minutes=1))
+    assert not Alert.objects.filter(cleared_at=None).exists()
