@@ -40,7 +40,7 @@ UPSTREAM_OVERRUN = "upstream_overrun"
 CAUGHT_UP_S, CATCHING_UP_S = 0.02, 0.6
 # Of a stream that is stopped for its length, which nothing else would end.
 OVERRUN_S = 0.1
-# What this busy process has not looked at by then is looked at all the same: until nothing is there, and so long at most.
+# What a busy process has not looked at by then is looked at all the same: until nothing is there, and so long at most.
 LOOK_S, LOOKING_S = 0.0005, 0.3
 # A stream whose answers have ended is over after so long, whatever else comes: its usage, or a larger one.
 ENDED_S = 1.5
