@@ -7,11 +7,12 @@ to be told of either is told by `notices`, whose rows are written in the same tr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
-from django.db.models import Case, F, QuerySet, Value, When
+from django.db.models import Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Greatest
 
 from governance import audit
@@ -21,6 +22,9 @@ from governance.models import Alert, AlertNotice, Tenant
 from governance.rules import alerting
 
 LONGEST_MESSAGE, LONGEST_SUBJECT = 1000, 255
+# So long after its last report a machine is taken to be gone. Each minute one of the workers looks, whichever is free,
+# so of many each one's turn may take a while to come.
+GONE_AFTER = timedelta(hours=1)
 # Each further round needs an alert that was opened and cleared between two statements.
 ROUNDS = 5
 GRAVITY = Case(When(severity="critical", then=Value(0)), When(severity="warning", then=Value(1)), default=Value(2))
@@ -85,6 +89,21 @@ def clear(*, kind: str, subject: str, now: datetime) -> bool:
             return False
         _tell(alert, now=now, what=AlertNotice.What.OVER)
     return True
+
+
+def clear_others(*, kind: str, found: Collection[str], now: datetime, host: str = "") -> None:
+    """A look found these subjects: other alerts of the kind are over.
+
+    `host`: what it looked at is this machine's, and subjects end in "at HOST". Those of others are theirs to judge,
+    unless nothing is heard of them any more: the container of yesterday does not come back.
+    """
+    rows = open_ones().order_by().filter(kind=kind)
+    if host:
+        rows = rows.filter(Q(subject__endswith=f" at {host}") | Q(last_at__lt=now - GONE_AFTER))
+    kept = {_fitting(subject, LONGEST_SUBJECT) for subject in found}
+    for subject in rows.values_list("subject", flat=True):
+        if subject not in kept:
+            clear(kind=kind, subject=subject, now=now)
 
 
 @transaction.atomic

@@ -209,6 +209,14 @@ def test_that_it_is_over_comes_after_that_it_began(hook: Receiver, clock: Clock)
     assert [body["data"]["what"] for body in hook.bodies] == ["opened", "opened", "over"]
 
 
+def test_what_began_and_ended_before_anybody_was_told_is_no_open_incident(hook: Receiver, clock: Clock) -> None:
+    webhook_to(hook)
+    alerts.report(kind="provider_unusable", subject="groq", message="No key.", now=NOON, severity="critical")
+    alerts.clear(kind="provider_unusable", subject="groq", now=NOON)
+    telling.run(clock=clock)
+    assert [body["data"]["what"] for body in hook.bodies] == ["opened", "over"]
+
+
 def test_a_flood_is_one_mail_the_gravest_first(mail: MailSink, clock: Clock) -> None:
     mail_to()
     for number in range(40):
