@@ -23,6 +23,7 @@ from governance.rules.windows import ENDING_BY_ACT, WindowKind, span_at
 OFF = "off"
 # The worst first.
 STATES = ("stopped", "degraded", "warned", "active", OFF)
+EACH_WINDOW = Q()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,11 @@ class BudgetStatus:
     window_id: int | None = None
     # The part of the limit that comes from allowances.
     extra_nanos: int = 0
+
+    @property
+    def cap_nanos(self) -> int:
+        """Where the money is used up: the hard cap."""
+        return money.share_nanos(self.limit_nanos, self.hard_e4)
 
     @property
     def remaining_nanos(self) -> int:
@@ -177,10 +183,12 @@ def _nearest(windows: QuerySet[BudgetWindow]) -> QuerySet[BudgetWindow]:
     return windows.filter(budget=OuterRef("pk")).annotate(share=share).order_by("-share", "-id")
 
 
-def fullest(*, reader: Reader = EVERYTHING, now: datetime, limit: int) -> list[tuple[BudgetWindow, BudgetStatus]]:
+def fullest(
+    where: Q = EACH_WINDOW, *, reader: Reader = EVERYTHING, now: datetime, limit: int
+) -> list[tuple[BudgetWindow, BudgetStatus]]:
     """The open windows nearest their cap, with their budgets and tenants."""
     rows = (
-        live(readable_windows(reader).filter(budget__enabled=True), now=now)
+        live(readable_windows(reader).filter(where, budget__enabled=True), now=now)
         .annotate(share=Cast(F("settled_nanos") + F("reserved_nanos"), FloatField()) / F("limit_nanos"))
         .select_related("budget__tenant", "tenant")
         .order_by("-share", "-id")[:limit]

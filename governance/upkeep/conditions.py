@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Count, Max
+from django.db.models import Count, Max, Q
 from django.urls import reverse
 
 from governance import alerts
@@ -20,7 +20,7 @@ from governance.models import Alert, BudgetWindow, ScopeType, SpendEntry, Tenant
 from governance.queries import budget_status, forecasts, jobs
 from governance.queries.budget_status import BudgetStatus
 from governance.queries.sums import LongSum
-from governance.rules import money, outages
+from governance.rules import outages
 from governance.rules.windows import WindowKind
 from governance.upkeep.budget_notices import capital, dollars, name_of, resets
 
@@ -85,12 +85,12 @@ def velocity(now: datetime) -> dict[str, Found]:
     for window, status in _windows(now, MOST_WINDOWS) if spent else []:
         of_window = _of(window, spent)
         nanos = sum(of_window.values())
-        cap_nanos = money.share_nanos(status.limit_nanos, status.hard_e4)
+        left_nanos = status.cap_nanos - status.settled_nanos
         left_s = outages.gone_in_s(
             spent_nanos=nanos,
             over_s=int(LATELY.total_seconds()),
-            left_nanos=cap_nanos - status.settled_nanos,
-            limit_nanos=cap_nanos,
+            left_nanos=left_nanos,
+            limit_nanos=status.cap_nanos,
             resets_in_s=int((window.ends_at - now).total_seconds()) if window.ends_at else None,
         )
         if left_s is None or window.budget.window == WindowKind.HOUR:
@@ -99,7 +99,7 @@ def velocity(now: datetime) -> dict[str, Found]:
         who = f"{agent or 'a caller without an agent'} of {tenant}"
         message = (
             f"{dollars(nanos)} of {name_of(window)} went in the last 15 minutes, {dollars(most)} of it"
-            f" by {who}. At this pace the {dollars(max(0, cap_nanos - status.settled_nanos))} that are left are gone"
+            f" by {who}. At this pace the {dollars(max(0, left_nanos))} that are left are gone"
             f" in {max(1, left_s // 60)} minutes. {resets(window)}"
         )
         found[_subject(window)] = _of_budget(window, message, "critical")
@@ -107,9 +107,14 @@ def velocity(now: datetime) -> dict[str, Found]:
 
 
 def running_out(now: datetime) -> dict[str, Found]:
-    """Budgets that, as they are usually spent, will be gone before their reset, even where less is spent than usual."""
+    """Budgets that, as they are usually spent, will be gone before their reset, even where less is spent than usual.
+
+    The fullest, and whichever were found to be so when forecasts were last kept. Each is forecast anew.
+    """
+    kept = list(forecasts.before_reset(now=now).values_list("budget", flat=True)[:MOST_FORECASTS])
+    windows = [*_windows(now, MOST_FORECASTS), *_windows(now, MOST_FORECASTS, Q(budget__in=kept))]
     found: dict[str, Found] = {}
-    for window, status in _windows(now, MOST_FORECASTS):
+    for window, status in {window.pk: (window, status) for window, status in windows}.values():
         if window.ends_at is None or status.committed_share < BEGUN:
             continue
         outlook = forecasts.of_budget(window.budget, status, now=now)
@@ -222,9 +227,9 @@ def _of(window: BudgetWindow, spent: Mapping[Spender, int]) -> dict[Spender, int
     return {}
 
 
-def _windows(now: datetime, most: int) -> list[tuple[BudgetWindow, BudgetStatus]]:
+def _windows(now: datetime, most: int, where: Q = budget_status.EACH_WINDOW) -> list[tuple[BudgetWindow, BudgetStatus]]:
     """The windows nearest their caps, but for those that are used up, of which somebody was told."""
-    return [pair for pair in budget_status.fullest(now=now, limit=most) if pair[1].state != "stopped"]
+    return budget_status.fullest(where & ~Q(state=BudgetWindow.State.STOPPED), now=now, limit=most)
 
 
 def _subject(window: BudgetWindow) -> str:
