@@ -9,7 +9,7 @@ import pytest
 from governance import ledger
 from governance.actions import budgets
 from governance.audit import Actor
-from governance.models import Budget, BudgetForecast, BudgetWindow
+from governance.models import Budget, BudgetForecast
 from governance.queries import budget_status
 from governance.queries import forecasts as kept
 from governance.upkeep import conditions, forecasts
@@ -105,11 +105,13 @@ def test_a_budget_that_runs_out_is_told_of_however_many_others_are_fuller(
     ledger_holds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conditions, "MOST_FORECASTS", 1)
-    slow, fast = factories.budget("10", window="month"), factories.budget("4", window="week")
+    fast, other = factories.budget("4", window="week"), factories.tenant("globex")
+    factories.budget("1", tenant=other)
+    fuller = factories.reporting("0.90", by=factories.caller(other), occurred_at=NOON - HOUR)
+    ledger.record(fuller, now=NOON - HOUR)
     for hours_ago in range(1, 11):
         at = NOON - HOUR * hours_ago
         ledger.record(factories.reporting("0.20", occurred_at=at), now=at)
-    BudgetWindow.objects.filter(budget=slow).update(reserved_nanos=nanos("7"))
     assert "weekly budget of acme" not in " ".join(conditions.running_out(NOON))
     forecasts.keep(now=NOON)
     assert fast.pk in kept.before_reset(now=NOON).values_list("budget", flat=True)
