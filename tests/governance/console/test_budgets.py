@@ -138,6 +138,7 @@ class TestList:
 
     def test_when_one_runs_out_is_shown_by_what_was_kept(self, operator: Client) -> None:
         budget = factories.budget("10", window="lifetime")
+        spend("0.10")
         assert "runs out" not in text(operator.get(LIST))
         now = timezone.now()
         kept = factories.kept_forecast(budget, now=now, runs_out_in=timedelta(days=3))
