@@ -113,7 +113,7 @@ def acknowledge(*, alert: Alert, by: Actor, now: datetime, reason: str = "") -> 
     if not open_ones().order_by().filter(pk=alert.pk).update(cleared_at=now, cleared_by=by.name[:150]):
         raise AlertCleared(f"{alert} is over already")
     alert.refresh_from_db()
-    _tell(alert, now=now, what=AlertNotice.What.OVER, message=f"{by.name} has seen to it.")
+    _tell(alert, now=now, what=AlertNotice.What.OVER, message="It was seen to.", by=by.name)
     facts = {"message": alert.message, "severity": alert.severity, "count": alert.count}
     audit.record(action="alert.acknowledge", target=str(alert), by=by, now=now, reason=reason, old=facts)
     return alert
@@ -154,6 +154,7 @@ def _tell(
     now: datetime,
     what: str = AlertNotice.What.OPENED,
     message: str = "",
+    by: str = "",
     about: Concerns | None = None,
 ) -> None:
     kind = notices.kind_of(alert.kind)
@@ -176,6 +177,7 @@ def _tell(
         tenant=about.tenant_id,
         is_for_tenant=about.is_for_tenant,
         path=about.path,
+        by=by,
         facts={"subject": alert.subject, "count": alert.count},
     )
 

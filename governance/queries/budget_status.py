@@ -56,6 +56,11 @@ class BudgetStatus:
     extra_nanos: int = 0
 
     @property
+    def cap_nanos(self) -> int:
+        """Where the money is used up: the hard cap."""
+        return money.share_nanos(self.limit_nanos, self.hard_e4)
+
+    @property
     def remaining_nanos(self) -> int:
         """What can still be spent under the hard cap."""
         committed_nanos = self.settled_nanos + self.reserved_nanos

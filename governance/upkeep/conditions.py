@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,7 +19,7 @@ from governance import alerts
 from governance.models import BudgetWindow, ScopeType, SpendEntry, Tenant
 from governance.queries import budget_status, forecasts, jobs
 from governance.queries.sums import LongSum
-from governance.rules import money, outages
+from governance.rules import outages
 from governance.rules.windows import WindowKind
 from governance.upkeep.budget_notices import capital, dollars, name_of, resets
 
@@ -88,12 +88,12 @@ def velocity(now: datetime) -> dict[str, Found]:
     for window, status in budget_status.fullest(now=now, limit=MOST_WINDOWS, where=PACED) if spent else []:
         of_window = _of(window, spent)
         nanos = sum(of_window.values())
-        cap_nanos = money.share_nanos(status.limit_nanos, status.hard_e4)
+        left_nanos = status.cap_nanos - status.settled_nanos
         left_s = outages.gone_in_s(
             spent_nanos=nanos,
             over_s=int(LATELY.total_seconds()),
-            left_nanos=cap_nanos - status.settled_nanos,
-            limit_nanos=cap_nanos,
+            left_nanos=left_nanos,
+            limit_nanos=status.cap_nanos,
             resets_in_s=int((window.ends_at - now).total_seconds()) if window.ends_at else None,
         )
         if left_s is None:
@@ -102,7 +102,7 @@ def velocity(now: datetime) -> dict[str, Found]:
         who = f"{agent or 'a caller without an agent'} of {tenant}"
         message = (
             f"{dollars(nanos)} of {name_of(window)} went in the last 15 minutes, {dollars(most)} of it"
-            f" by {who}. At this pace the {dollars(max(0, cap_nanos - status.settled_nanos))} that are left are gone"
+            f" by {who}. At this pace the {dollars(max(0, left_nanos))} that are left are gone"
             f" in {max(1, left_s // 60)} minutes. {resets(window)}"
         )
         found[_subject(window)] = _of_budget(window, message, "critical")
@@ -110,12 +110,16 @@ def velocity(now: datetime) -> dict[str, Found]:
 
 
 def running_out(now: datetime) -> dict[str, Found]:
-    """Budgets that, as they are usually spent, will be gone before their reset, even where less is spent than usual."""
+    """Budgets that, as they are usually spent, will be gone before their reset, even where less is spent than usual.
+
+    The fullest, and whichever were found to be so when forecasts were last kept. Each is forecast anew.
+    """
+    kept = list(forecasts.before_reset(now=now).values_list("budget", flat=True)[:MOST_FORECASTS])
     found: dict[str, Found] = {}
     resetting = GOING_ON & Q(ends_at__isnull=False)
-    for window, status in budget_status.fullest(now=now, limit=MOST_FORECASTS, where=resetting):
+    for window, status in _nearest(now, resetting, resetting & Q(budget__in=kept)):
         if status.committed_share < BEGUN:
-            break
+            continue
         outlook = forecasts.of_budget(window.budget, status, now=now)
         ahead = outlook.forecast
         if ahead is None or ahead.runs_out_at is None or ahead.latest is None:
@@ -224,6 +228,12 @@ def _of(window: BudgetWindow, spent: Mapping[Spender, int]) -> dict[Spender, int
     # The platform's budgets put the tenant before the agent, whose own name may have a slash.
     agent = window.subject if window.budget.tenant_id else window.subject.removeprefix(f"{tenant}/")
     return {who: nanos for who, nanos in spent.items() if who == (tenant, agent)}
+
+
+def _nearest(now: datetime, *which: Q) -> Iterable[tuple[BudgetWindow, BudgetStatus]]:
+    """The windows nearest their caps of each of `which`, each once."""
+    found = (one for where in which for one in budget_status.fullest(now=now, limit=MOST_FORECASTS, where=where))
+    return {window.pk: (window, status) for window, status in found}.values()
 
 
 def _subject(window: BudgetWindow) -> str:

@@ -263,6 +263,31 @@ def test_a_customers_channel_hears_of_that_customer_alone_and_of_nothing_wider(m
     assert mail.got[0]["subject"] == "The daily budget of acme is at 75%"
 
 
+def test_a_customers_channel_is_told_that_an_operator_acted_and_the_operators_who_it_was(
+    mail: MailSink, hook: Receiver, clock: Clock
+) -> None:
+    acme = make.tenant()
+    budget = make.budget("1.00", tenant=acme)
+    webhook_to(hook, min_severity="info")
+    theirs = mail_to("acme@example.com", "acme", tenant=acme, min_severity="info")
+    spend("0.10")
+    budgets.reset(budget=budget, reason="a launch", by=ADA, now=NOON)
+    wrong = alerts.report(
+        kind="velocity", subject="it", message="Fast.", now=NOON, tenant=acme, is_for_tenant=True, severity="critical"
+    )
+    telling.run(clock=clock)
+    alerts.acknowledge(alert=wrong, by=ADA, now=NOON)
+    clock.now += MINUTE
+    telling.run(clock=clock)
+    alert_channels.try_out(channel=theirs, by=ADA, clock=clock)
+    told = [body["data"]["message"] for body in hook.bodies]
+    assert any(words.endswith("Reason: a launch. By ada.") for words in told)
+    assert "It was seen to. By ada." in told
+    sent = "\n".join(str(each.get_body(("plain",))) for each in mail.got)
+    assert sent.count("By an operator.") == 3
+    assert "ada" not in sent
+
+
 def test_a_channel_that_is_switched_off_gets_nothing_of_then_when_it_is_on_again(hook: Receiver, clock: Clock) -> None:
     channel, _ = webhook_to(hook)
     alerts.report(kind="dead_letter", subject="evt_1", message="It failed.", now=NOON)
