@@ -44,7 +44,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def governor(product: Product, naps: list[float]) -> Iterator[Governor]:
-    make.budget("1.00")
+    make.budget("1.00", window="lifetime")
     with Governor(product.url, product.key()) as made:
         yield made
 
@@ -138,7 +138,7 @@ def test_money_that_others_hold_is_waited_for(
 
 @pytest.mark.parametrize("lost", [1, 3])
 def test_an_answer_that_is_lost_changes_nothing(product: Product, naps: list[float], lost: int) -> None:
-    make.budget("1.00")
+    make.budget("1.00", window="lifetime")
     transport = LosesAnswers(lost)
     with Governor(product.url, product.key(), client=httpx.Client(transport=transport)) as governor:
         hold = governor.reserve(LARGE, estimated_cost="0.10")
@@ -170,7 +170,8 @@ def test_a_block_that_forgets_to_settle_is_told(governor: Governor) -> None:
 
 
 def test_a_decorated_function_gets_the_model_to_call(governor: Governor) -> None:
-    make.budget("0.50", scope_type="agent", scope_key="invoices", downgrade_rules=[{"from": [LARGE], "to": SMALL}])
+    rules = [{"from": [LARGE], "to": SMALL}]
+    make.budget("0.50", window="lifetime", scope_type="agent", scope_key="invoices", downgrade_rules=rules)
 
     @governor.governed(LARGE, estimated_cost="0.45")
     def ask(text: str, *, model: str) -> dict[str, Any]:
@@ -190,7 +191,7 @@ SMALL = "mistral-small-latest"
 async def test_asyncio_has_the_same(product: Product) -> None:
     from asgiref.sync import sync_to_async
 
-    await sync_to_async(make.budget)("1.00")
+    await sync_to_async(make.budget)("1.00", window="lifetime")
     async with AsyncGovernor(product.url, await sync_to_async(product.key)()) as governor:
         async with governor.hold(LARGE, input_tokens=900, max_tokens=500) as hold:
             await hold.extend(ttl_s=600)
