@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.server
 import importlib.util
+import inspect
 import re
 import shlex
 import shutil
@@ -26,7 +27,9 @@ from django.core.management import get_commands
 from django.urls import resolve
 
 from config.environment import with_password
-from config.supervisor import free_port
+from config.management.commands import serve
+from config.supervisor import GRACE_S, free_port
+from llm.gateway.process import ENDING_S
 from tests.environment import ROOT, documented_variables
 
 DEPLOY = ROOT / "deploy"
@@ -310,6 +313,26 @@ class TestChart:
     def test_helm_finds_nothing(self) -> None:
         needed = "database.url=postgres://u@h/d,redis.url=redis://h:6379/0,existingSecret=mine"
         tool("helm", "lint", "--strict", str(CHART), "--set", needed)
+
+
+def test_a_web_process_that_is_told_to_end_is_not_killed_before_its_streams_have_ended() -> None:
+    needed_s = ENDING_S + 2
+    (grace,) = re.findall(r'"--grace", "(\d+)"', (DEPLOY / "Dockerfile").read_text())
+    assert float(TestCompose.SERVICES["web"]["stop_grace_period"].removesuffix("s")) >= int(grace) + needed_s
+    unit = (DEPLOY / "systemd/spend-governor-web.service").read_text()
+    (grace,), (killed_after,) = (
+        re.findall(r"--grace (\d+)", unit),
+        re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE),
+    )
+    assert int(killed_after) >= int(grace) + needed_s
+    chart = TestChart.TEMPLATES["web.yaml"]
+    ((more,), (waits,)) = (
+        re.findall(r"add \.Values\.web\.graceSeconds (\d+)", chart),
+        re.findall(r'sleep, "(\d+)"', chart),
+    )
+    assert int(more) >= int(waits) + needed_s
+    (grace,) = re.findall(r'"--grace", "(\d+)"', inspect.getsource(serve))
+    assert int(grace) + ENDING_S <= GRACE_S
 
 
 def is_there(values: Any, path: list[str]) -> bool:
