@@ -12,14 +12,14 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 
 from governance.rules.calls import Usage
 from llm.gateway import errors, whole_answers
 from llm.gateway.call_usage import USAGE_MISSING
-from llm.gateway.holds import Hold
+from llm.gateway.holds import INTERRUPTED, Hold
 from llm.gateway.http import Exchange
 from llm.gateway.pipe import Pipe
 from llm.gateway.sign_of_life import STREAM_HEADERS
@@ -193,6 +193,10 @@ class Stream:
         except ProviderError as error:
             ended = error.code
             self._note_loss(error)
+        except asyncio.CancelledError:
+            # The server ends, and waits no longer: the client's stream gets its end all the same.
+            cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
+            ended = INTERRUPTED
         if self._stops:
             self._answer.close()
         if self._failed is not None:
