@@ -230,7 +230,7 @@ def _of(window: BudgetWindow, spent: Mapping[Spender, int]) -> dict[Spender, int
     return {who: nanos for who, nanos in spent.items() if who == (tenant, agent)}
 
 
-def _nearest(now: datetime, *which: Q) -> Iterable[tuple[BudgetWindow, BudgetStatus]]:
+def _nearest(now: datetime, *which: Q) -> Iterable[tuple[BudgetWindow, budget_status.BudgetStatus]]:
     """The windows nearest their caps of each of `which`, each once."""
     found = (one for where in which for one in budget_status.fullest(now=now, limit=MOST_FORECASTS, where=where))
     return {window.pk: (window, status) for window, status in found}.values()
