@@ -15,6 +15,7 @@ from django.contrib.sessions.models import Session
 from django.core.management import call_command
 from django.db import connection
 from django.db.migrations.loader import MigrationLoader
+from django.db.models import Model
 
 from billing.usage import restored
 from config import __version__
@@ -29,6 +30,11 @@ from governance.upkeep.reconcile import Drift
 from llm.models import ProviderEndpoint
 
 Report = Callable[[str], None]
+# Where secrets are that a SECRET_KEY alone opens: the model, its field, and what it is.
+SEALED: tuple[tuple[type[Model], str, str], ...] = (
+    (ProviderEndpoint, "sealed_key", "key of provider"),
+    (AlertChannel, "sealed", "secret of alert channel"),
+)
 NAMED = "spend-governor-{:%Y%m%dT%H%M%SZ}"
 
 
@@ -99,17 +105,18 @@ def _copied(draft: Path, now: datetime) -> Manifest:
 
 def sealed() -> tuple[Sealed, ...]:
     """What is in the database that a SECRET_KEY alone opens, by its fingerprint."""
-    providers = ProviderEndpoint.objects.exclude(sealed_key="").order_by("name").values_list("name", "sealed_key")
-    channels = AlertChannel.objects.exclude(sealed="").order_by("name").values_list("name", "sealed")
-    secrets = [(f"the key of provider {name}", secret) for name, secret in providers]
-    secrets += [(f"the secret of alert channel {name}", secret) for name, secret in channels]
+    # The database of an older version, which is backed up before it is upgraded, lacks some of these tables.
+    tables = connection.introspection.table_names()
     found: dict[str, list[str]] = {}
-    for name, secret in secrets:
-        try:
-            key = sealing.sealed_under(secret)
-        except sealing.Unreadable:
-            key = ""
-        found.setdefault(key, []).append(name)
+    for model, field, kind in SEALED:
+        if model._meta.db_table not in tables:
+            continue
+        for name, secret in model._default_manager.exclude(**{field: ""}).order_by("name").values_list("name", field):
+            try:
+                key = sealing.sealed_under(secret)
+            except sealing.Unreadable:
+                key = ""
+            found.setdefault(key, []).append(f"the {kind} {name}")
     return tuple(Sealed(key, tuple(names)) for key, names in sorted(found.items()))
 
 

@@ -14,13 +14,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from django.conf import settings as django_settings
 from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
 from django.db import connection, connections
+from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
+from benchmarks.upgrade import LEFT_BY_0_1_0
 from billing.models import MeterEvent, Restoration
 from billing.usage import outbox, proof
 from config.backups import postgres
@@ -149,6 +152,30 @@ def test_a_database_that_is_backed_up_under_load_comes_back_whole_and_bills_noth
         assert list(MeterEvent.objects.values_list("value", "state")) == [(kept * 10_000, "sent")]
 
 
+def test_an_upgrade_from_the_first_release_begins_with_a_backup(tmp_path: Path) -> None:
+    connection.close()
+    if connection.vendor == "postgresql":
+        connection.close_pool()
+        with psycopg.connect(postgres._address()) as direct:
+            direct.execute(postgres._emptying(direct))
+    else:
+        Path(connection.settings_dict["NAME"]).unlink()
+    try:
+        executor = MigrationExecutor(connection)
+        executor.migrate(LEFT_BY_0_1_0)
+        old = executor.loader.project_state(LEFT_BY_0_1_0).apps.get_model("llm", "ProviderEndpoint")
+        old.objects.create(
+            name="groq", base_url="https://groq.test/v1", sealed_key=sealing.seal("gsk_1"), updated_at=timezone.now()
+        )
+        folder = back_up(tmp_path)
+        assert json.loads((folder / "manifest.json").read_text())["sealed"][0]["what"] == ["the key of provider groq"]
+    finally:
+        call_command("migrate", verbosity=0)
+    ProviderEndpoint.objects.all().delete()
+    assert restore(folder, "--replace")["drifts"] == []
+    assert ProviderEndpoint.objects.get().name == "groq"
+
+
 def test_what_is_refused_leaves_the_database_as_it_is(tmp_path: Path, settings: Any, monkeypatch: Any) -> None:
     settings.SECRET_KEY, settings.SECRET_KEY_FALLBACKS = KEYS["key"], []
     ProviderEndpoint.objects.create(
@@ -213,8 +240,6 @@ def test_it_is_not_put_back_under_processes_that_run(tmp_path: Path) -> None:
     try:
         if connection.vendor == "postgresql":
             # The pool is this process's own; another process's session is one that it does not close.
-            import psycopg
-
             with psycopg.connect(postgres._address()), pytest.raises(CommandError, match="The database is in use"):
                 restore(folder, "--replace")
         else:
