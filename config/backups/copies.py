@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -13,13 +12,13 @@ from pathlib import Path
 from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.core.management import call_command
-from django.db import connection
+from django.db import DatabaseError, OperationalError, connection
 from django.db.migrations.loader import MigrationLoader
 from django.db.models import Model
 
 from billing.usage import restored
 from config import __version__
-from config.backups import InUse, postgres, sqlite
+from config.backups import InUse, postgres, sqlite, to_disk
 from config.backups import manifest as manifests
 from config.backups.manifest import Manifest, Sealed
 from governance import alerts, audit, sealing
@@ -68,10 +67,10 @@ def back_up(folder: Path, *, now: datetime, report: Report) -> tuple[Path, Manif
         manifests.write(draft, made)
         for path in draft.iterdir():
             path.chmod(0o600)
-            _to_disk(path)
-        _to_disk(draft)
+            to_disk(path)
+        to_disk(draft)
         draft.rename(place)
-        _to_disk(folder)
+        to_disk(folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -140,7 +139,7 @@ def look(folder: Path, *, replace: bool, without_secrets: bool) -> Manifest:
             f"It was made under another SECRET_KEY, without which {', '.join(lost)} cannot be read. Put that one into "
             "SECRET_KEY or SECRET_KEY_FALLBACKS; or give --without-secrets, and enter them again afterwards."
         )
-    if not replace and not (sqlite if connection.vendor == "sqlite" else postgres).is_empty():
+    if not replace and not _is_empty():
         raise BackupRefused(
             "The database is not empty. Give --replace to put the backup in the place of what is there."
         )
@@ -184,17 +183,19 @@ def follow(*, made_at: datetime, by: Actor, now: datetime, report: Report) -> tu
     return held, reconcile.run(now=now, report=report)
 
 
+def _is_empty() -> bool:
+    try:
+        return not connection.introspection.table_names()
+    except OperationalError:
+        raise
+    except DatabaseError:
+        # A file that is none of SQLite's, or damaged.
+        return False
+
+
 def _applied() -> set[tuple[str, str]]:
     return set(MigrationLoader(connection).applied_migrations)
 
 
 def _known() -> set[tuple[str, str]]:
     return set(MigrationLoader(None).disk_migrations or ())
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -43,10 +43,6 @@ def dump(path: Path) -> None:
     _run([program, *options, f"--file={path}", f"--dbname={_address()}"])
 
 
-def is_empty() -> bool:
-    return not connection.introspection.table_names()
-
-
 def put_back(path: Path, *, made_on: int, scratch: Path) -> None:
     """Replace all tables and functions of the schema by the copy's, in one transaction.
 

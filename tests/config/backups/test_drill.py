@@ -223,6 +223,33 @@ def test_what_is_refused_leaves_the_database_as_it_is(tmp_path: Path, settings: 
     assert "Nothing has changed" in refused(folder, "--replace")
 
 
+@pytest.mark.sqlite_only
+@pytest.mark.parametrize("left", [b"no database" * 1000, None], ids=["damaged", "gone"])
+def test_a_damaged_file_and_logs_of_one_that_is_gone_are_out_of_the_way(tmp_path: Path, left: bytes | None) -> None:
+    folder = back_up(tmp_path)
+    Tenant.objects.create(slug="later", name="Later")
+    target = Path(connection.settings_dict["NAME"])
+    logs = [Path(f"{target}{suffix}") for suffix in ("-wal", "-shm")]
+    written = [log.read_bytes() for log in logs]
+    connections.close_all()
+    target.unlink()
+    if left:
+        target.write_bytes(left)
+        with pytest.raises(CommandError, match="Give --replace"):
+            restore(folder)
+    # As a crash leaves them: SQLite reads them into whatever file has the name.
+    for log, content in zip(logs, written, strict=True):
+        log.write_bytes(content)
+
+    told = restore(folder, "--replace")
+    assert (told["drifts"], bool(told["kept"])) == ([], left is not None)
+    assert not Tenant.objects.filter(slug="later").exists()
+    with connection.cursor() as cursor:
+        assert cursor.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connections.close_all()
+    assert [log.name for log in (*logs, Path(f"{target}.restoring")) if log.exists()] == []
+
+
 def test_it_is_not_put_back_under_processes_that_run(tmp_path: Path) -> None:
     folder = back_up(tmp_path)
     Tenant.objects.create(slug="later", name="Later")
