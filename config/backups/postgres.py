@@ -19,6 +19,8 @@ from config.backups import InUse
 FILE = "database.dump"
 # An act that holds a table for itself, such as a migration, is waited for so long.
 LOCK_WAIT = "30s"
+# Where a script of pg_restore has its settings.
+BEGINNING_BYTES = 4096
 _VERSION = re.compile(r"(\d+)(?:\.|devel|beta|rc|\s|$)")
 
 
@@ -49,8 +51,9 @@ def put_back(path: Path, *, made_on: int, scratch: Path) -> None:
     `made_on` is the major version of the copy's server; its statements are kept in the folder `scratch` meanwhile.
     Raises NoTool, Failed or InUse, and then nothing has changed.
     """
-    if server() < made_on:
-        raise NoTool(f"The copy is of PostgreSQL {made_on}; this server is {server()}, and it takes no newer ones.")
+    version = server()
+    if version < made_on:
+        raise NoTool(f"The copy is of PostgreSQL {made_on}; this server is {version}, and it takes no newer ones.")
     reader, writer = tool("pg_restore", at_least=made_on), tool("psql", at_least=made_on)
     connection.close()
     connection.close_pool()  # type: ignore[attr-defined]
@@ -65,6 +68,8 @@ def put_back(path: Path, *, made_on: int, scratch: Path) -> None:
         os.close(os.open(plain, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
         # Comments on extensions are their owner's to make.
         _run([reader, "--no-owner", "--no-privileges", "--no-comments", f"--file={plain}", str(path)])
+        if version < 17:
+            _leave_out_newer_setting(plain)
         # The end comes from here: a script that breaks off commits nothing.
         script = [f"BEGIN; SET LOCAL lock_timeout = '{LOCK_WAIT}'; {emptied}", f"\\i {_quoted(plain)}", "COMMIT;"]
         options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null", f"--dbname={_address()}"]
@@ -113,6 +118,15 @@ def _emptying(direct: psycopg.Connection[Any]) -> str:
     ).fetchall()
     dropped = [f"DROP TABLE {name} CASCADE;" for (name,) in tables]
     return " ".join([*dropped, *(f"DROP ROUTINE {name} CASCADE;" for (name,) in functions)])
+
+
+def _leave_out_newer_setting(script: Path) -> None:
+    """Since 17, pg_restore begins with settings of which no older server knows `transaction_timeout`."""
+    with script.open("r+b") as file:
+        beginning = file.read(BEGINNING_BYTES)
+        file.seek(0)
+        # A comment of the same length.
+        file.write(beginning.replace(b"\nSET transaction_timeout", b"\n--- transaction_timeout", 1))
 
 
 def _address() -> str:

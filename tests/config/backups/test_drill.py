@@ -278,6 +278,28 @@ def test_it_is_not_put_back_under_processes_that_run(tmp_path: Path) -> None:
     assert Tenant.objects.filter(slug="later").exists()
 
 
+def shim(folder: Path, name: str, script: str) -> None:
+    """A program before the real one, which is `$real` in it and answers for its version."""
+    path = folder / name
+    answer = 'if [ "$1" = --version ]; then exec "$real" --version; fi'
+    path.write_text(f"#!/bin/sh\nreal='{shutil.which(name)}'\n{answer}\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.postgres_only
+def test_a_newer_client_puts_back_what_an_older_server_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    monkeypatch.setattr(postgres, "server", lambda: 16)
+    settings.VAR_DIR = tmp_path
+    folder = back_up(tmp_path / "a")
+    unknown = 'unrecognized configuration parameter "transaction_timeout"'
+    refuse = f"grep -q '^SET transaction_timeout' '{tmp_path}'/*.sql && {{ echo '{unknown}' >&2; exit 3; }}"
+    shim(tmp_path, "psql", f'{refuse}\nexec "$real" "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert restore(folder, "--replace")["drifts"] == []
+
+
 def test_a_backup_is_closed_to_others_and_half_of_one_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = back_up(tmp_path)
     assert {path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())} == {0}
