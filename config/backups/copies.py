@@ -41,6 +41,10 @@ class BackupRefused(Exception):
     """It was not begun, and nothing has changed; the message says why."""
 
 
+class Unfinished(Exception):
+    """It was put back, or may have been, and what follows was not all done; the message says what is left to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Restored:
     """`kept` is where SQLite's old file is, `held` how many reports of usage wait for Stripe's sums."""
@@ -149,9 +153,10 @@ def look(folder: Path, *, replace: bool, without_secrets: bool) -> Manifest:
 def put_back(folder: Path, found: Manifest, *, by: Actor, now: datetime, report: Report) -> Restored:
     """Put a backup that `look` has passed in the place of the database, and see to what follows.
 
-    Raises BackupRefused.
+    Raises BackupRefused or Unfinished.
     """
     kept = ""
+    left = f"manage.py restore --recovered {found.made_at.isoformat()}"
     report(f"Putting back the database of {found.made_at:%Y-%m-%d %H:%M} UTC")
     try:
         if connection.vendor == "sqlite":
@@ -160,16 +165,32 @@ def put_back(folder: Path, found: Manifest, *, by: Actor, now: datetime, report:
             postgres.put_back(folder / found.file, made_on=found.server, scratch=Path(settings.VAR_DIR))
     except InUse as error:
         raise BackupRefused(f"The database is in use ({error}): stop web, worker, beat and serve first.") from error
+    except postgres.Broken as error:
+        raise Unfinished(
+            f"{error}. The database is the old one or that of the backup. Put it back again; or, if it is that, "
+            f"run {left}"
+        ) from error
     except (postgres.NoTool, postgres.Failed, sqlite3.Error, OSError) as error:
-        raise BackupRefused(f"{error} Nothing has changed.") from error
-    report("Applying the migrations that it lacks")
-    call_command("migrate", interactive=False, verbosity=0)
-    held, drifts = follow(made_at=found.made_at, by=by, now=now, report=report)
+        raise BackupRefused(f"{str(error).rstrip('.')}. Nothing has changed.") from error
+    try:
+        if connection.vendor == "sqlite":
+            to_disk(Path(connection.settings_dict["NAME"]).parent)
+        held, drifts = follow(made_at=found.made_at, by=by, now=now, report=report)
+    except Exception as error:
+        # Whatever it is: nobody may think that the old database is there still.
+        old = f" What it was before is kept in {kept}." if kept else ""
+        why = str(error).strip().rstrip(".") or type(error).__name__
+        raise Unfinished(
+            f"The backup was put back, but not all that follows was done: {why}.{old} Before you start the product, "
+            f"run {left}"
+        ) from error
     return Restored(found, kept, held, drifts)
 
 
 def follow(*, made_at: datetime, by: Actor, now: datetime, report: Report) -> tuple[int, list[Drift]]:
     """After the database was put back, by whatever means, to what it was at `made_at`: see to what it cannot know."""
+    report("Applying the migrations that it lacks")
+    call_command("migrate", interactive=False, verbosity=0)
     held = restored.note(made_at=made_at, now=now)
     # Sessions that were ended since would go on.
     Session.objects.all().delete()

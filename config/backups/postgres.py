@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ FILE = "database.dump"
 LOCK_WAIT = "30s"
 # Where a script of pg_restore has its settings.
 BEGINNING_BYTES = 4096
+# psql's exit status where it loses its connection.
+CONNECTION_LOST = 2
 _VERSION = re.compile(r"(\d+)(?:\.|devel|beta|rc|\s|$)")
 
 
@@ -30,6 +33,10 @@ class NoTool(Exception):
 
 class Failed(Exception):
     """A program of PostgreSQL's ended with an error, which is the message."""
+
+
+class Broken(Exception):
+    """psql lost its connection, which is the message: what it did may have been committed or not."""
 
 
 def server() -> int:
@@ -49,7 +56,7 @@ def put_back(path: Path, *, made_on: int, scratch: Path) -> None:
     """Replace all tables and functions of the schema by the copy's, in one transaction.
 
     `made_on` is the major version of the copy's server; its statements are kept in the folder `scratch` meanwhile.
-    Raises NoTool, Failed or InUse, and then nothing has changed.
+    Raises NoTool, Failed or InUse, and then nothing has changed; or Broken.
     """
     version = server()
     if version < made_on:
@@ -75,7 +82,9 @@ def put_back(path: Path, *, made_on: int, scratch: Path) -> None:
         options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null", f"--dbname={_address()}"]
         _run([writer, *options], told="\n".join(script) + "\n")
     finally:
-        plain.unlink(missing_ok=True)
+        # Where that fails, the next one does it; by now the copy may be in its place.
+        with suppress(OSError):
+            plain.unlink()
 
 
 def tool(name: str, *, at_least: int) -> str:
@@ -145,7 +154,8 @@ def _run(command: list[str], *, told: str | None = None) -> None:
     done = subprocess.run(command, env=environment, input=told, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        raise Failed(f"{Path(command[0]).name}: {' '.join(lines[:3]) or f'ended with {done.returncode}'}")
+        error = Broken if told is not None and done.returncode == CONNECTION_LOST else Failed
+        raise error(f"{Path(command[0]).name}: {' '.join(lines[:3]) or f'ended with {done.returncode}'}")
 
 
 def _quoted(path: Path) -> str:

@@ -14,7 +14,7 @@ from django.utils.dateparse import parse_datetime
 from config.backups import copies
 from config.backups.copies import Restored
 from governance.audit import Actor
-from governance.management.terminal import TerminalCommand
+from governance.management.terminal import AWAY, TerminalCommand
 from governance.upkeep.reconcile import Drift, silence
 
 
@@ -22,7 +22,8 @@ class Command(TerminalCommand):
     help = (
         "Put a backup back: its folder and its SECRET_KEY are proved before anything is done, then all of it counts or "
         "nothing. Usage that is not known to have reached Stripe is held until Stripe's sums tell; sessions end; the "
-        "ledger is checked. Stop web, worker and beat first. Exit status 1 where it was refused, or drift was found."
+        "ledger is checked. Stop web, worker and beat first. Exit status 1 where it was refused, or drift was found; 3 "
+        "where it was put back, or may have been, and more is to be done, which it says."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -57,6 +58,8 @@ class Command(TerminalCommand):
             done = copies.put_back(place, found, by=by, now=now, report=report)
         except copies.BackupRefused as error:
             raise CommandError(str(error)) from error
+        except copies.Unfinished as error:
+            raise CommandError(str(error), returncode=AWAY) from error
         self._say(done, dry_run=False, as_json=options["json"])
 
     def _follow(self, made_at: datetime, *, by: Actor, now: datetime, dry_run: bool, options: dict[str, Any]) -> None:

@@ -278,12 +278,53 @@ def test_it_is_not_put_back_under_processes_that_run(tmp_path: Path) -> None:
     assert Tenant.objects.filter(slug="later").exists()
 
 
+@pytest.mark.parametrize(
+    "step",
+    [
+        "config.backups.copies.call_command",
+        "config.backups.copies.reconcile.run",
+        pytest.param("config.backups.copies.to_disk", marks=pytest.mark.sqlite_only),
+    ],
+)
+def test_what_fails_after_the_database_was_put_back_says_so_and_what_is_left(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = back_up(tmp_path)
+    Tenant.objects.create(slug="later", name="Later")
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, fail)
+        with pytest.raises(CommandError, match=r"was put back.*disk full") as raised:
+            restore(folder, "--replace")
+    assert raised.value.returncode == 3
+    assert not Tenant.objects.filter(slug="later").exists()
+    told = str(raised.value)
+    assert (".before-" in told) == (connection.vendor == "sqlite")
+    left = told.partition("run manage.py restore ")[2].split()
+    assert restore(*left)["made_at"] == json.loads((folder / "manifest.json").read_text())["made_at"]
+
+
 def shim(folder: Path, name: str, script: str) -> None:
     """A program before the real one, which is `$real` in it and answers for its version."""
     path = folder / name
     answer = 'if [ "$1" = --version ]; then exec "$real" --version; fi'
     path.write_text(f"#!/bin/sh\nreal='{shutil.which(name)}'\n{answer}\n{script}\n")
     path.chmod(0o755)
+
+
+@pytest.mark.postgres_only
+def test_where_the_connection_breaks_nobody_is_told_that_nothing_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = back_up(tmp_path / "a")
+    shim(tmp_path, "psql", '"$real" "$@"; exit 2')
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(CommandError, match="is the old one or that of the backup") as raised:
+        restore(folder, "--replace")
+    assert raised.value.returncode == 3
 
 
 @pytest.mark.postgres_only
