@@ -119,18 +119,24 @@ class Client(asyncio.Protocol):
         self.send()
 
 
-async def _load(url: str, key: str, connections: int, seconds: float) -> Load:
+def request(url: str, key: str) -> tuple[bytes, str, int]:
+    """The bytes of a call, and the host and port that they go to."""
     parts, body = urlsplit(url), chat_request()
     head = (
         f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\nauthorization: Bearer {key}\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
+    return (head + body).encode(), parts.hostname or "", parts.port or 80
+
+
+async def _load(url: str, key: str, connections: int, seconds: float) -> Load:
+    sent, host, port = request(url, key)
     latencies: list[float] = []
     failures: list[bytes] = []
-    loop, request = asyncio.get_running_loop(), (head + body).encode()
+    loop = asyncio.get_running_loop()
     started = time.perf_counter()
     for _ in range(connections):
-        await loop.create_connection(lambda: Client(request, latencies, failures), parts.hostname, parts.port)
+        await loop.create_connection(lambda: Client(sent, latencies, failures), host, port)
     await asyncio.sleep(seconds)
     took, ordered = time.perf_counter() - started, sorted(latencies)
     return Load(

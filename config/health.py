@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,13 +12,16 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 
 from billing.queries import health as billing_health
+from governance import ledger
 from governance.ledger import clock
 from governance.models import BudgetWindow, LedgerCheck
 from governance.queries import jobs
 from llm.state import breakers
 
 BROKER_TIMEOUT_S = 0.3
-DATABASE_TIMEOUT_S = 2
+DATABASE_TIMEOUT_S = 0.8
+# Threads that see whether the database answers; while it does not, each is busy for two seconds.
+_knocking = ThreadPoolExecutor(4, thread_name_prefix="health")
 # What makes the whole unhealthy; the others tell how it is set up.
 ESSENTIAL = ("database", "budget")
 IN_DATABASE = ("budget", "stripe", "database", "jobs")
@@ -75,10 +79,9 @@ def _database() -> str:
     if not _answers():
         return DOWN
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
+        ledger.try_to_write()
         clock.ask()
-    except DatabaseError:
+    except (DatabaseError, ledger.LedgerUnavailable):
         return DOWN
     return CLOCK_DIFFERS if clock.differs() else OK
 
@@ -90,24 +93,32 @@ def _answers() -> bool:
     """
     if connection.vendor != "postgresql":
         return True
-    import psycopg
-    from psycopg import pq
-    from psycopg.conninfo import make_conninfo
-
     parameters: dict[str, Any] = {
         name: value
         for name, value in connection.get_connection_params().items()
         if isinstance(value, str | int) and name not in ("prepare_threshold", "connect_timeout")
     }
     try:
-        psycopg.connect(**parameters, connect_timeout=DATABASE_TIMEOUT_S).close()
+        return _knocking.submit(_is_there, parameters).result(DATABASE_TIMEOUT_S)
+    except TimeoutError:
+        return False
+
+
+def _is_there(parameters: dict[str, Any]) -> bool:
+    import psycopg
+    from psycopg import pq
+    from psycopg.conninfo import make_conninfo
+
+    # libpq waits no shorter.
+    parameters["connect_timeout"] = 2
+    try:
+        psycopg.connect(**parameters).close()
     except psycopg.errors.ConnectionTimeout:
         return False
     except psycopg.Error:
         # Too many connections, a wrong word: it is there, and what follows says how it is. Where nobody listens, or it
         # is starting, the pool would be waited for.
-        address = make_conninfo(**parameters, connect_timeout=DATABASE_TIMEOUT_S)
-        return pq.PGconn.ping(address.encode()) == pq.Ping.OK
+        return pq.PGconn.ping(make_conninfo(**parameters).encode()) == pq.Ping.OK
     return True
 
 

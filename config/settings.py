@@ -348,7 +348,7 @@ REFUSALS_DAYS = check.whole(env, "REFUSALS_DAYS", default=30, maximum=3_650)
 REFUSALS_A_MINUTE = check.whole(env, "REFUSALS_A_MINUTE", default=30, maximum=10_000)
 REFUSALS_A_DAY = check.whole(env, "REFUSALS_A_DAY", default=10_000, maximum=10_000_000)
 # How long a call waits for the database that its budget is in.
-LEDGER_TIMEOUT_S = check.seconds(env, "LEDGER_TIMEOUT_S", default=5, minimum=1)
+LEDGER_DEADLINE_S = check.seconds(env, "LEDGER_DEADLINE_S", default=2, minimum=1)
 RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum=60)
 
 # Stripe.

@@ -28,6 +28,7 @@ from governance.ledger.book import (
     run_again,
     settle,
     take_report_turn,
+    try_to_write,
 )
 from governance.ledger.results import (
     AdjustResult,
@@ -82,4 +83,5 @@ __all__ = [
     "run_again",
     "settle",
     "take_report_turn",
+    "try_to_write",
 ]

@@ -24,7 +24,7 @@ from uuid import UUID
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from governance import alerts
-from governance.ledger import acts, call_rules, claims, clock, sql, sql_acts, window_rules
+from governance.ledger import acts, call_rules, claims, clock, sql, sql_acts, sql_callers, window_rules
 from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows, Unforeseen
 from governance.ledger.caller_rules import SHARED, Remembered
 from governance.ledger.operations import (
@@ -152,6 +152,11 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
             raise result
     _have_followed(noted, now)
     return results
+
+
+def try_to_write() -> None:
+    """Commit something that changes nothing; raises LedgerUnavailable where the database does not write."""
+    _durably(lambda _: sql_callers.try_to_write())
 
 
 def reserve(operation: Reserve, *, now: datetime) -> Decision:

@@ -69,6 +69,12 @@ def compact_versions() -> None:
         words.run("INSERT INTO governance_rulechange (n) VALUES (%s)", [sum(n for _, n in rows)])
 
 
+def try_to_write() -> None:
+    """Write a change that is none and take it back: the version is the same, and both are in the database's log."""
+    words.run("INSERT INTO governance_rulechange (n) VALUES (0)", [])
+    words.run("DELETE FROM governance_rulechange WHERE n = 0", [])
+
+
 def caller_status(callers: Collection[Caller]) -> Select[CallerStatus]:
     """Status of the callers' tenants, agents and keys."""
     tenants = pack_ids({caller.tenant_id for caller in callers})

@@ -1,8 +1,10 @@
 """One writer thread a process: it hands `ledger.apply` whatever queued up while the last commit was on its way.
 
-So throughput grows with load, and nobody waits for a timer. Reservations fail at once when the database is away, and
-after a while when it does not answer (nothing is sent upstream then). What resolves a reservation is kept and tried
-again until it lands, whatever the database says; only the ledger's own word that the reservation is resolved ends it.
+So throughput grows with load, and nobody waits for a timer. A reservation fails at once while the database is known to
+be away, and after LEDGER_DEADLINE_S when it does not answer (nothing is sent upstream then); one given up while
+it queued is not carried out. What resolves a reservation is kept and tried again until it lands, whatever the database
+says; only the ledger's own word that the reservation is resolved ends it. Where nothing is kept, something is written
+and taken back, again and again, so that it is noticed soon that the database is back.
 Where there is none any more (a standby took over that lacks the last commits), the call is charged without it. One that
 fails for itself while others land is tried again alone, so that it holds up nobody, with longer and longer pauses;
 operators are told of it. Should it never land, the reservation's expiry charges the whole hold.
@@ -15,14 +17,15 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any, cast
 
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.utils import timezone
 from prometheus_client import Histogram
 
@@ -34,8 +37,11 @@ from governance.rules.errors import own_of
 log = logging.getLogger(__name__)
 
 BATCH = 256
-# Between tries to land settlements while the database is away.
-PAUSE_S = (0.05, 2.0)
+# Reservations that wait for a batch, or in one. Whoever comes when there are so many would wait longer than is worth
+# it: a process carries out a few thousand a second.
+MOST_WAITING = 512
+# Between tries to land settlements while the database is away; the longest is how late it is noticed to be back.
+PAUSE_S = (0.05, 0.5)
 # Between tries of one that fails for itself.
 LONGEST_PAUSE_S = 60.0
 # So long after its connection broke a server may carry a COMMIT out.
@@ -89,6 +95,16 @@ class _Job:
     unsure_since: float | None = None
     looks: int = 0
     queued_s: float = field(default_factory=time.monotonic)
+    # One of the two takes it: the thread, to carry it out, or whoever waited, to give it up. `list.pop` is atomic.
+    _turn: list[None] = field(default_factory=lambda: [None])
+
+    def is_mine(self) -> bool:
+        """True for whoever asks first."""
+        try:
+            self._turn.pop()
+        except IndexError:
+            return False
+        return True
 
     @property
     def must_land(self) -> bool:
@@ -112,6 +128,10 @@ class GroupCommit:
         self._stuck: list[_Job] = []
         # Of these: what is being tried once more.
         self._retried: list[_Job] = []
+        # What the database said last, while it is away; since when it has been at a batch (monotonic seconds).
+        self._away: str | None = None
+        self._busy_since_s: float | None = None
+        self._reserving = 0
 
     def start(self) -> None:
         self._thread.start()
@@ -119,23 +139,41 @@ class GroupCommit:
     async def submit(self, operation: Operation, *, timeout_s: float | None = None) -> Any:
         """The operation's result once it is committed; raises what `ledger` raises for it.
 
-        LedgerUnavailable also after `timeout_s`; by default LEDGER_TIMEOUT_S for a Reserve, for no one else. A Reserve
-        that lands all the same is released.
+        LedgerUnavailable also after `timeout_s`, by default LEDGER_DEADLINE_S for a Reserve and for no one else; and
+        for a Reserve at once while none is taken. A Reserve that lands all the same is released.
         """
-        if timeout_s is None and isinstance(operation, Reserve):
-            timeout_s = settings.LEDGER_TIMEOUT_S
+        if not isinstance(operation, Reserve):
+            return await self._submit(operation, timeout_s)
+        if (reason := self.why_closed()) is not None:
+            raise ledger.LedgerUnavailable(reason)
+        self._reserving += 1
+        try:
+            return await self._submit(operation, settings.LEDGER_DEADLINE_S if timeout_s is None else timeout_s)
+        finally:
+            self._reserving -= 1
+
+    async def _submit(self, operation: Operation, timeout_s: float | None) -> Any:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._queue.put(_Job(operation, loop, future))
+        job = _Job(operation, loop, loop.create_future())
+        self._queue.put(job)
         try:
             async with asyncio.timeout(timeout_s):
-                return await future
+                return await cast(asyncio.Future[Any], job.future)
         except TimeoutError as error:
-            self._abandon(operation)
+            self._abandon(job)
             raise ledger.LedgerUnavailable(f"no answer within {timeout_s} s", unsure=True) from error
         except asyncio.CancelledError:
-            self._abandon(operation)
+            self._abandon(job)
             raise
+
+    def why_closed(self) -> str | None:
+        """Why no reservation is taken: the database is known to be away, or too many wait already. None: one is."""
+        since_s = self._busy_since_s
+        if self._reserving >= MOST_WAITING:
+            return f"{MOST_WAITING} reservations wait already"
+        if since_s is not None and time.monotonic() - since_s > settings.LEDGER_DEADLINE_S:
+            return f"no answer for more than {settings.LEDGER_DEADLINE_S} s"
+        return self._away
 
     def put(self, operation: Operation) -> None:
         """Queue an operation nobody waits for; its failure is logged."""
@@ -164,10 +202,10 @@ class GroupCommit:
             for job in self._unlanded():
                 log.error("not landed: %r", job.operation)
 
-    def _abandon(self, operation: Operation) -> None:
-        if isinstance(operation, Reserve):
+    def _abandon(self, job: _Job) -> None:
+        if isinstance(job.operation, Reserve) and not job.is_mine():
             # Nobody is left who would use the hold, or free it.
-            self.put(Release(operation.reservation_id))
+            self.put(Release(job.operation.reservation_id))
 
     def _drain(self) -> None:
         database.keep_own()
@@ -175,27 +213,35 @@ class GroupCommit:
         try:
             while True:
                 # What is new first: it is answered at once, whatever has to wait for the database.
-                jobs = self._take(wait_s=pause_s if self._waiting else self._stuck_wait_s())
+                jobs = self._take(wait_s=self._patience_s())
                 if jobs:
                     measures.observe(_waits, (), time.monotonic() - jobs[0].queued_s)
                 jobs += self._waiting
-                away = self._carry_out(jobs[:BATCH]) if jobs else []
-                self._waiting = jobs[BATCH:] + away
+                kept = self._carry_out(jobs[:BATCH]) if jobs else []
+                self._waiting = jobs[BATCH:] + kept
                 # Until the next ones come, these would keep what they refer to, their calls' bodies too.
                 del jobs
-                if away:
-                    # Tried again with what arrives next; new reservations in it are still answered at once.
+                if self._away is None:
+                    self._retry_stuck()
+                elif not self._waiting:
+                    self._look_whether_it_is_back()
+                is_at_its_end = self._closing.is_set() and self._queue.empty()
+                if is_at_its_end and not self.unsettled:
+                    return
+                if self._away is None:
+                    pause_s = PAUSE_S[0]
+                if is_at_its_end or self._away is not None:
+                    # Tried again with what arrives next; new reservations are refused meanwhile.
                     time.sleep(pause_s)
                     pause_s = min(pause_s * 2, PAUSE_S[1])
-                    continue
-                pause_s = PAUSE_S[0]
-                self._retry_stuck()
-                if self._closing.is_set() and self._queue.empty():
-                    if not self.unsettled:
-                        return
-                    time.sleep(pause_s)
         finally:
             connection.close()
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for what is new; None: until it comes."""
+        if self._away is not None:
+            return 0.0
+        return PAUSE_S[0] if self._waiting else self._stuck_wait_s()
 
     def _take(self, wait_s: float | None) -> list[_Job]:
         """Everything queued, up to a batch; waits for the first unless there is something to try again."""
@@ -204,7 +250,7 @@ class GroupCommit:
             job = self._queue.get(timeout=wait_s) if not self._closing.is_set() else self._queue.get_nowait()
             while True:
                 # None only wakes the thread when it has to end.
-                if job is not None:
+                if job is not None and job.is_mine():
                     jobs.append(job)
                 if len(jobs) == BATCH:
                     return jobs
@@ -216,7 +262,8 @@ class GroupCommit:
         """Commit a batch and answer it; what must land but could not, for the database, is returned."""
         began_s = time.monotonic()
         try:
-            results = ledger.apply([job.operation for job in jobs], now=self._clock())
+            with self._at_the_database():
+                results = ledger.apply([job.operation for job in jobs], now=self._clock())
             measures.observe(_sizes, (), len(jobs))
             measures.observe(_commits, (), time.monotonic() - began_s)
         except ledger.LedgerUnavailable as error:
@@ -233,6 +280,25 @@ class GroupCommit:
             if job.tries >= TOLD_AT:
                 self._clear(job)
         return unheld
+
+    @contextmanager
+    def _at_the_database(self) -> Iterator[None]:
+        """Note since when it is asked, and whether it is away."""
+        self._busy_since_s = time.monotonic()
+        try:
+            yield
+        except ledger.LedgerUnavailable as error:
+            # Where others never let it have its windows, the database is well.
+            self._away = str(error) if _is_of_database(error) else self._away
+            raise
+        else:
+            self._away = None
+        finally:
+            self._busy_since_s = None
+
+    def _look_whether_it_is_back(self) -> None:
+        with suppress(ledger.LedgerUnavailable), self._at_the_database():
+            ledger.try_to_write()
 
     def _has_lost_hold(self, job: _Job, result: Any) -> bool:
         """Whether a settlement's hold is not there; then it is charged without, and operators are told."""
@@ -335,6 +401,12 @@ class GroupCommit:
             except RuntimeError:
                 # The loop is closed: its clients are gone, and the ledger has what they did.
                 log.info("%d answers had no one left to hear them", len(answers))
+
+
+def _is_of_database(error: BaseException | None) -> bool:
+    while isinstance(error, ledger.LedgerUnavailable):
+        error = error.__cause__
+    return isinstance(error, DatabaseError | InterfaceError)
 
 
 def _said(result: Any) -> Any:

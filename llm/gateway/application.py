@@ -76,6 +76,9 @@ class GatewayApplication(Gateway):
 
     async def _call(self, exchange: Exchange, route: Route) -> None:
         exchange.notes.route = exchange.path
+        if self.commits.why_closed() is not None:
+            # Whatever it asks for, it would be told so once it had been read.
+            raise errors.ledger_unavailable()
         if self.telemetry.traces:
             exchange.notes.span = TraceSpan.under(trace_context(exchange.header("traceparent")))
         identity = await self.identify(exchange)

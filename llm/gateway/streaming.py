@@ -40,6 +40,8 @@ UPSTREAM_OVERRUN = "upstream_overrun"
 CAUGHT_UP_S, CATCHING_UP_S = 0.02, 0.6
 # Of a stream that is stopped for its length, which nothing else would end.
 OVERRUN_S = 0.1
+# What this busy process has not looked at by then is looked at all the same: until nothing is there, and so long at most.
+LOOK_S, LOOKING_S = 0.0005, 0.3
 # A stream whose answers have ended is over after so long, whatever else comes: its usage, or a larger one.
 ENDED_S = 1.5
 # Where the end came with a text: some say so in every part.
@@ -74,6 +76,7 @@ class Stream:
         self._first: list[sse.Event] = []
         self._unread = b""
         self._deadline: float | None = None
+        self._looks_until: float | None = None
         self._waiting: asyncio.Timeout | None = None
         # Its time was over before it ended; it ended by itself, in good order.
         self._timed_out = self._is_whole = False
@@ -216,9 +219,15 @@ class Stream:
 
     async def _last_chunk(self) -> bytes:
         """What came while this process was busy with others; its time was over before it could be looked at."""
+        now = self._loop.time()
+        self._looks_until = self._looks_until or now + LOOKING_S
+        if now > self._looks_until:
+            # More comes than can be read in that time, and what waits unread nobody knows.
+            self._hold.count.lose()
+            return b""
         self._chunks = self._answer.chunks()
         try:
-            async with asyncio.timeout(CAUGHT_UP_S / 4):
+            async with asyncio.timeout(LOOK_S):
                 return await anext(self._chunks, b"")
         except TimeoutError:
             return b""

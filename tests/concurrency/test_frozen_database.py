@@ -84,7 +84,7 @@ def took_s(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def test_nobody_waits_for_a_frozen_database_and_nothing_is_lost(server: Server, settings: Any) -> None:
-    settings.LEDGER_TIMEOUT_S = 1
+    settings.LEDGER_DEADLINE_S = 1
     make.budget("1.00", soft_cap=None)
     by = make.caller()
     first, late = make.reserving("0.10", by=by), make.reserving("0.10", by=by)
@@ -131,13 +131,24 @@ def test_health_says_so_within_a_few_seconds(server: Server, path: str) -> None:
     assert client.get(path).status_code == 200
 
 
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("path", ["/api/health", "/api/health/ready"])
+def test_a_database_that_does_not_write_is_neither_well_nor_ready(path: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+    answer = Client().get(path)
+    assert (answer.status_code, answer.json()["services"]["database"]) == (503, "down")
+    connection.close()
+    assert Client().get(path).status_code == 200
+
+
 def test_a_call_to_the_product_is_a_503_and_its_health_goes_on_answering(
     server: Server, process_environment: dict[str, str], sandbox: Sandbox, sandbox_url: str
 ) -> None:
     make.budget("1000")
     key, _ = make.key()
     let_go_of_connections()
-    environment = process_environment | {"MISTRAL_API_BASE": sandbox_url, "LEDGER_TIMEOUT_S": "2"}
+    environment = process_environment | {"MISTRAL_API_BASE": sandbox_url, "LEDGER_DEADLINE_S": "2"}
     headers = {"authorization": f"Bearer {key}"}
     with web_process(environment) as (url, _), httpx.Client(timeout=30, headers=headers) as client:
         call = lambda: client.post(f"{url}/v1/chat/completions", json=BODY)  # noqa: E731
@@ -147,10 +158,14 @@ def test_a_call_to_the_product_is_a_503_and_its_health_goes_on_answering(
         server.freeze()
         try:
             refused_s, refused = took_s(call)
+            known_s, known = took_s(call)
             health_s, unwell = took_s(lambda: client.get(f"{url}/api/health"))
         finally:
             server.thaw()
-        assert (refused.status_code, refused.json()["code"]) == (503, "ledger_unavailable")
+        for answer in (refused, known):
+            assert (answer.status_code, answer.json()["code"]) == (503, "ledger_unavailable")
+        # No second one waits for what did not answer the first.
+        assert known_s < 1 < refused_s
         assert unwell.status_code == 503
         assert max(refused_s, health_s) < SOON_S
         assert eventually(lambda: call().status_code == 200, within_s=30)

@@ -189,12 +189,16 @@ class CustomerLife(RuleBasedStateMachine):
     def never_far_ahead_of_what_was_paid(self) -> None:
         windows = list(BudgetWindow.objects.filter(budget__tenant=self.tenant).order_by("starts_at"))
         self._learn()
-        outstanding = 0
+        outstanding, bought, before = 0, 0, None
         for number, window in enumerate(windows):
             used = window.settled_nanos
             if number + 1 == len(windows):
                 used += self._spendable(window)
-            outstanding = max(0, outstanding + used - self._paid_for(window) - self._bought_in(window, used))
+            beyond = used - self._paid_for(window)
+            # What top-ups have left goes on to the next window.
+            bought += self._bought_in(window, before)
+            drawn = min(bought, max(0, beyond))
+            outstanding, bought, before = max(0, outstanding + beyond - drawn), bought - drawn, window.starts_at
         self.most_in_disputes = max(self.most_in_disputes, self._in_disputes())
         most = 2 * self.stripe.highest_nanos + self.most_in_disputes
         assert outstanding <= most, (outstanding, self.stripe.highest_nanos, self.most_in_disputes)
@@ -251,9 +255,10 @@ class CustomerLife(RuleBasedStateMachine):
             for sub in self.stripe.subs
         ]
 
-    def _bought_in(self, window: BudgetWindow, used: int) -> int:
-        """Top-ups count once: in the first window that has room for them."""
-        return sum(row.amount_nanos for row in TopUp.objects.filter(counts_from=window.starts_at))
+    def _bought_in(self, window: BudgetWindow, before: datetime | None) -> int:
+        """Top-ups count once: in the first window that has room for them, or in that which follows periods without."""
+        counted = TopUp.objects.filter(counts_from__lte=window.starts_at)
+        return sum(row.amount_nanos for row in (counted.filter(counts_from__gt=before) if before else counted))
 
     def _agrees_with_stripe(self) -> None:
         account, sub = BillingAccount.objects.get(), self.stripe.sub

@@ -6,6 +6,8 @@ What holds money is a 503 then; what settles or releases it is kept until it lan
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +29,7 @@ from governance.ledger import book, writer
 from governance.ledger.batch import Batch
 from governance.ledger.operations import Extend
 from governance.ledger.writer import GroupCommit
-from governance.models import Alert, BudgetWindow, Reservation, SpendEntry
+from governance.models import Alert, BudgetWindow, Reservation, RuleChange, SpendEntry
 from tests import factories as make
 from tests.factories import NOON, nanos
 
@@ -230,7 +232,7 @@ class TestADeadline:
     async def test_a_reservation_waits_for_a_while_and_one_that_lands_later_is_released(
         self, commit: GroupCommit, by: Any, monkeypatch: pytest.MonkeyPatch, settings: Any
     ) -> None:
-        settings.LEDGER_TIMEOUT_S = 0.2
+        settings.LEDGER_DEADLINE_S = 0.2
         gate, write = asyncio.Event(), Batch.write
         loop = asyncio.get_running_loop()
 
@@ -262,13 +264,130 @@ class TestADeadline:
     ) -> None:
         op = make.reserving("0.10", by=by)
         await commit.submit(op)
-        settings.LEDGER_TIMEOUT_S = 0.05
+        settings.LEDGER_DEADLINE_S = 0.05
         refusing.error = OperationalError("away")
         landing = asyncio.create_task(commit.submit(make.settling(op.reservation_id, "0.04")))
         await asyncio.sleep(0.3)
         assert not landing.done()
         refusing.error = None
         assert (await asyncio.wait_for(landing, 5)).charged_nanos == nanos("0.04")
+
+
+class TestOnceItIsKnown:
+    async def test_nobody_waits_and_it_is_noticed_soon_that_the_database_is_back(
+        self, commit: GroupCommit, by: Any, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        back, writes = asyncio.Event(), book.sql_callers.try_to_write
+
+        def try_to_write() -> None:
+            if not back.is_set():
+                raise OperationalError("away")
+            writes()
+
+        monkeypatch.setattr(book.sql_callers, "try_to_write", try_to_write)
+        refusing.error = OperationalError("away")
+        with pytest.raises(ledger.LedgerUnavailable):
+            await commit.submit(make.reserving("0.10", by=by))
+        await until(commit.why_closed)
+        tried = len(refusing.tried)
+        for _ in range(100):
+            with pytest.raises(ledger.LedgerUnavailable, match="away"):
+                await commit.submit(make.reserving("0.10", by=by))
+        assert len(refusing.tried) == tried
+        refusing.error = None
+        back.set()
+        await until(lambda: commit.why_closed() is None)
+        assert (await commit.submit(make.reserving("0.10", by=by))).allowed
+
+    async def test_where_a_settlement_is_kept_its_landing_says_so(
+        self, commit: GroupCommit, by: Any, refusing: Refusing
+    ) -> None:
+        op = make.reserving("0.10", by=by)
+        await commit.submit(op)
+        refusing.error = OperationalError("away")
+        landing = asyncio.create_task(commit.submit(make.settling(op.reservation_id, "0.04")))
+        await until(commit.why_closed)
+        refusing.error = None
+        await asyncio.wait_for(landing, 5)
+        assert commit.why_closed() is None
+
+    async def test_a_database_that_does_not_answer_one_is_not_asked_by_the_next(
+        self, commit: GroupCommit, by: Any, monkeypatch: pytest.MonkeyPatch, settings: Any
+    ) -> None:
+        settings.LEDGER_DEADLINE_S = 0.2
+        thawed, write = threading.Event(), Batch.write
+        monkeypatch.setattr(Batch, "write", lambda batch: (thawed.wait(10), write(batch)))
+        first, queued = make.reserving("0.10", by=by), make.reserving("0.10", by=by)
+        asking = asyncio.create_task(commit.submit(first))
+        await asyncio.sleep(0.05)
+        for waiting in (asking, asyncio.create_task(commit.submit(queued))):
+            with pytest.raises(ledger.LedgerUnavailable, match=r"no answer within 0\.2 s"):
+                await waiting
+        with pytest.raises(ledger.LedgerUnavailable, match=r"no answer for more than 0\.2 s"):
+            await commit.submit(make.reserving("0.10", by=by))
+        thawed.set()
+        await until(lambda: commit.why_closed() is None and not commit.depth)
+        assert (await commit.submit(make.reserving("0.10", by=by))).allowed
+        # The one was carried out, and given back; the other was given up before.
+        kept = [row.pk async for row in Reservation.objects.filter(status="released")]
+        assert kept == [first.reservation_id]
+        assert not await Reservation.objects.filter(pk=queued.reservation_id).aexists()
+
+    async def test_no_more_wait_than_are_worth_it(
+        self, commit: GroupCommit, by: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(writer, "MOST_WAITING", 3)
+        thawed, write = threading.Event(), Batch.write
+        monkeypatch.setattr(Batch, "write", lambda batch: (thawed.wait(10), write(batch)))
+        held = make.reserving("0.10", by=by)
+        waiting = [
+            asyncio.create_task(commit.submit(operation))
+            for operation in (held, make.reserving("0.10", by=by), make.reserving("0.10", by=by))
+        ]
+        await asyncio.sleep(0.05)
+        with pytest.raises(ledger.LedgerUnavailable, match="3 reservations wait already"):
+            await commit.submit(make.reserving("0.10", by=by))
+        # What resolves a hold is taken always.
+        settling = asyncio.create_task(commit.submit(make.settling(held.reservation_id, "0.04")))
+        thawed.set()
+        assert all(decision.allowed for decision in await asyncio.gather(*waiting))
+        await settling
+        assert (await commit.submit(make.reserving("0.10", by=by))).allowed
+
+    async def test_one_that_others_keep_from_its_windows_is_no_outage(
+        self, commit: GroupCommit, by: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def lost(batch: Batch) -> None:
+            raise book.LostWindows("windows kept changing")
+
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(Batch, "write", lost)
+            with pytest.raises(ledger.LedgerUnavailable):
+                await commit.submit(make.reserving("0.10", by=by))
+        assert commit.why_closed() is None
+
+    async def test_a_process_ends_at_once_though_the_database_is_away(
+        self, by: Any, refusing: Refusing, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away() -> None:
+            raise OperationalError("away")
+
+        monkeypatch.setattr(book.sql_callers, "try_to_write", away)
+        commit = GroupCommit(clock=lambda: NOON)
+        commit.start()
+        refusing.error = OperationalError("away")
+        with pytest.raises(ledger.LedgerUnavailable):
+            await commit.submit(make.reserving("0.10", by=by))
+        await until(commit.why_closed)
+        began = time.monotonic()
+        await asyncio.to_thread(commit.close)
+        assert time.monotonic() - began < 5
+
+
+def test_to_try_whether_it_writes_changes_no_version_and_leaves_no_row(db: None) -> None:
+    before = list(RuleChange.objects.values_list("n", flat=True))
+    ledger.try_to_write()
+    assert list(RuleChange.objects.values_list("n", flat=True)) == before
 
 
 # The real thing --------------------------------------------------------------------------------------------------

@@ -145,6 +145,7 @@ async def test_while_the_database_is_away_a_reservation_fails_at_once(commit, by
     # Nothing was sent to commit, so nothing is remembered: a long outage must not fill the memory.
     assert commit.unsettled == 0
     fault.on = False
+    await until(lambda: commit.why_closed() is None)
     assert (await commit.submit(make.reserving("0.10", by=by))).allowed
     assert await Reservation.objects.acount() == 1
 
@@ -291,7 +292,7 @@ async def test_only_surprises_are_logged_for_operations_nobody_waits_for(commit,
     assert "Settle failed" in caplog.text
 
 
-async def test_a_hold_whose_caller_left_before_it_was_made_is_given_back(commit, by):
+async def test_a_hold_whose_caller_left_before_it_was_made_holds_nothing(commit, by):
     left = make.reserving("0.10", by=by)
     task = asyncio.create_task(commit.submit(left))
     await asyncio.sleep(0)
@@ -299,7 +300,9 @@ async def test_a_hold_whose_caller_left_before_it_was_made_is_given_back(commit,
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await commit.submit(make.reserving("0.10", by=by))).allowed
-    assert (await Reservation.objects.aget(pk=left.reservation_id)).status == "released"
+    # Either the ledger had begun with it, or it was given up in the queue.
+    made = await Reservation.objects.filter(pk=left.reservation_id).afirst()
+    assert made is None or made.status == "released"
     assert (await BudgetWindow.objects.aget()).reserved_nanos == nanos("0.10")
 
 

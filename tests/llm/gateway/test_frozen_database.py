@@ -12,7 +12,7 @@ from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
 from governance.ledger import book
 from governance.models import Reservation, SpendEntry
-from llm.gateway import readers
+from llm.gateway.readers import Readers
 from tests import factories as make
 from tests.llm.gateway.test_against_books import open_stream
 from tests.llm.gateway.test_chat import nothing_is_held
@@ -65,10 +65,10 @@ def test_one_that_still_waits_is_answered(product: Product, booked: BookedUpstre
 def test_reads_that_hang_are_a_503_in_time(
     product: Product, booked: BookedUpstream, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.LEDGER_TIMEOUT_S = 1
+    settings.LEDGER_DEADLINE_S = 1
     thawed = threading.Event()
-    tidily = readers._tidily
-    monkeypatch.setattr(readers, "_tidily", lambda work: (thawed.wait(10), tidily(work))[1])
+    tidily = Readers._tidily
+    monkeypatch.setattr(Readers, "_tidily", lambda self, work: (thawed.wait(10), tidily(self, work))[1])
     began = time.monotonic()
     response = product.chat("sg_unknown_" + "x" * 20)
     assert time.monotonic() - began < 3
