@@ -153,7 +153,8 @@ async def test_while_the_database_is_away_a_reservation_fails_at_once(commit, by
 async def test_what_waited_for_the_database_lands_in_batches(commit, by, fault):
     """All of it in one transaction might take longer than one may last, and never land."""
     held = [make.reserving("0.001", by=by) for _ in range(2 * BATCH + 10)]
-    await asyncio.gather(*(commit.submit(one) for one in held))
+    for some in (held[:BATCH], held[BATCH:]):
+        await asyncio.gather(*(commit.submit(one) for one in some))
     fault.on = True
     for one in held:
         commit.put(make.settling(one.reservation_id, "0.001"))
