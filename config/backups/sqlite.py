@@ -35,7 +35,7 @@ def put_back(path: Path, *, now: datetime) -> str:
     try:
         _copy(path, draft)
         connection.close()
-        kept = target.with_name(f"{target.name}.before-{now:%Y%m%dT%H%M%S}")
+        kept = target.with_name(f"{target.name}.before-{now:%Y%m%dT%H%M%S.%f}")
         had_one = target.exists() and target.stat().st_size > 0
         if had_one:
             _end_log(target)

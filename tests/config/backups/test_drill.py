@@ -237,10 +237,15 @@ def test_what_is_refused_leaves_the_database_as_it_is(tmp_path: Path, settings: 
 
 @pytest.mark.sqlite_only
 @pytest.mark.parametrize("left", [b"no database" * 1000, None], ids=["damaged", "gone"])
-def test_a_damaged_file_and_logs_of_one_that_is_gone_are_out_of_the_way(tmp_path: Path, left: bytes | None) -> None:
+def test_a_damaged_file_and_logs_of_one_that_is_gone_are_out_of_the_way(
+    left: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections.close_all()
+    # A database of its own: the other tests need theirs.
+    target = Path(shutil.copy(connection.settings_dict["NAME"], tmp_path / "governor.sqlite3"))
+    monkeypatch.setitem(connection.settings_dict, "NAME", str(target))
     folder = back_up(tmp_path)
     Tenant.objects.create(slug="later", name="Later")
-    target = Path(connection.settings_dict["NAME"])
     logs = [Path(f"{target}{suffix}") for suffix in ("-wal", "-shm")]
     written = [log.read_bytes() for log in logs]
     connections.close_all()
