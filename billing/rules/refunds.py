@@ -15,10 +15,11 @@ from fractions import Fraction
 
 from billing.stripe_api.objects import Line, StripeInvoice, StripePayment
 
-# An inquiry takes no money yet.
-HARMLESS = ("won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed")
-# Whatever else is not harmless may still be won.
-LOST = "lost"
+# An inquiry takes no money yet, and what prevents a dispute need not: what either moved says it.
+HARMLESS = ("prevented", "warning_needs_response", "warning_under_review", "warning_closed")
+WON = "won"
+# Any other that took money may still be won.
+LOST = ("lost", "prevented", "warning_closed")
 FAILED = ("failed", "canceled")
 ABOUT_THEN = timedelta(days=3)
 
@@ -153,7 +154,7 @@ def of_intent(intent_id: str, known: Sequence[Known]) -> Refund:
 
 def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> Refund:
     disputes = [one.payment for one in mine if one.payment.kind == "dispute"]
-    disputes = [one for one in disputes if one.status not in HARMLESS and not one.reinstated]
+    disputes = [one for one in disputes if _takes_money(one)]
     notes = [one.payment for one in mine if one.payment.kind == "credit_note"]
     notes = [note for note in notes if note.status != "void"]
     noted, beside = sum(note.amount for note in notes), sum(note.unrefunded for note in notes)
@@ -168,11 +169,18 @@ def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> 
         return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded, paid, paid)
     disputed = _in_all(disputes, paid)
     gone, beside = (paid, 0) if disputed + refunded >= paid else (disputed, refunded)
-    lost = _in_all([one for one in disputes if one.status == LOST], gone)
+    lost = [one for one in disputes if one.status in LOST]
     # Where nobody knows what was paid, all of it was lost, or none.
-    share = Fraction(lost, gone) if gone > 0 else Fraction(int(any(one.status == LOST for one in disputes)))
-    is_open = any(one.status != LOST for one in disputes)
+    share = Fraction(_in_all(lost, gone), gone) if gone > 0 else Fraction(int(bool(lost)))
+    is_open = len(lost) < len(disputes)
     return Refund(RefundKind.DISPUTED, gone, paid, paid, beside, lost_share=share, is_open=is_open)
+
+
+def _takes_money(dispute: StripePayment) -> bool:
+    """Whether a dispute has its money: by what it moved of the business's balance, where it says that."""
+    if dispute.status == WON:
+        return False
+    return dispute.status not in HARMLESS if dispute.moved is None else dispute.moved < 0
 
 
 def _in_all(disputes: Sequence[StripePayment], most: int) -> int:

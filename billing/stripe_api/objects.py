@@ -130,9 +130,10 @@ class StripeInvoice:
 class StripePayment:
     """A charge, or what became of one: a refund, a dispute, a credit note. Amounts in the currency's smallest unit.
 
-    `refunded` is a charge's, `reinstated` a dispute's whose money came back. `unrefunded` is what a credit note gave
-    back after the payment without a refund: to the customer's balance, or outside Stripe. `lines`: what it credits of
-    an invoice's lines, by their ids, before discounts and tax.
+    `refunded` is a charge's. `moved` is what a dispute put into the business's balance, less than nothing where it took
+    more; None where it says nothing of that. `unrefunded` is what a credit note gave back after the payment without a
+    refund: to the customer's balance, or outside Stripe. `lines`: what it credits of an invoice's lines, by their ids,
+    before discounts and tax.
     """
 
     id: str
@@ -146,7 +147,7 @@ class StripePayment:
     unrefunded: int = 0
     lines: tuple[tuple[str, int], ...] = ()
     currency: str = ""
-    reinstated: bool = False
+    moved: int | None = None
     created_at: datetime | None = None
 
 
@@ -305,7 +306,7 @@ def payment(data: Object) -> StripePayment:
             if (id := identifier(raw.get("invoice_line_item")))
         ),
         currency=text(data.get("currency")),
-        reinstated=len(moved) > 1 and sum(moved) >= 0,
+        moved=sum(moved) if moved else None,
         created_at=moment(data.get("created")),
     )
 

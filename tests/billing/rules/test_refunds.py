@@ -163,7 +163,20 @@ def became(*known: refunds.Known, **fields: Any) -> Refund:
 )
 def test_a_dispute_counts_unless_it_takes_no_money(status: str, kind: str) -> None:
     assert became(said("dispute", status=status)).kind == RefundKind[kind]
-    assert became(said("dispute", status=status, reinstated=True)) == Refund(RefundKind.NONE)
+    assert became(said("dispute", status=status, moved=0)) == Refund(RefundKind.NONE)
+    assert (
+        became(said("dispute", status=status, moved=-5000)).kind
+        == RefundKind["NONE" if status == "won" else "DISPUTED"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "lost"),
+    [("needs_response", 0), ("appeal_under_review", 0), ("warning_under_review", 0), ("lost", 1), ("prevented", 1)],
+)
+def test_what_a_dispute_took_is_lost_once_nobody_can_win_it(status: str, lost: int) -> None:
+    found = became(said("dispute", status=status, moved=-5000))
+    assert (found.lost, found.lost_in_dispute, found.is_open) == (1, lost, not lost)
 
 
 @pytest.mark.parametrize(
