@@ -149,7 +149,7 @@ def of_intent(intent_id: str, known: Sequence[Known]) -> Refund:
     mine = [
         one for one in known if (intent_id and one.payment.intent_id == intent_id) or one.payment.charge_id in charges
     ]
-    return _of(sum(one.payment.amount for one in mine if one.payment.kind == "charge"), 0, mine)
+    return _of(0, 0, mine)
 
 
 def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> Refund:
@@ -164,7 +164,8 @@ def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> 
     if refunded <= 0 and not disputes:
         return Refund(RefundKind.NONE)
     # Several payments of one invoice may come to more than it asked for; one that the balance paid in part, to less.
-    paid = max(paid, sum(one.payment.amount for one in mine if one.payment.kind == "charge" and _went_through(one)))
+    charges = [one.payment for one in mine if one.payment.kind == "charge" and one.payment.status not in FAILED]
+    paid = max(paid, sum(charge.amount for charge in charges))
     if not disputes:
         return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded, paid, paid)
     disputed = _in_all(disputes, paid)
@@ -199,10 +200,6 @@ def _credited(invoice: StripeInvoice, mine: Sequence[Known]) -> dict[str, Fracti
     return found
 
 
-def _went_through(one: Known) -> bool:
-    return one.payment.status not in FAILED
-
-
 def _refunded(mine: Sequence[Known]) -> int:
     """What charges say was refunded, less refunds that failed since they said so."""
     total = 0
@@ -234,7 +231,7 @@ def _links(invoices: Sequence[StripeInvoice], payments: Sequence[StripePayment])
     taken = {invoice.id for invoice in invoices if invoice.payments or invoice.tells_payments}
     for payment in sorted(payments, key=lambda one: one.id):
         names = (payment.invoice_id, payment.charge_id, payment.intent_id)
-        if payment.kind not in ("charge", "dispute") or _first(owner, names):
+        if payment.kind not in ("charge", "dispute") or payment.status in FAILED or _first(owner, names):
             continue
         if (guess := _alike(payment, invoices, taken)) is not None:
             owner.update({name: guess for name in names if name})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from billing.models import BillingAccount
+from billing.sandbox import StripeRefusal
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import Shop
 from tests.billing.worth.test_after_deletion import hear
@@ -39,6 +40,24 @@ def test_of_one_that_is_sold_in_packages_each_counts(shop: Shop, rounds: str, qu
     # A dollar for each that was paid.
     assert shop.get(f"invoices/{invoice}")["amount_paid"] == 100 * added
     assert left(shop) == 50 + added
+
+
+@pytest.mark.parametrize("how", ["refund", "dispute", "resolution"])
+def test_one_whose_card_was_declined_before_is_taken_back_whole(shop: Shop, how: str) -> None:
+    customer = subscriber(shop)
+    items = [{"price": once(shop, unit_amount=2000), "quantity": 1}]
+    session = shop.post("checkout/sessions", mode="payment", customer=customer, line_items=items)["id"]
+    for method in ("pm_card_chargeCustomerFail", "pm_card_authenticationRequired"):
+        with pytest.raises(StripeRefusal, match="declined"):
+            shop.account.complete_checkout(session, method=method)
+    intent = shop.account.complete_checkout(session)["payment_intent"]
+    assert left(shop) == 70
+    [charge] = [one["id"] for one in shop.all("charges", payment_intent=intent) if one["status"] == "succeeded"]
+    if how == "refund":
+        shop.post("refunds", charge=charge)
+    else:
+        shop.account.dispute(charge, prevented_by=how.removeprefix("dispute"))
+    assert left(shop) == 50
 
 
 def test_one_whose_amount_the_payer_decides_on_is_none_and_operators_are_told(shop: Shop) -> None:
