@@ -80,7 +80,7 @@ def _with_checkout(reading: sync.Reading | None, event: StripeEvent) -> sync.Rea
     session = objects.checkout(event.object)
     if reading is None or event.object.get("object") != "checkout.session" or session.mode != "payment":
         return reading
-    if session.invoice_id or not session.id:
+    if session.invoiced or not session.id:
         return reading
     found = client.checkout_session(session.id)
     return replace(reading, snapshot=replace(reading.snapshot, checkouts=(found,)))

@@ -146,7 +146,8 @@ def _payer(state: State, row: Row) -> Row | None:
     """The session's customer; a new one where it makes one."""
     if row["customer"]:
         return customers.living(state, row["customer"])
-    if row["mode"] == "payment" and row["customer_creation"] != "always":
+    is_needed = row["customer_creation"] == "always" or row["invoice_creation"]["enabled"]
+    if row["mode"] == "payment" and not is_needed:
         return None
     made = customers.add(state, _NewCustomer(email=row["customer_email"] or ""))
     row["customer"] = made["id"]
@@ -197,7 +198,7 @@ def _status(paid: bool, total: int) -> str:
 def _pay_once(state: State, row: Row, customer: Row | None, method: Row, amount: int | None) -> None:
     _choose(state, row, amount)
     total = row["amount_total"]
-    if row["invoice_creation"]["enabled"] and customer is not None:
+    if row["invoice_creation"]["enabled"] and customer:
         now = state.time_of(customer)
         charges = [
             LineCharge(state.get("price", one["price"]), one["quantity"], now, now, one["amount_total"])

@@ -153,12 +153,13 @@ class StripePayment:
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """A checkout session. Its lines are there only where they were asked for."""
+    """A checkout session. Its lines are there only where they were asked for. `invoiced`: it has an invoice, or will
+    have one once it is paid."""
 
     id: str
     mode: str
     paid: bool
-    invoice_id: str
+    invoiced: bool
     intent_id: str
     created_at: datetime | None
     metadata: Object
@@ -316,7 +317,7 @@ def checkout(data: Object) -> Checkout:
         id=text(data.get("id")),
         mode=text(data.get("mode")),
         paid=data.get("payment_status") in ("paid", "no_payment_required"),
-        invoice_id=identifier(data.get("invoice")),
+        invoiced=bool(identifier(data.get("invoice")) or mapping(data.get("invoice_creation")).get("enabled")),
         intent_id=identifier(data.get("payment_intent")),
         created_at=moment(data.get("created")),
         metadata=mapping(data.get("metadata")),

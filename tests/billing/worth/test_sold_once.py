@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from billing.accounts import sync
 from billing.models import BillingAccount
 from billing.sandbox import StripeRefusal
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import Shop
 from tests.billing.worth.test_after_deletion import hear
+from tests.billing.worth.test_held_up import at
 from tests.billing.worth.test_undone_topups import USD, subscriber
 
 WORTH = {"llm_topup_usd": "20"}
@@ -40,6 +42,19 @@ def test_of_one_that_is_sold_in_packages_each_counts(shop: Shop, rounds: str, qu
     # A dollar for each that was paid.
     assert shop.get(f"invoices/{invoice}")["amount_paid"] == 100 * added
     assert left(shop) == 50 + added
+
+
+def test_one_whose_invoice_is_made_after_its_checkout_was_heard_of_counts_once(shop: Shop) -> None:
+    customer = subscriber(shop)
+    items = [{"price": once(shop, unit_amount=2000), "quantity": 1}]
+    more = {"mode": "payment", "customer": customer, "line_items": items, "invoice_creation": {"enabled": True}}
+    session = shop.account.complete_checkout(shop.post("checkout/sessions", **more)["id"])
+    row = shop.account.state.get("checkout.session", session["id"])
+    row["invoice"] = None
+    hear(shop)
+    row["invoice"] = session["invoice"]
+    sync.customer(customer, now=at(shop))
+    assert left(shop) == 70
 
 
 @pytest.mark.parametrize("how", ["refund", "dispute", "resolution"])
