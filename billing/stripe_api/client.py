@@ -236,9 +236,16 @@ def event(event_id: str) -> Fetched:
 
 
 def checkout_session(session_id: str) -> Fetched:
-    """A checkout session with what it sells. Raises StripeUnavailable, StripeRefused."""
-    expand: Any = {"expand": ["line_items"]}
-    return ask(lambda api: _plain(api.v1.checkout.sessions.retrieve(session_id, expand)))
+    """A checkout session with all that it sells, and what products say of that: no reading of a customer brings them.
+    Raises StripeUnavailable, StripeRefused."""
+    first, all = (cast(Any, {"expand": [f"{name}.price.product"]}) for name in ("line_items.data", "data"))
+
+    def read(api: stripe.StripeClient) -> Fetched:
+        lines = api.v1.checkout.sessions.line_items
+        found = _plain(api.v1.checkout.sessions.retrieve(session_id, first))
+        return _unfolded(found, "line_items", lambda: lines.list(session_id, {"limit": PAGE} | all))
+
+    return ask(read)
 
 
 def create_checkout_session(params: Mapping[str, Any], *, key: str) -> Fetched:

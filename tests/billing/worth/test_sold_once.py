@@ -44,6 +44,24 @@ def test_of_one_that_is_sold_in_packages_each_counts(shop: Shop, rounds: str, qu
     assert left(shop) == 50 + added
 
 
+@pytest.mark.parametrize("others", [0, 11])
+@pytest.mark.parametrize("payer", ["a customer", "nobody"])
+def test_one_that_a_checkout_sells_by_its_product_and_beside_others(shop: Shop, others: int, payer: str) -> None:
+    """Stripe embeds the first ten lines, and their products by their ids."""
+    customer = subscriber(shop)
+    product = shop.post("products", name="Top-up", metadata=WORTH)["id"]
+    sold = [shop.post("prices", currency="usd", unit_amount=2000, product=product)["id"]]
+    plain = shop.post("products", name="Sticker")["id"]
+    sold = [
+        shop.post("prices", currency="usd", unit_amount=n, product=plain)["id"] for n in range(1, 1 + others)
+    ] + sold
+    named = {"customer": customer} if payer == "a customer" else {"metadata": {"tenant_id": "acme"}}
+    items = [{"price": price, "quantity": 1} for price in sold]
+    session = shop.post("checkout/sessions", mode="payment", line_items=items, **named)["id"]
+    shop.account.complete_checkout(session)
+    assert left(shop) == 70
+
+
 def test_one_whose_invoice_is_made_after_its_checkout_was_heard_of_counts_once(shop: Shop) -> None:
     customer = subscriber(shop)
     items = [{"price": once(shop, unit_amount=2000), "quantity": 1}]
