@@ -336,7 +336,7 @@ def _grant(
         return None
     cycle = cycle_of(price, worth)
     in_part = line.proration or 0 < line.listed < list_amount
-    charge = line.amount, line.currency
+    charge = line.amount - line.tax, line.currency
     if worth.share_e4 and (in_part or not worth.monthly or price.interval not in MONTHS):
         wholes: Sequence[Period] = (span,)
         nanos = pricing.nanos(worth, price, line.quantity, charge, reasons)

@@ -84,7 +84,7 @@ class Line:
     """An invoice line. `recurring`: it bills a subscription's item for a whole period, and is no proration.
 
     `amount` is net of discounts and `listed` before them, in the currency's smallest unit; less than nothing for a
-    credit, and nothing for one of what was free.
+    credit, and nothing for one of what was free. `tax` is what both include of it.
     """
 
     id: str
@@ -98,6 +98,7 @@ class Line:
     credit: bool = False
     currency: str = ""
     listed: int = 0
+    tax: int = 0
     subscription_id: str = ""
 
 
@@ -398,8 +399,16 @@ def _line(data: Object) -> Line:
         credit=amount < 0 or (proration and amount == 0 and bool(credited)),
         currency=text(data.get("currency")),
         listed=amount,
+        tax=_included_tax(data),
         subscription_id=_line_subscription(data),
     )
+
+
+def _included_tax(data: Object) -> int:
+    """The tax that a line's amount includes; older versions list it as `tax_amounts`."""
+    taxes = (*members(data.get("taxes")), *members(data.get("tax_amounts")))
+    included = (one for one in taxes if one.get("tax_behavior") == "inclusive" or one.get("inclusive") is True)
+    return sum(whole(one.get("amount")) for one in included)
 
 
 def _line_price(data: Object) -> StripePrice:
