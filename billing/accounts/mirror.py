@@ -180,15 +180,11 @@ def payer_of(data: Mapping[str, Any]) -> str:
     rows = Payment.objects.filter(account__isnull=False).filter(_about(read.charge_id, read.intent_id))
     if (found := rows.values_list("account__stripe_customer_id", flat=True).first()) is not None:
         return str(found)
-    if read.invoice_id:
-        owner = Invoice.objects.filter(stripe_id=read.invoice_id)
-        return str(owner.values_list("account__stripe_customer_id", flat=True).first() or "")
-    # Older invoices name their charge and payment intent.
-    for field, id in (("charge", read.charge_id), ("payment_intent", read.intent_id)):
-        owner = Invoice.objects.filter(**{f"data__{field}": id}) if id else Invoice.objects.none()
-        if (found := owner.values_list("account__stripe_customer_id", flat=True).first()) is not None:
-            return str(found)
-    return ""
+    paid = Q(stripe_id=read.invoice_id)
+    for id in {read.charge_id, read.intent_id} - {""}:
+        # Older invoices name their charge and payment intent themselves.
+        paid |= Q(data__charge=id) | Q(data__payment_intent=id) | Q(data__payments__icontains=f'"{id}"')
+    return str(Invoice.objects.filter(paid).values_list("account__stripe_customer_id", flat=True).first() or "")
 
 
 def intents_of(data: Mapping[str, Any]) -> set[str]:

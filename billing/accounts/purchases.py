@@ -71,7 +71,7 @@ def note_checkout(account: BillingAccount, data: objects.Object, *, now: datetim
 
 def sold_by(session: objects.Checkout) -> int:
     """What a checkout adds to a budget, in nanodollars: 0 where it is not paid, or has an invoice that says it."""
-    if session.mode != "payment" or not session.paid or session.invoice_id or not session.id:
+    if session.mode != "payment" or not session.paid or session.invoiced or not session.id:
         return 0
     reasons: set[str] = set()
     lines = sum((topup_nanos(line.price, reasons) or 0) * line.price.sold(line.quantity) for line in session.lines)

@@ -28,8 +28,8 @@ FINISHED = ("paid", "void", "uncollectible")
 
 @dataclass(frozen=True, slots=True)
 class EventType:
-    """`names_a_charge`: its objects name a charge and no customer. `thin`: it comes without its data, which is
-    fetched, from an event destination in place of the endpoint."""
+    """`names_a_charge`: its objects name a charge, or are one, and need not name a customer. `thin`: it comes without
+    its data, which is fetched, from an event destination in place of the endpoint."""
 
     handler: Handler
     names_a_charge: bool = False
@@ -80,18 +80,18 @@ def _with_checkout(reading: sync.Reading | None, event: StripeEvent) -> sync.Rea
     session = objects.checkout(event.object)
     if reading is None or event.object.get("object") != "checkout.session" or session.mode != "payment":
         return reading
-    if session.invoice_id or not session.id:
+    if session.invoiced or not session.id:
         return reading
     found = client.checkout_session(session.id)
     return replace(reading, snapshot=replace(reading.snapshot, checkouts=(found,)))
 
 
 def _payer(event: StripeEvent) -> str:
-    """Whose money a refund or dispute is about: they name the charge alone, whose customer Stripe knows."""
+    """Whose money a refund or dispute is about: they name the charge alone, whose customer Stripe knows. One that has
+    none is of the customer whose invoice it paid."""
     charge_id = objects.identifier(event.object.get("charge"))
-    if not charge_id or not client.is_configured():
-        return mirror.payer_of(event.object)
-    return objects.customer_id(client.charge(charge_id))
+    charge = client.charge(charge_id) if charge_id and client.is_configured() else event.object
+    return objects.customer_id(charge) or mirror.payer_of(charge)
 
 
 def handle(event: StripeEvent, readings: Readings, *, now: datetime) -> None:
@@ -245,7 +245,7 @@ EVENT_TYPES: dict[str, EventType] = {
     "invoice.overdue": EventType(_invoice),
     "invoice.voided": EventType(_finished_invoice),
     "invoice.marked_uncollectible": EventType(_finished_invoice),
-    "charge.refunded": EventType(_payment),
+    "charge.refunded": EventType(_payment, names_a_charge=True),
     # One that is cancelled is told of by this alone.
     "refund.updated": EventType(_payment, names_a_charge=True),
     "refund.failed": EventType(_payment, names_a_charge=True),

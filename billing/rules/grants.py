@@ -359,7 +359,7 @@ def _grant(
     in_part = line.proration or 0 < line.listed < list_amount
     wholes = _wholes(cycle, span, known.get(cycle, ()) if line.proration else (), in_part=in_part)
     if worth.share_e4:
-        charged = pricing.nanos(worth, price, line.quantity, (line.amount, line.currency), reasons)
+        charged = pricing.nanos(worth, price, line.quantity, (line.amount - line.included_tax, line.currency), reasons)
         nanos = charged / _number(wholes, span)
     else:
         nanos = Fraction(per_cycle(pricing, worth, price, line.quantity, wholes[0], reasons))

@@ -15,10 +15,11 @@ from fractions import Fraction
 
 from billing.stripe_api.objects import Line, StripeInvoice, StripePayment
 
-# An inquiry takes no money yet.
-HARMLESS = ("won", "prevented", "warning_needs_response", "warning_under_review", "warning_closed")
-# Whatever else is not harmless may still be won.
-LOST = "lost"
+# An inquiry takes no money yet, and what prevents a dispute need not: what either moved says it.
+HARMLESS = ("prevented", "warning_needs_response", "warning_under_review", "warning_closed")
+WON = "won"
+# Any other that took money may still be won.
+LOST = ("lost", "prevented", "warning_closed")
 FAILED = ("failed", "canceled")
 ABOUT_THEN = timedelta(days=3)
 
@@ -148,12 +149,12 @@ def of_intent(intent_id: str, known: Sequence[Known]) -> Refund:
     mine = [
         one for one in known if (intent_id and one.payment.intent_id == intent_id) or one.payment.charge_id in charges
     ]
-    return _of(sum(one.payment.amount for one in mine if one.payment.kind == "charge"), 0, mine)
+    return _of(0, 0, mine)
 
 
 def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> Refund:
     disputes = [one.payment for one in mine if one.payment.kind == "dispute"]
-    disputes = [one for one in disputes if one.status not in HARMLESS and not one.reinstated]
+    disputes = [one for one in disputes if _takes_money(one)]
     notes = [one.payment for one in mine if one.payment.kind == "credit_note"]
     notes = [note for note in notes if note.status != "void"]
     noted, beside = sum(note.amount for note in notes), sum(note.unrefunded for note in notes)
@@ -163,16 +164,24 @@ def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> 
     if refunded <= 0 and not disputes:
         return Refund(RefundKind.NONE)
     # Several payments of one invoice may come to more than it asked for; one that the balance paid in part, to less.
-    paid = max(paid, sum(one.payment.amount for one in mine if one.payment.kind == "charge" and _went_through(one)))
+    charges = [one.payment for one in mine if one.payment.kind == "charge" and one.payment.status not in FAILED]
+    paid = max(paid, sum(charge.amount for charge in charges))
     if not disputes:
         return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded, paid, paid)
     disputed = _in_all(disputes, paid)
     gone, beside = (paid, 0) if disputed + refunded >= paid else (disputed, refunded)
-    lost = _in_all([one for one in disputes if one.status == LOST], gone)
+    lost = [one for one in disputes if one.status in LOST]
     # Where nobody knows what was paid, all of it was lost, or none.
-    share = Fraction(lost, gone) if gone > 0 else Fraction(int(any(one.status == LOST for one in disputes)))
-    is_open = any(one.status != LOST for one in disputes)
+    share = Fraction(_in_all(lost, gone), gone) if gone > 0 else Fraction(int(bool(lost)))
+    is_open = len(lost) < len(disputes)
     return Refund(RefundKind.DISPUTED, gone, paid, paid, beside, lost_share=share, is_open=is_open)
+
+
+def _takes_money(dispute: StripePayment) -> bool:
+    """Whether a dispute has its money: by what it moved of the business's balance, where it says that."""
+    if dispute.status == WON:
+        return False
+    return dispute.status not in HARMLESS if dispute.moved is None else dispute.moved < 0
 
 
 def _in_all(disputes: Sequence[StripePayment], most: int) -> int:
@@ -189,10 +198,6 @@ def _credited(invoice: StripeInvoice, mine: Sequence[Known]) -> dict[str, Fracti
     for id, amount in (pair for note in notes for pair in note.lines if pair[0] in listed):
         found[id] = min(Fraction(1), found.get(id, Fraction(0)) + Fraction(max(0, amount), listed[id]))
     return found
-
-
-def _went_through(one: Known) -> bool:
-    return one.payment.status not in FAILED
 
 
 def _refunded(mine: Sequence[Known]) -> int:
@@ -226,7 +231,7 @@ def _links(invoices: Sequence[StripeInvoice], payments: Sequence[StripePayment])
     taken = {invoice.id for invoice in invoices if invoice.payments or invoice.tells_payments}
     for payment in sorted(payments, key=lambda one: one.id):
         names = (payment.invoice_id, payment.charge_id, payment.intent_id)
-        if payment.kind not in ("charge", "dispute") or _first(owner, names):
+        if payment.kind not in ("charge", "dispute") or payment.status in FAILED or _first(owner, names):
             continue
         if (guess := _alike(payment, invoices, taken)) is not None:
             owner.update({name: guess for name in names if name})

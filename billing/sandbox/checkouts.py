@@ -108,6 +108,7 @@ def complete(state: State, row: Row, *, method: str = "pm_card_visa", amount: in
     if row["status"] != "open":
         raise refused(f"This Checkout Session is {row['status']}.")
     if customers.TEST_METHODS.get(method, ("", ""))[1] in ("refused", "fails", "asks"):
+        _decline(state, row, method, amount)
         raise declined("Your card was declined.", "card_declined", decline_code="generic_decline")
     customer = _payer(state, row)
     made = customers.attach(state, method, customer) if customer else customers.new_method(state, method)
@@ -121,11 +122,32 @@ def complete(state: State, row: Row, *, method: str = "pm_card_visa", amount: in
     return row
 
 
+def _decline(state: State, row: Row, method: str, amount: int | None) -> None:
+    """An attempt that fails is a charge of the intent that a later one may pay."""
+    if row["mode"] == "payment" and not row["invoice_creation"]["enabled"]:
+        _choose(state, row, amount)
+        intent = _intent(state, row, state.find("customer", row["customer"]))
+        payments.confirm(state, intent, customers.new_method(state, method)["id"])
+
+
+def _intent(state: State, row: Row, customer: Row | None) -> Row:
+    """What a session without an invoice is paid by, however often that is tried."""
+    metadata, total = row["_payment_intent_data"].get("metadata"), row["amount_total"]
+    intent = state.find("payment_intent", row["payment_intent"]) or payments.add_intent(
+        state, amount=total, currency=row["currency"], customer=customer, metadata=metadata
+    )
+    # The payer's own amount may be another than at the last attempt, and a customer made since.
+    intent.update(amount=total, customer=customer["id"] if customer else None)
+    row["payment_intent"] = intent["id"]
+    return intent
+
+
 def _payer(state: State, row: Row) -> Row | None:
     """The session's customer; a new one where it makes one."""
     if row["customer"]:
         return customers.living(state, row["customer"])
-    if row["mode"] == "payment" and row["customer_creation"] != "always":
+    is_needed = row["customer_creation"] == "always" or row["invoice_creation"]["enabled"]
+    if row["mode"] == "payment" and not is_needed:
         return None
     made = customers.add(state, _NewCustomer(email=row["customer_email"] or ""))
     row["customer"] = made["id"]
@@ -176,7 +198,7 @@ def _status(paid: bool, total: int) -> str:
 def _pay_once(state: State, row: Row, customer: Row | None, method: Row, amount: int | None) -> None:
     _choose(state, row, amount)
     total = row["amount_total"]
-    if row["invoice_creation"]["enabled"] and customer is not None:
+    if row["invoice_creation"]["enabled"] and customer:
         now = state.time_of(customer)
         charges = [
             LineCharge(state.get("price", one["price"]), one["quantity"], now, now, one["amount_total"])
@@ -199,10 +221,9 @@ def _pay_once(state: State, row: Row, customer: Row | None, method: Row, amount:
         of_it = next(iter(state.rows("invoice_payment", invoice=invoice["id"])), None)
         row["payment_intent"] = of_it["payment"]["payment_intent"] if of_it else None
         return
-    metadata = row["_payment_intent_data"].get("metadata")
-    intent = payments.add_intent(state, amount=total, currency=row["currency"], customer=customer, metadata=metadata)
+    intent = _intent(state, row, customer)
     payments.confirm(state, intent, method["id"])
-    row.update(payment_intent=intent["id"], payment_status=_status(intent["status"] == "succeeded", total))
+    row["payment_status"] = _status(intent["status"] == "succeeded", total)
 
 
 def _choose(state: State, row: Row, amount: int | None) -> None:

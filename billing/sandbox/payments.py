@@ -12,6 +12,7 @@ from billing.sandbox.wire import Row, declined, refused
 DELAY_S = 4 * times.DAY_S
 FAILURES = {
     "fails": ("card_declined", "generic_decline", "Your card was declined."),
+    "refused": ("card_declined", "generic_decline", "Your card was declined."),
     "asks": ("authentication_required", "authentication_required", "This payment needs its payer's authentication."),
     "delayed_fails": ("payment_intent_payment_attempt_failed", "insufficient_funds", "The debit was returned."),
     "": ("payment_intent_unexpected_state", "", "The customer has no payment method to be charged."),
@@ -125,7 +126,7 @@ def confirm(state: State, intent: Row, method: str | None) -> str:
         intent["status"] = "processing"
         intent["_settles_at"] = state.time_of(intent) + DELAY_S
         state.emit("payment_intent.processing", intent)
-    elif way in ("", "fails", "asks"):
+    elif way in FAILURES:
         _fail(state, intent, way)
     else:
         _succeed(state, intent, way)

@@ -145,11 +145,12 @@ class SimulatedStripe:
             row = self.state.get("checkout.session", id)
             return views.show(self.state, checkouts.complete(self.state, row, method=method, amount=amount))
 
-    def dispute(self, charge: str, *, amount: int | None = None, inquiry: bool = False) -> Row:
+    def dispute(self, charge: str, *, amount: int | None = None, inquiry: bool = False, prevented_by: str = "") -> Row:
         """A payer disputes a charge at its bank. Raises StripeRefusal."""
         with self.lock:
             row = self.state.get("charge", charge)
-            return views.show(self.state, undoings.dispute(self.state, row, amount=amount, inquiry=inquiry))
+            made = undoings.dispute(self.state, row, amount=amount, inquiry=inquiry, prevented_by=prevented_by)
+            return views.show(self.state, made)
 
     def close_dispute(self, id: str, *, won: bool) -> Row:
         """The bank decides. Raises StripeRefusal."""
@@ -332,7 +333,8 @@ class SimulatedStripe:
             case ["POST", "disputes"]:
                 amount = _number(params, "amount") if "amount" in params else None
                 inquiry = params.get("inquiry") in (True, "true")
-                return self.dispute(str(params.get("charge", "")), amount=amount, inquiry=inquiry)
+                charge, prevented_by = (str(params.get(name, "")) for name in ("charge", "prevented_by"))
+                return self.dispute(charge, amount=amount, inquiry=inquiry, prevented_by=prevented_by)
             case ["POST", "disputes", id, "close"]:
                 return self.close_dispute(id, won=params.get("won") in (True, "true"))
             case ["POST", "refunds", id, "fail"]:

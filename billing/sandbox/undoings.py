@@ -14,7 +14,8 @@ PENDING_S = 5 * times.DAY_S
 EVIDENCE_S = 9 * times.DAY_S
 DISPUTE_FEE = 1_500
 # While a dispute is in one of these, its money is not the business's to give back.
-TAKING = ("needs_response", "under_review", "lost")
+TAKING = ("needs_response", "under_review", "lost", "prevented")
+PREVENTS = ("resolution", "block")
 OPEN_DISPUTES = ("needs_response", "under_review", "warning_needs_response", "warning_under_review")
 
 
@@ -325,10 +326,17 @@ def void_note(state: State, row: Row) -> Row:
 # Disputes
 
 
-def dispute(state: State, charge: Row, *, amount: int | None = None, inquiry: bool = False) -> Row:
-    """A payer disputes a charge: the money is gone until it is won. An inquiry takes none yet. Raises StripeRefusal."""
+def dispute(
+    state: State, charge: Row, *, amount: int | None = None, inquiry: bool = False, prevented_by: str = ""
+) -> Row:
+    """A payer disputes a charge: the money is gone until it is won. An inquiry takes none yet. Raises StripeRefusal.
+
+    Prevented by a `resolution` it is gone for good; by a `block` none is taken.
+    """
     if charge["status"] != "succeeded" or charge["disputed"]:
         raise refused(f"Charge {charge['id']} cannot be disputed.", param="charge")
+    if prevented_by not in ("", *PREVENTS):
+        raise refused(f"A dispute is prevented by one of {PREVENTS}.", param="prevented_by")
     now = state.time_of(charge)
     row = state.add(
         "dispute",
@@ -350,21 +358,27 @@ def dispute(state: State, charge: Row, *, amount: int | None = None, inquiry: bo
             "is_charge_refundable": inquiry,
             "metadata": {},
             "payment_intent": charge["payment_intent"],
-            "payment_method_details": {"type": "card", "card": {"brand": "visa", "case_type": "chargeback"}},
+            "payment_method_details": {
+                "type": "card",
+                "card": {"brand": "visa", "case_type": prevented_by or "chargeback"},
+            },
             "reason": "fraudulent",
-            "status": "warning_needs_response" if inquiry else "needs_response",
+            "status": "prevented" if prevented_by else "warning_needs_response" if inquiry else "needs_response",
             "customer": charge["customer"],
         },
     )
     del row["customer"]
     row["_customer"] = charge["customer"]
     charge["disputed"] = True
-    _book(state, row, "dispute", charge, row["amount"], in_force=not inquiry)
-    if not inquiry:
+    takes = not inquiry and prevented_by != "block"
+    _book(state, row, "dispute", charge, row["amount"], in_force=takes)
+    if takes:
         _move(state, row, -row["amount"])
     state.emit("charge.dispute.created", row)
-    if not inquiry:
+    if takes:
         state.emit("charge.dispute.funds_withdrawn", row)
+    if prevented_by:
+        state.emit("charge.dispute.closed", row)
     return row
 
 

@@ -19,6 +19,7 @@ import requests
 import stripe
 from django.conf import settings
 
+from billing.stripe_api import objects
 from governance import proxies
 
 CONNECT_TIMEOUT_S = 3.05
@@ -109,8 +110,8 @@ def customer_snapshot(customer_id: str) -> CustomerSnapshot:
         wanted: Any = whose | {"status": "all", "limit": PAGE}
         subscriptions = tuple(_with_all_items(api, one) for one in _all(api.v1.subscriptions.list(wanted)))
         # Charges are not listed by account: what becomes of them is heard of in events.
-        payments = None if is_account else _payments(api, customer_id)
         invoices = _invoices(api, whose)
+        payments = None if is_account else _payments(api, customer_id, invoices)
         if payments is not None and any(one.get(name) for one in invoices for name in CREDITED):
             # Invoices say how much was credited, not of which lines, nor how much of that a refund carries.
             notes: Any = {**whose, "limit": PAGE}
@@ -165,11 +166,14 @@ def _unfolded(data: Fetched, name: str, listed: Callable[[], stripe.ListObject[A
     return {**data, name: {**embedded, "data": list(_all(listed())), "has_more": False}}
 
 
-def _payments(api: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...] | None:
+def _payments(api: stripe.StripeClient, customer_id: str, invoices: Sequence[Fetched]) -> tuple[Fetched, ...] | None:
     """The customer's newest charges and their disputes; None where what stands in for Stripe does not know them."""
     try:
         charges = api.v1.charges.list({"customer": customer_id, "limit": PAGE})
         found = list(_recent(charges))
+        # A payment that an invoice was given need not have a customer.
+        for id in sorted(_paid_by(invoices) - {charge.get("payment_intent") for charge in found}):
+            found += _all(api.v1.charges.list({"payment_intent": id, "limit": PAGE}))
         for id in [charge["id"] for charge in found if charge.get("disputed")]:
             found += _all(api.v1.disputes.list({"charge": id, "limit": PAGE}))
     except stripe.StripeError as error:
@@ -177,6 +181,13 @@ def _payments(api: stripe.StripeClient, customer_id: str) -> tuple[Fetched, ...]
             raise
         return None
     return tuple(found)
+
+
+def _paid_by(invoices: Sequence[Fetched]) -> set[str]:
+    """The payment intents that have paid invoices."""
+    payments = (one for invoice in invoices for one in objects.members(invoice.get("payments")))
+    paid = (objects.mapping(one.get("payment")) for one in payments if one.get("status") == "paid")
+    return {objects.identifier(one.get("payment_intent")) for one in paid} - {""}
 
 
 def charge(charge_id: str) -> Fetched:
@@ -236,9 +247,16 @@ def event(event_id: str) -> Fetched:
 
 
 def checkout_session(session_id: str) -> Fetched:
-    """A checkout session with what it sells. Raises StripeUnavailable, StripeRefused."""
-    expand: Any = {"expand": ["line_items"]}
-    return ask(lambda api: _plain(api.v1.checkout.sessions.retrieve(session_id, expand)))
+    """A checkout session with all that it sells, and what products say of that: no reading of a customer brings them.
+    Raises StripeUnavailable, StripeRefused."""
+    first, all = (cast(Any, {"expand": [f"{name}.price.product"]}) for name in ("line_items.data", "data"))
+
+    def read(api: stripe.StripeClient) -> Fetched:
+        lines = api.v1.checkout.sessions.line_items
+        found = _plain(api.v1.checkout.sessions.retrieve(session_id, first))
+        return _unfolded(found, "line_items", lambda: lines.list(session_id, {"limit": PAGE} | all))
+
+    return ask(read)
 
 
 def create_checkout_session(params: Mapping[str, Any], *, key: str) -> Fetched:

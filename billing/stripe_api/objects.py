@@ -84,7 +84,7 @@ class Line:
     """An invoice line. `recurring`: it bills a subscription's item for a whole period, and is no proration.
 
     `amount` is net of discounts and `listed` before them, in the currency's smallest unit; less than nothing for a
-    credit, and nothing for one of what was free. `tax` comes on top of it.
+    credit, and nothing for one of what was free. Of its taxes `tax` comes on top, and both include `included_tax`.
     """
 
     id: str
@@ -100,6 +100,7 @@ class Line:
     listed: int = 0
     subscription_id: str = ""
     tax: int = 0
+    included_tax: int = 0
 
     @property
     def with_tax(self) -> int:
@@ -135,9 +136,10 @@ class StripeInvoice:
 class StripePayment:
     """A charge, or what became of one: a refund, a dispute, a credit note. Amounts in the currency's smallest unit.
 
-    `refunded` is a charge's, `reinstated` a dispute's whose money came back. `unrefunded` is what a credit note gave
-    back after the payment without a refund: to the customer's balance, or outside Stripe. `lines`: what it credits of
-    an invoice's lines, by their ids, before discounts and tax.
+    `refunded` is a charge's. `moved` is what a dispute put into the business's balance, less than nothing where it took
+    more; None where it says nothing of that. `unrefunded` is what a credit note gave back after the payment without a
+    refund: to the customer's balance, or outside Stripe. `lines`: what it credits of an invoice's lines, by their ids,
+    before discounts and tax.
     """
 
     id: str
@@ -151,18 +153,19 @@ class StripePayment:
     unrefunded: int = 0
     lines: tuple[tuple[str, int], ...] = ()
     currency: str = ""
-    reinstated: bool = False
+    moved: int | None = None
     created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """A checkout session. Its lines are there only where they were asked for."""
+    """A checkout session. Its lines are there only where they were asked for. `invoiced`: it has an invoice, or will
+    have one once it is paid."""
 
     id: str
     mode: str
     paid: bool
-    invoice_id: str
+    invoiced: bool
     intent_id: str
     created_at: datetime | None
     metadata: Object
@@ -310,7 +313,7 @@ def payment(data: Object) -> StripePayment:
             if (id := identifier(raw.get("invoice_line_item")))
         ),
         currency=text(data.get("currency")),
-        reinstated=len(moved) > 1 and sum(moved) >= 0,
+        moved=sum(moved) if moved else None,
         created_at=moment(data.get("created")),
     )
 
@@ -320,7 +323,7 @@ def checkout(data: Object) -> Checkout:
         id=text(data.get("id")),
         mode=text(data.get("mode")),
         paid=data.get("payment_status") in ("paid", "no_payment_required"),
-        invoice_id=identifier(data.get("invoice")),
+        invoiced=bool(identifier(data.get("invoice")) or mapping(data.get("invoice_creation")).get("enabled")),
         intent_id=identifier(data.get("payment_intent")),
         created_at=moment(data.get("created")),
         metadata=mapping(data.get("metadata")),
@@ -402,15 +405,18 @@ def _line(data: Object) -> Line:
         currency=text(data.get("currency")),
         listed=amount,
         subscription_id=_line_subscription(data),
-        tax=_tax_on_top(data),
+        tax=_taxes(data, included=False),
+        included_tax=_taxes(data, included=True),
     )
 
 
-def _tax_on_top(data: Object) -> int:
+def _taxes(data: Object, *, included: bool) -> int:
+    """Taxes on top of a line's amount, or that it includes. Newer versions say how, older ones whether."""
     taxes = (*members(data.get("taxes")), *members(data.get("tax_amounts")))
-    # Newer versions say how, older ones whether.
-    on_top = (one for one in taxes if one.get("tax_behavior") == "exclusive" or one.get("inclusive") is False)
-    return sum(whole(one.get("amount")) for one in on_top)
+    how = "inclusive" if included else "exclusive"
+    return sum(
+        whole(one.get("amount")) for one in taxes if one.get("tax_behavior") == how or one.get("inclusive") is included
+    )
 
 
 def _line_price(data: Object) -> StripePrice:

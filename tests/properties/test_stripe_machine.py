@@ -246,11 +246,13 @@ class StripeCustomers(RuleBasedStateMachine):
             amount = max(1, invoice["total"] // share)
             self.attempt("credit_notes", invoice=invoice["id"], amount=amount, **{f"{way}_amount": amount})
 
-    @rule(pick=picks, what=st.sampled_from(["open", "won", "lost", "refund fails"]))
+    @rule(pick=picks, what=st.sampled_from(["open", "won", "lost", "resolution", "block", "refund fails"]))
     def dispute(self, pick: int, what: str) -> None:
         try:
             if what == "open" and (charge := self.pick("charges", pick)):
                 self.account.dispute(charge["id"])
+            elif what in ("resolution", "block") and (charge := self.pick("charges", pick)):
+                self.account.dispute(charge["id"], prevented_by=what)
             elif what == "refund fails" and (refund := self.pick("refunds", pick)):
                 self.account.fail_refund(refund["id"])
             elif what in ("won", "lost") and (found := self.pick("disputes", pick)):

@@ -118,7 +118,9 @@ def test_a_checkout_without_an_invoice_sells_by_its_own_metadata(tenant: Tenant,
     deliver(*(event("checkout.session.completed", session) for _ in range(2)))
     assert window_of().limit_nanos == STANDARD + TWENTY
     invoiced = {**session, "id": "cs_2", "invoice": "in_topup"}
-    deliver(event("checkout.session.completed", invoiced), bought())
+    # Paid for, and its invoice is still to be made.
+    early = {**session, "id": "cs_2", "invoice": None, "invoice_creation": {"enabled": True}}
+    deliver(*(event("checkout.session.completed", one) for one in (early, invoiced)), bought())
     assert window_of().limit_nanos == STANDARD + 2 * TWENTY
 
 

@@ -163,7 +163,20 @@ def became(*known: refunds.Known, **fields: Any) -> Refund:
 )
 def test_a_dispute_counts_unless_it_takes_no_money(status: str, kind: str) -> None:
     assert became(said("dispute", status=status)).kind == RefundKind[kind]
-    assert became(said("dispute", status=status, reinstated=True)) == Refund(RefundKind.NONE)
+    assert became(said("dispute", status=status, moved=0)) == Refund(RefundKind.NONE)
+    assert (
+        became(said("dispute", status=status, moved=-5000)).kind
+        == RefundKind["NONE" if status == "won" else "DISPUTED"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "lost"),
+    [("needs_response", 0), ("appeal_under_review", 0), ("warning_under_review", 0), ("lost", 1), ("prevented", 1)],
+)
+def test_what_a_dispute_took_is_lost_once_nobody_can_win_it(status: str, lost: int) -> None:
+    found = became(said("dispute", status=status, moved=-5000))
+    assert (found.lost, found.lost_in_dispute, found.is_open) == (1, lost, not lost)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +250,10 @@ def test_a_payment_without_an_invoice_is_known_by_its_intent_and_by_its_charges(
     by_intent = said("dispute", "dp_1", status="lost", charge_id="", intent_id="pi_1")
     assert refunds.of_intent("pi_1", [by_intent, charge]) == Refund(RefundKind.DISPUTED, 5000)
     assert refunds.of_intent("", [charge, loose, said("charge", "", refunded=5000)]) == Refund(RefundKind.NONE)
+    # An attempt that was declined before has paid for nothing.
+    declined = said("charge", "ch_0", intent_id="pi_2", status="failed")
+    assert refunds.of_intent("pi_2", [declined, other]) == Refund(RefundKind.REFUNDED, 5000)
+    assert refunds.of_intent("pi_2", [declined, other]).gone == 1
     # Another's dispute that names no charge is not that of an intent whose charge is not known either.
     unknown = said("credit_note", "cn_1", status="issued", amount=1, charge_id="", intent_id="pi_1")
     assert refunds.of_intent("pi_1", [unknown, loose]) == Refund(RefundKind.REFUNDED, 1)
@@ -283,6 +300,8 @@ def test_an_invoice_is_guessed_once_and_a_refund_never_guesses() -> None:
     assert refunds.of_invoices([free], [loose_charge(amount=0)]) == {}
     assert refunds.of_invoices([paid_on(0, currency="")], [loose_charge()]).keys() == {"in_1"}
     assert refunds.of_invoices([paid_on(0)], [loose_charge(created_at=None)]) == {}
+    declined = said("charge", "ch_7", status="failed", currency="usd", created_at=START)
+    assert refunds.of_invoices([paid_on(0)], [declined, loose_charge()]).keys() == {"in_1"}
     for intent_id in ("", "pi_9"):
         fields = {"charge_id": "", "intent_id": intent_id, "currency": "usd", "created_at": START}
         assert refunds.of_invoices([paid_on(0)], [said("credit_note", "cn_1", status="issued", **fields)]) == {}

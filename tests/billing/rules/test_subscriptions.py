@@ -136,6 +136,21 @@ def test_amounts_in_other_currencies_count_by_the_policys_rates() -> None:
     assert entitled([sub(price=price)], [invoice], policy=BillingPolicy(rates=rates)).limit_nanos == 11 * 10**9
 
 
+@pytest.mark.parametrize(
+    ("told", "limit"),
+    [
+        ({"taxes": [{"amount": 380, "tax_behavior": "inclusive"}, {"amount": 1, "tax_behavior": "exclusive"}]}, 20),
+        ({"tax_amounts": [{"amount": 380, "inclusive": True}, {"amount": 1, "inclusive": False}]}, 20),
+        ({"taxes": [{"amount": 380, "tax_behavior": "exclusive"}], "tax_amounts": None}, "23.80"),
+    ],
+)
+def test_a_share_of_revenue_is_without_the_tax_that_the_price_includes(told: dict[str, Any], limit: Any) -> None:
+    price = events.price_of("price_x", unit_amount=2380, metadata={"llm_budget_percent": "100"})
+    raw = events.invoice(price="price_x", amount_paid=2380)
+    raw["lines"]["data"][0] |= told
+    assert entitled([sub(price=price)], [objects.invoice(raw)]).limit_nanos == int(Decimal(limit) * 10**9)
+
+
 def test_a_trial_and_a_paid_subscription_add_up() -> None:
     other, invoice = premium()
     found = entitled([sub(**TRYING), other], [invoice])

@@ -188,6 +188,21 @@ def test_an_inquiry_takes_nothing(shop: Shop) -> None:
     assert shop.account.close_dispute(dispute["id"], won=True)["status"] == "warning_closed"
 
 
+@pytest.mark.parametrize(("prevented_by", "taken"), [("resolution", -5000), ("block", 0)])
+def test_a_dispute_that_is_prevented_is_closed_and_may_have_taken_the_money(
+    shop: Shop, prevented_by: str, taken: int
+) -> None:
+    _, invoice, charge = paid_invoice(shop)
+    with pytest.raises(StripeRefusal, match="prevented by one of"):
+        shop.account.dispute(charge, prevented_by="luck")
+    dispute = shop.account.dispute(charge, prevented_by=prevented_by)
+    assert dispute["payment_method_details"]["card"]["case_type"] == prevented_by
+    assert (dispute["status"], sum(one["amount"] for one in dispute["balance_transactions"])) == ("prevented", taken)
+    assert (undone(shop, invoice), "charge.dispute.closed" in shop.told()) == (int(taken < 0), True)
+    with pytest.raises(StripeRefusal, match="closed"):
+        shop.account.close_dispute(dispute["id"], won=True)
+
+
 def test_an_invoice_that_is_void_gives_its_credit_back(shop: Shop) -> None:
     customer = shop.customer("pm_card_chargeCustomerFail")
     shop.post(f"customers/{customer}/balance_transactions", amount=-1000, currency="usd")

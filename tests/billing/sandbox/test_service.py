@@ -223,6 +223,21 @@ def test_a_payer_chooses_an_amount_within_bounds(account: SimulatedStripe) -> No
     assert (charge["amount"], charge["customer"]) == (1234, None)
 
 
+def test_an_attempt_that_is_declined_is_a_charge_of_the_intent_that_is_paid_later(account: SimulatedStripe) -> None:
+    shop = Shop(account)
+    custom = {"enabled": True, "minimum": 500, "maximum": 10_000}
+    price = shop.post("prices", currency="usd", custom_unit_amount=custom, product_data={"name": "Top-up"})["id"]
+    session = shop.post("checkout/sessions", mode="payment", line_items=[{"price": price, "quantity": 1}])["id"]
+    ways = ("pm_card_chargeDeclined", "pm_card_chargeCustomerFail", "pm_card_authenticationRequired")
+    for amount, way in enumerate(ways, start=501):
+        with pytest.raises(StripeRefusal, match="declined"):
+            account.complete_checkout(session, method=way, amount=amount)
+    intent = account.complete_checkout(session, amount=2000)["payment_intent"]
+    charges = shop.all("charges", payment_intent=intent)
+    found = [(one["amount"], one["status"]) for one in reversed(charges)]
+    assert found == [*((amount, "failed") for amount in (501, 502, 503)), (2000, "succeeded")]
+
+
 def test_a_session_that_nobody_pays_expires(account: SimulatedStripe) -> None:
     shop = Shop(account)
     session = shop.post("checkout/sessions", mode="subscription", line_items=[{"price": shop.price(), "quantity": 1}])

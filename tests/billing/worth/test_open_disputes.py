@@ -71,6 +71,17 @@ def test_what_was_used_of_a_month_is_owed_once_its_dispute_is_lost(
     assert after_a_reconcile(shop) == 50
 
 
+@pytest.mark.parametrize(("prevented_by", "stays"), [("resolution", False), ("block", True)])
+def test_what_one_took_that_was_prevented_is_lost(shop: Shop, prevented_by: str, stays: bool) -> None:
+    subscriber(shop)
+    use(shop, 30)
+    dispute(shop, first_charge(shop), prevented_by=prevented_by)
+    assert after_a_reconcile(shop) == (20 if stays else 0)
+    renew(shop)
+    assert after_a_reconcile(shop) == (50 if stays else 20)
+    assert owed() == ([] if stays else ["owed:30.00"])
+
+
 def test_what_was_left_unused_while_it_was_open_has_paid_what_is_owed_when_it_is_lost(shop: Shop) -> None:
     subscriber(shop)
     use(shop, 30)

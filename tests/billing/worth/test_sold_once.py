@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
+from billing.accounts import sync
 from billing.models import BillingAccount
+from billing.sandbox import StripeRefusal
 from tests.billing.conftest import window_of
 from tests.billing.sandbox.conftest import Shop
 from tests.billing.worth.test_after_deletion import hear
+from tests.billing.worth.test_held_up import at
 from tests.billing.worth.test_undone_topups import USD, subscriber
 
 WORTH = {"llm_topup_usd": "20"}
@@ -39,6 +42,55 @@ def test_of_one_that_is_sold_in_packages_each_counts(shop: Shop, rounds: str, qu
     # A dollar for each that was paid.
     assert shop.get(f"invoices/{invoice}")["amount_paid"] == 100 * added
     assert left(shop) == 50 + added
+
+
+@pytest.mark.parametrize("others", [0, 11])
+@pytest.mark.parametrize("payer", ["a customer", "nobody"])
+def test_one_that_a_checkout_sells_by_its_product_and_beside_others(shop: Shop, others: int, payer: str) -> None:
+    """Stripe embeds the first ten lines, and their products by their ids."""
+    customer = subscriber(shop)
+    product = shop.post("products", name="Top-up", metadata=WORTH)["id"]
+    sold = [shop.post("prices", currency="usd", unit_amount=2000, product=product)["id"]]
+    plain = shop.post("products", name="Sticker")["id"]
+    sold = [
+        shop.post("prices", currency="usd", unit_amount=n, product=plain)["id"] for n in range(1, 1 + others)
+    ] + sold
+    named = {"customer": customer} if payer == "a customer" else {"metadata": {"tenant_id": "acme"}}
+    items = [{"price": price, "quantity": 1} for price in sold]
+    session = shop.post("checkout/sessions", mode="payment", line_items=items, **named)["id"]
+    shop.account.complete_checkout(session)
+    assert left(shop) == 70
+
+
+def test_one_whose_invoice_is_made_after_its_checkout_was_heard_of_counts_once(shop: Shop) -> None:
+    customer = subscriber(shop)
+    items = [{"price": once(shop, unit_amount=2000), "quantity": 1}]
+    more = {"mode": "payment", "customer": customer, "line_items": items, "invoice_creation": {"enabled": True}}
+    session = shop.account.complete_checkout(shop.post("checkout/sessions", **more)["id"])
+    row = shop.account.state.get("checkout.session", session["id"])
+    row["invoice"] = None
+    hear(shop)
+    row["invoice"] = session["invoice"]
+    sync.customer(customer, now=at(shop))
+    assert left(shop) == 70
+
+
+@pytest.mark.parametrize("how", ["refund", "dispute", "resolution"])
+def test_one_whose_card_was_declined_before_is_taken_back_whole(shop: Shop, how: str) -> None:
+    customer = subscriber(shop)
+    items = [{"price": once(shop, unit_amount=2000), "quantity": 1}]
+    session = shop.post("checkout/sessions", mode="payment", customer=customer, line_items=items)["id"]
+    for method in ("pm_card_chargeCustomerFail", "pm_card_authenticationRequired"):
+        with pytest.raises(StripeRefusal, match="declined"):
+            shop.account.complete_checkout(session, method=method)
+    intent = shop.account.complete_checkout(session)["payment_intent"]
+    assert left(shop) == 70
+    [charge] = [one["id"] for one in shop.all("charges", payment_intent=intent) if one["status"] == "succeeded"]
+    if how == "refund":
+        shop.post("refunds", charge=charge)
+    else:
+        shop.account.dispute(charge, prevented_by=how.removeprefix("dispute"))
+    assert left(shop) == 50
 
 
 def test_one_whose_amount_the_payer_decides_on_is_none_and_operators_are_told(shop: Shop) -> None:
