@@ -115,6 +115,8 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.streams
 	$(BIN)/python -m benchmarks.cap
 	$(BIN)/python -m benchmarks.failover
+	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.overload
 
 storm: .venv/dev
 	$(BIN)/python -m benchmarks.storm

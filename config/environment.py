@@ -56,9 +56,9 @@ def _content(name: str, path: str) -> str:
     """A file's text without the line end that editors and `openssl` leave."""
     try:
         return Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, ValueError) as error:
-        # Neither the file's bytes nor more than its name.
-        raise ImproperlyConfigured(f"{name} must be a file of text that can be read, not {path!r}.") from error
+    except (OSError, ValueError):
+        # Neither the file's bytes nor more than its name, also in a traceback.
+        raise ImproperlyConfigured(f"{name} must be a file of text that can be read, not {path!r}.") from None
 
 
 def _raw(env: environ.Env, name: str, default: str) -> str:
@@ -145,17 +145,17 @@ def origins(env: environ.Env, name: str) -> list[str]:
 
 
 def mail(env: environ.Env, name: str) -> dict[str, Any]:
-    """Django's settings of the server that sends e-mail; the message never shows the URL: it holds a password."""
+    """Django's settings of the server that sends e-mail. No message, nor what led to it, shows the URL's password."""
     raw = _raw(env, name, "")
     try:
         found = {key: value or "" for key, value in environ.Env.email_url_config(raw or "dummymail://").items()}
         usual = 465 if found.get("EMAIL_USE_SSL") else 587 if found.get("EMAIL_USE_TLS") else 25
         found["EMAIL_PORT"] = int(found["EMAIL_PORT"] or usual)
-    except (ValueError, KeyError, TypeError, ImproperlyConfigured) as error:
+    except (ValueError, KeyError, TypeError, ImproperlyConfigured):
         raise ImproperlyConfigured(
             f"{name} must look like smtp+tls://user:password@host:587, smtp+ssl://user:password@host:465 or "
             "smtp://host:25; %40 stands for @ in a user's name."
-        ) from error
+        ) from None
     return found
 
 
@@ -299,9 +299,8 @@ def url(env: environ.Env, name: str, *, default: str, schemes: tuple[str, ...] =
     value = _raw(env, name, default).rstrip("/")
     if value and not _is_url(value, schemes):
         starts = " or ".join(f"{scheme}://" for scheme in schemes)
-        # What stands before an @ may be a password, and so may all of it where there is none at its place.
-        shown = "" if "@" in value else f", not {value!r}"
-        raise ImproperlyConfigured(f"{name} must be a URL that starts with {starts}{shown}.")
+        # Without the value: any part of it may be a password that is not at its place.
+        raise ImproperlyConfigured(f"{name} must be a URL that starts with {starts}.")
     return value
 
 

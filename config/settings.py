@@ -349,6 +349,8 @@ REFUSALS_A_MINUTE = check.whole(env, "REFUSALS_A_MINUTE", default=30, maximum=10
 REFUSALS_A_DAY = check.whole(env, "REFUSALS_A_DAY", default=10_000, maximum=10_000_000)
 # How long a call waits for the database that its budget is in.
 LEDGER_DEADLINE_S = check.seconds(env, "LEDGER_DEADLINE_S", default=2, minimum=1)
+# How long a web process that is to end waits for the calls that run.
+SHUTDOWN_GRACE_S = check.whole(env, "SHUTDOWN_GRACE_S", default=20, maximum=3_600)
 RESERVATION_TTL_S = check.seconds(env, "RESERVATION_TTL_S", default=900, minimum=60)
 
 # Stripe.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,8 +11,9 @@ import uuid_utils.compat as uuids
 from django.contrib.auth.models import Group, User
 
 from governance.ledger.operations import Record, Release, Reserve, Settle
-from governance.models import Agent, ApiKey, Budget, LedgerJudgement, Tenant, TenantStaff
+from governance.models import Agent, ApiKey, Budget, BudgetForecast, LedgerJudgement, Tenant, TenantStaff
 from governance.models.tenancy import new_key
+from governance.queries import budget_status
 from governance.rules import judgement as judgements
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
@@ -65,6 +66,19 @@ def budget(limit: str = "1.00", *, window: str = "day", scope_type: str = "tenan
         window=window,
         limit_nanos=nanos(limit),
         **fields,
+    )
+
+
+def kept_forecast(budget: Budget, *, now: datetime, runs_out_in: timedelta) -> BudgetForecast:
+    """As it is kept of a budget's current window, of which a dollar is spent by then."""
+    status = budget_status.current([budget], now=now)[budget.pk]
+    return BudgetForecast.objects.create(
+        budget=budget,
+        made_at=max(now, status.starts_at),
+        ends_at=status.ends_at,
+        cap_nanos=status.cap_nanos,
+        runs_out_at=now + runs_out_in,
+        **dict.fromkeys(("expected_nanos", "low_nanos", "high_nanos"), nanos("1")),
     )
 
 

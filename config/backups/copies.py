@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -13,12 +12,13 @@ from pathlib import Path
 from django.conf import settings
 from django.contrib.sessions.models import Session
 from django.core.management import call_command
-from django.db import connection
+from django.db import DatabaseError, OperationalError, connection
 from django.db.migrations.loader import MigrationLoader
+from django.db.models import Model
 
 from billing.usage import restored
 from config import __version__
-from config.backups import InUse, postgres, sqlite
+from config.backups import InUse, postgres, sqlite, to_disk
 from config.backups import manifest as manifests
 from config.backups.manifest import Manifest, Sealed
 from governance import alerts, audit, sealing
@@ -29,11 +29,20 @@ from governance.upkeep.reconcile import Drift
 from llm.models import ProviderEndpoint
 
 Report = Callable[[str], None]
+# Where secrets are that a SECRET_KEY alone opens: the model, its field, and what it is.
+SEALED: tuple[tuple[type[Model], str, str], ...] = (
+    (ProviderEndpoint, "sealed_key", "key of provider"),
+    (AlertChannel, "sealed", "secret of alert channel"),
+)
 NAMED = "spend-governor-{:%Y%m%dT%H%M%SZ}"
 
 
 class BackupRefused(Exception):
     """It was not begun, and nothing has changed; the message says why."""
+
+
+class Unfinished(Exception):
+    """It was put back, or may have been, and what follows was not all done; the message says what is left to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +71,10 @@ def back_up(folder: Path, *, now: datetime, report: Report) -> tuple[Path, Manif
         manifests.write(draft, made)
         for path in draft.iterdir():
             path.chmod(0o600)
-            _to_disk(path)
-        _to_disk(draft)
+            to_disk(path)
+        to_disk(draft)
         draft.rename(place)
-        _to_disk(folder)
+        to_disk(folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -99,17 +108,18 @@ def _copied(draft: Path, now: datetime) -> Manifest:
 
 def sealed() -> tuple[Sealed, ...]:
     """What is in the database that a SECRET_KEY alone opens, by its fingerprint."""
-    providers = ProviderEndpoint.objects.exclude(sealed_key="").order_by("name").values_list("name", "sealed_key")
-    channels = AlertChannel.objects.exclude(sealed="").order_by("name").values_list("name", "sealed")
-    secrets = [(f"the key of provider {name}", secret) for name, secret in providers]
-    secrets += [(f"the secret of alert channel {name}", secret) for name, secret in channels]
+    # The database of an older version, which is backed up before it is upgraded, lacks some of these tables.
+    tables = connection.introspection.table_names()
     found: dict[str, list[str]] = {}
-    for name, secret in secrets:
-        try:
-            key = sealing.sealed_under(secret)
-        except sealing.Unreadable:
-            key = ""
-        found.setdefault(key, []).append(name)
+    for model, field, kind in SEALED:
+        if model._meta.db_table not in tables:
+            continue
+        for name, secret in model._default_manager.exclude(**{field: ""}).order_by("name").values_list("name", field):
+            try:
+                key = sealing.sealed_under(secret)
+            except sealing.Unreadable:
+                key = ""
+            found.setdefault(key, []).append(f"the {kind} {name}")
     return tuple(Sealed(key, tuple(names)) for key, names in sorted(found.items()))
 
 
@@ -133,7 +143,7 @@ def look(folder: Path, *, replace: bool, without_secrets: bool) -> Manifest:
             f"It was made under another SECRET_KEY, without which {', '.join(lost)} cannot be read. Put that one into "
             "SECRET_KEY or SECRET_KEY_FALLBACKS; or give --without-secrets, and enter them again afterwards."
         )
-    if not replace and not (sqlite if connection.vendor == "sqlite" else postgres).is_empty():
+    if not replace and not _is_empty():
         raise BackupRefused(
             "The database is not empty. Give --replace to put the backup in the place of what is there."
         )
@@ -143,9 +153,10 @@ def look(folder: Path, *, replace: bool, without_secrets: bool) -> Manifest:
 def put_back(folder: Path, found: Manifest, *, by: Actor, now: datetime, report: Report) -> Restored:
     """Put a backup that `look` has passed in the place of the database, and see to what follows.
 
-    Raises BackupRefused.
+    Raises BackupRefused or Unfinished.
     """
     kept = ""
+    left = f"manage.py restore --recovered {found.made_at.isoformat()}"
     report(f"Putting back the database of {found.made_at:%Y-%m-%d %H:%M} UTC")
     try:
         if connection.vendor == "sqlite":
@@ -154,16 +165,32 @@ def put_back(folder: Path, found: Manifest, *, by: Actor, now: datetime, report:
             postgres.put_back(folder / found.file, made_on=found.server, scratch=Path(settings.VAR_DIR))
     except InUse as error:
         raise BackupRefused(f"The database is in use ({error}): stop web, worker, beat and serve first.") from error
+    except postgres.Broken as error:
+        raise Unfinished(
+            f"{error}. The database is the old one or that of the backup. Put it back again; or, if it is that, "
+            f"run {left}"
+        ) from error
     except (postgres.NoTool, postgres.Failed, sqlite3.Error, OSError) as error:
-        raise BackupRefused(f"{error} Nothing has changed.") from error
-    report("Applying the migrations that it lacks")
-    call_command("migrate", interactive=False, verbosity=0)
-    held, drifts = follow(made_at=found.made_at, by=by, now=now, report=report)
+        raise BackupRefused(f"{str(error).rstrip('.')}. Nothing has changed.") from error
+    try:
+        if connection.vendor == "sqlite":
+            to_disk(Path(connection.settings_dict["NAME"]).parent)
+        held, drifts = follow(made_at=found.made_at, by=by, now=now, report=report)
+    except Exception as error:
+        # Whatever it is: nobody may think that the old database is there still.
+        old = f" What it was before is kept in {kept}." if kept else ""
+        why = str(error).strip().rstrip(".") or type(error).__name__
+        raise Unfinished(
+            f"The backup was put back, but not all that follows was done: {why}.{old} Before you start the product, "
+            f"run {left}"
+        ) from error
     return Restored(found, kept, held, drifts)
 
 
 def follow(*, made_at: datetime, by: Actor, now: datetime, report: Report) -> tuple[int, list[Drift]]:
     """After the database was put back, by whatever means, to what it was at `made_at`: see to what it cannot know."""
+    report("Applying the migrations that it lacks")
+    call_command("migrate", interactive=False, verbosity=0)
     held = restored.note(made_at=made_at, now=now)
     # Sessions that were ended since would go on.
     Session.objects.all().delete()
@@ -177,17 +204,19 @@ def follow(*, made_at: datetime, by: Actor, now: datetime, report: Report) -> tu
     return held, reconcile.run(now=now, report=report)
 
 
+def _is_empty() -> bool:
+    try:
+        return not connection.introspection.table_names()
+    except OperationalError:
+        raise
+    except DatabaseError:
+        # A file that is none of SQLite's, or damaged.
+        return False
+
+
 def _applied() -> set[tuple[str, str]]:
     return set(MigrationLoader(connection).applied_migrations)
 
 
 def _known() -> set[tuple[str, str]]:
     return set(MigrationLoader(None).disk_migrations or ())
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

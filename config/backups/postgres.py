@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from config.backups import InUse
 FILE = "database.dump"
 # An act that holds a table for itself, such as a migration, is waited for so long.
 LOCK_WAIT = "30s"
+# Where a script of pg_restore has its settings.
+BEGINNING_BYTES = 4096
+# psql's exit status where it loses its connection.
+CONNECTION_LOST = 2
 _VERSION = re.compile(r"(\d+)(?:\.|devel|beta|rc|\s|$)")
 
 
@@ -28,6 +33,10 @@ class NoTool(Exception):
 
 class Failed(Exception):
     """A program of PostgreSQL's ended with an error, which is the message."""
+
+
+class Broken(Exception):
+    """psql lost its connection, which is the message: what it did may have been committed or not."""
 
 
 def server() -> int:
@@ -43,18 +52,15 @@ def dump(path: Path) -> None:
     _run([program, *options, f"--file={path}", f"--dbname={_address()}"])
 
 
-def is_empty() -> bool:
-    return not connection.introspection.table_names()
-
-
 def put_back(path: Path, *, made_on: int, scratch: Path) -> None:
     """Replace all tables and functions of the schema by the copy's, in one transaction.
 
     `made_on` is the major version of the copy's server; its statements are kept in the folder `scratch` meanwhile.
-    Raises NoTool, Failed or InUse, and then nothing has changed.
+    Raises NoTool, Failed or InUse, and then nothing has changed; or Broken.
     """
-    if server() < made_on:
-        raise NoTool(f"The copy is of PostgreSQL {made_on}; this server is {server()}, and it takes no newer ones.")
+    version = server()
+    if version < made_on:
+        raise NoTool(f"The copy is of PostgreSQL {made_on}; this server is {version}, and it takes no newer ones.")
     reader, writer = tool("pg_restore", at_least=made_on), tool("psql", at_least=made_on)
     connection.close()
     connection.close_pool()  # type: ignore[attr-defined]
@@ -69,12 +75,16 @@ def put_back(path: Path, *, made_on: int, scratch: Path) -> None:
         os.close(os.open(plain, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600))
         # Comments on extensions are their owner's to make.
         _run([reader, "--no-owner", "--no-privileges", "--no-comments", f"--file={plain}", str(path)])
+        if version < 17:
+            _leave_out_newer_setting(plain)
         # The end comes from here: a script that breaks off commits nothing.
         script = [f"BEGIN; SET LOCAL lock_timeout = '{LOCK_WAIT}'; {emptied}", f"\\i {_quoted(plain)}", "COMMIT;"]
         options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null", f"--dbname={_address()}"]
         _run([writer, *options], told="\n".join(script) + "\n")
     finally:
-        plain.unlink(missing_ok=True)
+        # Where that fails, the next one does it; by now the copy may be in its place.
+        with suppress(OSError):
+            plain.unlink()
 
 
 def tool(name: str, *, at_least: int) -> str:
@@ -119,6 +129,15 @@ def _emptying(direct: psycopg.Connection[Any]) -> str:
     return " ".join([*dropped, *(f"DROP ROUTINE {name} CASCADE;" for (name,) in functions)])
 
 
+def _leave_out_newer_setting(script: Path) -> None:
+    """Since 17, pg_restore begins with settings of which no older server knows `transaction_timeout`."""
+    with script.open("r+b") as file:
+        beginning = file.read(BEGINNING_BYTES)
+        file.seek(0)
+        # A comment of the same length.
+        file.write(beginning.replace(b"\nSET transaction_timeout", b"\n--- transaction_timeout", 1))
+
+
 def _address() -> str:
     """How to connect, without the password."""
     known = {one.keyword.decode() for one in Conninfo.get_defaults()}
@@ -135,7 +154,8 @@ def _run(command: list[str], *, told: str | None = None) -> None:
     done = subprocess.run(command, env=environment, input=told, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        raise Failed(f"{Path(command[0]).name}: {' '.join(lines[:3]) or f'ended with {done.returncode}'}")
+        error = Broken if told is not None and done.returncode == CONNECTION_LOST else Failed
+        raise error(f"{Path(command[0]).name}: {' '.join(lines[:3]) or f'ended with {done.returncode}'}")
 
 
 def _quoted(path: Path) -> str:

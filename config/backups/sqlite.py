@@ -11,7 +11,7 @@ from pathlib import Path
 
 from django.db import connection
 
-from config.backups import InUse
+from config.backups import InUse, to_disk
 
 FILE = "database.sqlite3"
 
@@ -24,10 +24,6 @@ def dump(path: Path) -> None:
         cursor.execute("VACUUM INTO %s", [str(path)])
 
 
-def is_empty() -> bool:
-    return not connection.introspection.table_names()
-
-
 def put_back(path: Path, *, now: datetime) -> str:
     """Put a copy in the place of the database; where the old one is afterwards, or empty where there was none.
 
@@ -36,15 +32,24 @@ def put_back(path: Path, *, now: datetime) -> str:
     target = Path(connection.settings_dict["NAME"])
     draft = target.with_name(f"{target.name}.restoring")
     draft.unlink(missing_ok=True)
-    _copy(path, draft)
-    connection.close()
-    kept = target.with_name(f"{target.name}.before-{now:%Y%m%dT%H%M%S}")
-    had_one = target.exists() and target.stat().st_size > 0
-    if had_one:
-        _end_log(target)
-        os.link(target, kept)
-    os.replace(draft, target)
-    _keep_names(target.parent)
+    try:
+        _copy(path, draft)
+        connection.close()
+        kept = target.with_name(f"{target.name}.before-{now:%Y%m%dT%H%M%S}")
+        had_one = target.exists() and target.stat().st_size > 0
+        if had_one:
+            _end_log(target)
+            os.link(target, kept)
+        for suffix in ("-wal", "-journal", "-shm"):
+            # Of a file that is damaged, or gone: it would be read into the new one.
+            log = target.with_name(target.name + suffix)
+            if had_one and log.exists():
+                log.rename(kept.with_name(kept.name + suffix))
+            else:
+                log.unlink(missing_ok=True)
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
     return str(kept) if had_one else ""
 
 
@@ -55,24 +60,20 @@ def _copy(source: Path, draft: Path) -> None:
         found = copied.execute("PRAGMA quick_check").fetchone()
     if found != ("ok",):
         raise sqlite3.DatabaseError(f"the copy is damaged: {found[0]}")
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
+    to_disk(draft)
 
 
 def _end_log(target: Path) -> None:
-    """Write the log into the file and end it: it would be read into the new one. That needs the file for itself."""
+    """Write the log into the file and end it, which needs the file for itself. Not into one that is damaged."""
     with closing(sqlite3.connect(target, timeout=2)) as old:
         try:
             mode = old.execute("PRAGMA journal_mode=DELETE").fetchone()
-        except sqlite3.OperationalError as error:
-            raise InUse(str(error)) from error
+        except sqlite3.DatabaseError as error:
+            kind = error.sqlite_errorcode & 0xFF
+            if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise InUse(str(error)) from error
+            if kind in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                return
+            raise
     if mode != ("delete",):
         raise InUse(f"journal_mode is {mode[0]}")
-
-
-def _keep_names(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

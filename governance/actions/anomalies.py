@@ -93,13 +93,20 @@ def undo(*, anomaly: Anomaly, by: Actor, now: datetime, reason: str = "") -> Ano
         because = reason or f"what was done for {anomaly} is undone"
         if anomaly.guard is not None:
             budgets.delete(budget=anomaly.guard, by=by, now=now)
-        elif (whom := _whom(anomaly)) is not None and whom.status == Agent.Status.PAUSED:
-            if isinstance(whom, Agent):
-                tenancy.resume_agent(agent=whom, reason=because, by=by, now=now)
-            else:
-                tenancy.resume_tenant(tenant=whom, reason=because, by=by, now=now)
+        elif anomaly.act == AnomalyAct.PAUSE:
+            _resume(anomaly, because, by, now)
         audit.record(action="anomaly.undo", target=str(anomaly), by=by, now=now, reason=reason, old=_to_audit(anomaly))
     return anomaly
+
+
+def _resume(anomaly: Anomaly, reason: str, by: Actor, now: datetime) -> None:
+    """The pause is its own: whoever resumes by hand undoes the act by that (`tenancy`), so no later one is lifted."""
+    tenant = Tenant.objects.get(anomalies=anomaly.pk)
+    if anomaly.agent:
+        agent = tenancy.agent_named(tenant, anomaly.agent)
+        tenancy.resume_agent(agent=agent, reason=reason, by=by, now=now)
+    else:
+        tenancy.resume_tenant(tenant=tenant, reason=reason, by=by, now=now)
 
 
 def rule_for(anomaly: Anomaly) -> AnomalyRule | None:
@@ -333,26 +340,13 @@ def _end(now: datetime) -> None:
     """What was not seen for an hour, and holds nobody any more, is over."""
     for anomaly in anomalies.open_ones().filter(last_at__lte=now - OVER_AFTER):
         if anomaly.acted_at is not None and anomaly.undone_at is None:
-            if _holds(anomaly):
+            if anomaly.act == AnomalyAct.PAUSE or (anomaly.guard is not None and anomaly.guard.enabled):
                 continue
+            # Somebody deleted or disabled the budget on its own page.
             Anomaly.objects.filter(pk=anomaly.pk, undone_at=None).update(undone_at=now, undone_by="by hand")
         with transaction.atomic():
             if Anomaly.objects.filter(pk=anomaly.pk, ended_at=None).order_by().update(ended_at=now):
                 alerts.clear(kind=anomaly_words.KIND, subject=str(anomaly), now=now)
-
-
-def _holds(anomaly: Anomaly) -> bool:
-    """Whether what it did is in force still: somebody may have resumed an agent on its own page."""
-    if anomaly.act == AnomalyAct.DEGRADE:
-        return anomaly.guard is not None and anomaly.guard.enabled
-    whom = _whom(anomaly)
-    return whom is not None and whom.status == Agent.Status.PAUSED
-
-
-def _whom(anomaly: Anomaly) -> Agent | Tenant | None:
-    if anomaly.agent:
-        return Agent.objects.select_related("tenant").filter(tenant=anomaly.tenant_id, slug=anomaly.agent).first()
-    return anomaly.tenant
 
 
 def _to_audit(anomaly: Anomaly) -> dict[str, object]:

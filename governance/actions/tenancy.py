@@ -12,7 +12,8 @@ from django.utils import timezone
 
 from governance import audit, ledger, staff
 from governance.ledger import clock
-from governance.models import Agent, ApiKey, Tenant
+from governance.models import Agent, Anomaly, ApiKey, Tenant
+from governance.models.anomalies import AnomalyAct
 from governance.models.tenancy import Role, new_key
 from governance.rules import names
 from governance.rules.errors import Conflict, FieldError, NotAllowed, NotOpen, Unknown
@@ -79,10 +80,12 @@ def pause_tenant(*, tenant: Tenant, reason: str, by: audit.Actor, now: datetime)
     return _set_status(tenant, Tenant.Status.PAUSED, "tenant.pause", reason, by, now)
 
 
+@transaction.atomic
 def resume_tenant(*, tenant: Tenant, reason: str, by: audit.Actor, now: datetime) -> Tenant:
     """Undo a pause. Billing's suspension is not an operator's to lift: it goes when the subscription is good."""
     if tenant.status == Tenant.Status.SUSPENDED:
         raise Conflict("status", f"{tenant.slug} is suspended by billing; its subscription lifts that.")
+    _undo_acts(tenant, "", by, now)
     return _set_status(tenant, Tenant.Status.ACTIVE, "tenant.resume", reason, by, now)
 
 
@@ -114,7 +117,9 @@ def pause_agent(*, agent: Agent, reason: str, by: audit.Actor, now: datetime) ->
     return _set_status(agent, Agent.Status.PAUSED, "agent.pause", reason, by, now)
 
 
+@transaction.atomic
 def resume_agent(*, agent: Agent, reason: str, by: audit.Actor, now: datetime) -> Agent:
+    _undo_acts(agent.tenant, agent.slug, by, now)
     return _set_status(agent, Agent.Status.ACTIVE, "agent.resume", reason, by, now)
 
 
@@ -202,6 +207,15 @@ def rotate_key(
     target = f"key {key.prefix}"
     audit.record(action="key.rotate", target=target, by=by, now=now, reason=reason, old=old, new=new)
     return text, fresh
+
+
+def _undo_acts(tenant: Tenant, agent: str, by: audit.Actor, now: datetime) -> None:
+    """Where an anomaly paused whom somebody resumes, that act is over: a pause that comes later is not the anomaly's.
+
+    Before the status: an anomaly that is undone locks its own row first as well.
+    """
+    held = Anomaly.objects.filter(tenant=tenant, agent=agent, act=AnomalyAct.PAUSE, acted_at__isnull=False)
+    held.filter(undone_at=None).order_by().update(undone_at=now, undone_by=by.name[:150])
 
 
 @transaction.atomic

@@ -7,11 +7,12 @@ to be told of either is told by `notices`, whose rows are written in the same tr
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import IntegrityError, transaction
-from django.db.models import Case, F, QuerySet, Value, When
+from django.db.models import Case, F, Q, QuerySet, Value, When
 from django.db.models.functions import Greatest
 
 from governance import audit
@@ -21,6 +22,9 @@ from governance.models import Alert, AlertNotice, Tenant
 from governance.rules import alerting
 
 LONGEST_MESSAGE, LONGEST_SUBJECT = 1000, 255
+# So long after its last report a machine is taken to be gone. Each minute one of the workers looks, whichever is free,
+# so of many each one's turn may take a while to come.
+GONE_AFTER = timedelta(hours=1)
 # Each further round needs an alert that was opened and cleared between two statements.
 ROUNDS = 5
 GRAVITY = Case(When(severity="critical", then=Value(0)), When(severity="warning", then=Value(1)), default=Value(2))
@@ -87,6 +91,21 @@ def clear(*, kind: str, subject: str, now: datetime) -> bool:
     return True
 
 
+def clear_others(*, kind: str, found: Collection[str], now: datetime, host: str = "") -> None:
+    """A look found these subjects: other alerts of the kind are over.
+
+    `host`: what it looked at is this machine's, and subjects end in "at HOST". Those of others are theirs to judge,
+    unless nothing is heard of them any more: the container of yesterday does not come back.
+    """
+    rows = open_ones().order_by().filter(kind=kind)
+    if host:
+        rows = rows.filter(Q(subject__endswith=f" at {host}") | Q(last_at__lt=now - GONE_AFTER))
+    kept = {_fitting(subject, LONGEST_SUBJECT) for subject in found}
+    for subject in rows.values_list("subject", flat=True):
+        if subject not in kept:
+            clear(kind=kind, subject=subject, now=now)
+
+
 @transaction.atomic
 def acknowledge(*, alert: Alert, by: Actor, now: datetime, reason: str = "") -> Alert:
     """An operator has seen to it. It opens again if it is seen again. Raises AlertCleared."""
@@ -94,7 +113,7 @@ def acknowledge(*, alert: Alert, by: Actor, now: datetime, reason: str = "") -> 
     if not open_ones().order_by().filter(pk=alert.pk).update(cleared_at=now, cleared_by=by.name[:150]):
         raise AlertCleared(f"{alert} is over already")
     alert.refresh_from_db()
-    _tell(alert, now=now, what=AlertNotice.What.OVER, message=f"{by.name} has seen to it.")
+    _tell(alert, now=now, what=AlertNotice.What.OVER, message="It was seen to.", by=by.name)
     facts = {"message": alert.message, "severity": alert.severity, "count": alert.count}
     audit.record(action="alert.acknowledge", target=str(alert), by=by, now=now, reason=reason, old=facts)
     return alert
@@ -135,6 +154,7 @@ def _tell(
     now: datetime,
     what: str = AlertNotice.What.OPENED,
     message: str = "",
+    by: str = "",
     about: Concerns | None = None,
 ) -> None:
     kind = notices.kind_of(alert.kind)
@@ -157,6 +177,7 @@ def _tell(
         tenant=about.tenant_id,
         is_for_tenant=about.is_for_tenant,
         path=about.path,
+        by=by,
         facts={"subject": alert.subject, "count": alert.count},
     )
 

@@ -17,13 +17,14 @@ from governance import ports
 from governance.alerts.notices import kind_of
 from governance.models import AlertChannel, AlertNotice
 from governance.rules import alerting
+from governance.rules.visibility import Audience
 
 # Titles of what is over, and of what is tried, begin so.
 PREFIXES = {AlertNotice.What.OVER: "Over: ", AlertNotice.What.TEST: "Test: "}
-# What is used up can be bought: a customer's own owners are led there.
 # Of a digest; the console has all of them.
 MOST_SHOWN = 25
-BUYABLE = ("budget_stopped", "budget_threshold", "budget_runs_out")
+# Of these a customer's own channels are led to where it can buy more, if the budget is its billing cycle's.
+BUYABLE = ("budget_stopped", "budget_threshold")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +89,19 @@ def _item(notice: AlertNotice, channel: AlertChannel, zone: ZoneInfo, now: datet
     link, button = _link(notice, channel, now)
     return AlertLine(
         title=PREFIXES.get(AlertNotice.What(notice.what), "") + notice.title,
-        message=notice.message,
+        message=words(notice, channel),
         advice=kind.advice if is_on and channel.tenant_id is None else "",
         link=link,
         button=button or kind.button,
         severity=notice.severity,
         at=timezone.localtime(notice.occurred_at, zone).strftime("%Y-%m-%d %H:%M %Z"),
     )
+
+
+def words(notice: AlertNotice, channel: AlertChannel) -> str:
+    """What a channel's people are told, and who did it; to a customer's a person is "an operator"."""
+    who = Audience(is_tenants=channel.tenant_id is not None).actor(notice.actor)
+    return f"{notice.message} By {who}." if who else notice.message
 
 
 def _link(notice: AlertNotice, channel: AlertChannel, now: datetime) -> tuple[str, str]:
@@ -127,7 +134,7 @@ def _data(notice: AlertNotice, item: AlertLine) -> dict[str, Any]:
         "severity": notice.severity,
         "incident": notice.incident,
         "title": item.title,
-        "message": notice.message,
+        "message": item.message,
         "tenant": notice.tenant.slug if notice.tenant else None,
         "occurred_at": notice.occurred_at.isoformat().replace("+00:00", "Z"),
         "link": item.link,

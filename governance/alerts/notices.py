@@ -31,6 +31,7 @@ def tell(
     tenant: Tenant | int | None = None,
     is_for_tenant: bool = False,
     path: str = "",
+    by: str = "",
     facts: Mapping[str, Any] | None = None,
     event: BudgetEvent | None = None,
     window: BudgetWindow | None = None,
@@ -39,7 +40,8 @@ def tell(
     """Put a notice into the outbox; what is sent follows within seconds of the commit.
 
     `incident`: what begins and ends together, at most 100 characters. `path`: of the page where one acts, by default
-    the kind's. `facts` are for programs, and hold what JSON can; amounts as dollars in text.
+    the kind's. `by`: who did what is told; no message names anybody itself, because customers are not told who it was.
+    `facts` are for programs, and hold what JSON can; amounts as dollars in text.
     """
     return AlertNotice.objects.create(
         kind=kind,
@@ -50,6 +52,7 @@ def tell(
         message=alerting.one_line(message, LONGEST_MESSAGE),
         facts=dict(facts or {}),
         path=path,
+        actor=by[:150],
         tenant_id=tenant.pk if isinstance(tenant, Tenant) else tenant,
         is_for_tenant=is_for_tenant,
         event=event,

@@ -85,19 +85,22 @@ def _spread_some(now: datetime) -> tuple[int, int]:
     if not found:
         return 0, 0
     all_channels = _channels()
-    deliveries = [
-        AlertDelivery(
-            notice=notice,
-            channel=channel,
-            created_at=now,
-            next_at=now if rule is None else alerting.due_at(rule, notice.severity, now),
-        )
-        for notice in found
-        for channel, rule in _told_of(notice, all_channels)
-    ]
-    AlertDelivery.objects.bulk_create(deliveries, ignore_conflicts=True)
+    made = 0
+    # One after another: whoever is told here that something began is told as well that it is over.
+    for notice in found:
+        deliveries = [
+            AlertDelivery(
+                notice=notice,
+                channel=channel,
+                created_at=now,
+                next_at=now if rule is None else alerting.due_at(rule, notice.severity, now),
+            )
+            for channel, rule in _told_of(notice, all_channels)
+        ]
+        AlertDelivery.objects.bulk_create(deliveries, ignore_conflicts=True)
+        made += len(deliveries)
     AlertNotice.objects.filter(pk__in=[notice.pk for notice in found]).update(spread_at=now)
-    return len(found), len(deliveries)
+    return len(found), made
 
 
 Ruled = tuple[AlertChannel, ChannelRule | None]
@@ -140,6 +143,13 @@ def _area(notice: AlertNotice) -> str:
 def _keeps(channel: AlertChannel) -> bool:
     """Whether a channel keeps incidents: each of its messages is about one, and none is a digest."""
     return channel.kind == Kind.WEBHOOK or channel.is_pager
+
+
+def note_sent(notice: AlertNotice, told: Iterable[AlertChannel], *, now: datetime) -> None:
+    """Channels were told past the outbox: `spread` leaves them out, and that it is over is told there as well."""
+    AlertDelivery.objects.bulk_create(
+        AlertDelivery(notice=notice, channel=channel, created_at=now, state=State.SENT, sent_at=now) for channel in told
+    )
 
 
 def drain(*, clock: Callable[[], datetime], only: AlertChannel | None = None) -> int:

@@ -19,7 +19,6 @@ from governance.queries import anomalies
 from governance.rules import money
 from governance.rules.anomalies import Metric
 
-OF_MONEY = (Metric.COST, Metric.COST_PER_CALL)
 COLUMNS = {"tenant": "tenant__slug", "agent": "agent"}
 
 
@@ -119,4 +118,4 @@ def to_api(view: ControlView, row: Anomaly) -> dict[str, Any]:
 
 
 def _figure(row: Anomaly, figure: int) -> str:
-    return money.format_dollars(figure) if row.metric in OF_MONEY else str(figure)
+    return money.format_dollars(figure) if Metric(row.metric).is_money else str(figure)

@@ -17,9 +17,9 @@ from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.policies import PolicyBody
 from governance.api.views import ControlView, ListView, Present, columns_of, describe_list, presenter
-from governance.models import Budget, BudgetEvent, BudgetWindow, ScopeType, Tenant
+from governance.models import Budget, BudgetEvent, BudgetForecast, BudgetWindow, ScopeType, Tenant
 from governance.models.budgets import WINDOW_CHOICES
-from governance.queries import budget_status
+from governance.queries import budget_status, forecasts
 from governance.queries.budget_status import BudgetStatus
 from governance.rules import money, policy
 from governance.rules.errors import Conflict
@@ -57,6 +57,14 @@ class BudgetBody(PolicyBody):
     state = serializers.CharField(read_only=True)
     starts_at = serializers.DateTimeField(read_only=True)
     resets_at = serializers.DateTimeField(read_only=True, allow_null=True)
+    runs_out_at = serializers.DateTimeField(
+        read_only=True, allow_null=True, help_text="As it was forecast at `forecast_at`; null: it lasts."
+    )
+    forecast_at = serializers.DateTimeField(
+        read_only=True,
+        allow_null=True,
+        help_text="At most two hours ago. Null: nothing is known, or it is a budget for each one.",
+    )
     created_at = serializers.DateTimeField(read_only=True)
     updated_at = serializers.DateTimeField(read_only=True)
 
@@ -130,13 +138,13 @@ class ResetBody(serializers.Serializer[Any]):
     budget = ShownBudgetBody()
 
 
-def to_api(budget: Budget, now_at: BudgetStatus, *, audience: Audience) -> dict[str, Any]:
+def to_api(budget: Budget, now_at: BudgetStatus, ahead: BudgetForecast | None, *, audience: Audience) -> dict[str, Any]:
     """A budget as the API answers it."""
     own = {
         name: getattr(budget, RENAMED.get(name, name))
         for name, field in BudgetBody().fields.items()
         if not hasattr(BudgetStatus, name)
-        and name not in ("extra", "spent", "reserved", "remaining", "resets_at", "tenant")
+        and name not in ("extra", "spent", "reserved", "remaining", "resets_at", "runs_out_at", "forecast_at", "tenant")
     }
     shown = BudgetBody(
         {
@@ -151,6 +159,8 @@ def to_api(budget: Budget, now_at: BudgetStatus, *, audience: Audience) -> dict[
             "state": now_at.state,
             "starts_at": now_at.starts_at,
             "resets_at": now_at.ends_at,
+            "runs_out_at": ahead.runs_out_at if ahead else None,
+            "forecast_at": ahead.made_at if ahead else None,
         }
     ).data
     return shown if audience.sees_amounts(budget.scope) else without_amounts(shown)
@@ -171,7 +181,8 @@ class BudgetView(ControlView):
 
     def all_to_api(self, rows: Sequence[Budget]) -> list[dict[str, Any]]:
         now_at = budget_status.current(rows, now=self.now, reader=self.by.reader)
-        return [to_api(row, now_at[row.pk], audience=self.by.audience) for row in rows]
+        ahead = forecasts.kept(now_at, now=self.now)
+        return [to_api(row, now_at[row.pk], ahead.get(row.pk), audience=self.by.audience) for row in rows]
 
     def one_to_api(self, budget: Budget) -> dict[str, Any]:
         return self.all_to_api([budget])[0]

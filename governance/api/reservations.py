@@ -232,7 +232,7 @@ class ReservationSettle(ReservationAct):
         """
         held = self.held(id)
         asked = self.valid(SettleRequest, request.data)
-        refuse_misdated(asked)
+        refuse_misdated(asked, reserved_at=held.reserved_at)
         operation = _settlement(held, asked, trust=trust_in(self.by))
         try:
             done = self._settle(operation)

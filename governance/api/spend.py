@@ -282,14 +282,19 @@ def trust_in(by: Principal) -> ReportTrust | None:
     return reviews.trust_in(tenant_id=by.tenant.pk, agent_is_fixed=by.agent is not None)
 
 
-def refuse_misdated(asked: dict[str, Any]) -> None:
-    """Refuse a call that has not happened yet by the database's clock, or so long ago that it cannot be meant."""
+def refuse_misdated(asked: dict[str, Any], *, reserved_at: datetime | None = None) -> None:
+    """Refuse a call that has not happened yet by the database's clock, or so long ago that it cannot be meant.
+
+    Nor did it happen before it was reserved: its line would lie where nobody looks for it, and nobody bills it.
+    """
     now = clock.known_now()
     at = asked.get("occurred_at", now)
     if at > now + CLOCK_SKEW:
         raise OverBound("occurred_at", "is in the future.")
     if at < now - OLDEST_REPORT:
         raise OverBound("occurred_at", f"is more than {OLDEST_REPORT.days} days ago.")
+    if reserved_at is not None and at < reserved_at - CLOCK_SKEW:
+        raise OverBound("occurred_at", f"is before the call was reserved, at {reserved_at.isoformat()}.")
 
 
 def cost_of(asked: dict[str, Any], usage: Usage, *, at: datetime | None) -> tuple[int, str]:

@@ -21,6 +21,7 @@ from unfold.widgets import (
 
 from governance.actions import alert_channels
 from governance.alerts import environment
+from governance.alerts.messages import words
 from governance.console import confirm, reasons
 from governance.console.base import ConsoleAdmin, LongTableAdmin, actor
 from governance.models import AlertChannel, AlertDelivery
@@ -266,7 +267,7 @@ class AlertDeliveryAdmin(LongTableAdmin):
 
     @display(description="Message")
     def message(self, obj: AlertDelivery) -> str:
-        return obj.notice.message
+        return words(obj.notice, obj.channel)
 
     @display(description="Severity", label={"info": "info", "warning": "warning", "critical": "danger"})
     def severity(self, obj: AlertDelivery) -> str:

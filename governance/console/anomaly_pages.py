@@ -30,7 +30,6 @@ WORDS = {
     Metric.COST_PER_CALL: "Cost a call",
     Metric.FAILURES: "Failed calls",
 }
-OF_MONEY = (Metric.COST, Metric.COST_PER_CALL)
 COLOURS = {"open": "danger", "over": "default", "called usual": "default", "paused": "warning", "degraded": "warning"}
 
 
@@ -224,7 +223,7 @@ def context(request: HttpRequest, anomaly: Anomaly) -> dict[str, Any]:
         "sentence": anomaly_words.sentence(anomaly),
         "cards": _cards(anomaly),
         "chart": _chart(anomaly, zone),
-        "unit": "dollars" if anomaly.metric in OF_MONEY else "count",
+        "unit": "dollars" if Metric(anomaly.metric).is_money else "count",
         "rows": [_row(anomaly, each, zone) for each in reversed(anomaly.evidence)],
         "calls": _calls(anomaly, zone, is_bound=is_bound),
         "whom": _whom(anomaly),
@@ -234,7 +233,7 @@ def context(request: HttpRequest, anomaly: Anomaly) -> dict[str, Any]:
 
 def figure(anomaly: Anomaly, number: int | None) -> str:
     """In the metric's unit."""
-    return show.dollars(number) if anomaly.metric in OF_MONEY else show.count(number)
+    return show.dollars(number) if Metric(anomaly.metric).is_money else show.count(number)
 
 
 def times(anomaly: Anomaly) -> str:
@@ -274,7 +273,7 @@ def _chart(anomaly: Anomaly, zone: ZoneInfo) -> dict[str, Any]:
     def drawn(number: int | None) -> str | None:
         if number is None:
             return None
-        return show.plain_dollars(number) if anomaly.metric in OF_MONEY else str(number)
+        return show.plain_dollars(number) if Metric(anomaly.metric).is_money else str(number)
 
     columns = list(zip(*anomaly.evidence, strict=True))
     hours, seen, usual, bound = columns or ([], [], [], [])

@@ -15,10 +15,10 @@ from django.utils.safestring import SafeString
 from governance.api import tables
 from governance.console import display
 from governance.console.state_list import StateList
-from governance.models import Budget
+from governance.models import Budget, BudgetForecast
 from governance.models.budgets import EACH
-from governance.queries import budget_status
-from governance.queries.budget_status import STATES, BudgetStatus, Standing
+from governance.queries import budget_status, forecasts
+from governance.queries.budget_status import OFF, STATES, BudgetStatus, Standing
 from governance.rules import money
 
 # A budget without an end comes last of those that are sorted by theirs.
@@ -46,6 +46,8 @@ COLUMNS = [
     "remaining",
     "used_percent",
     "resets_at",
+    "runs_out_at",
+    "forecast_at",
 ]
 
 
@@ -57,6 +59,7 @@ class BudgetRow:
     status: BudgetStatus
     state: str
     raised_until: datetime | None
+    ahead: BudgetForecast | None
 
     @property
     def bar(self) -> SafeString:
@@ -80,6 +83,15 @@ class BudgetRow:
         return display.moment(self.status.ends_at, "day") if self.status.ends_at else "by an operator"
 
     @property
+    def runs_out(self) -> SafeString | str:
+        """As it was last forecast; empty where nothing is known, or where the state says more."""
+        if self.ahead is None or self.state in ("stopped", OFF):
+            return ""
+        if self.ahead.runs_out_at is None:
+            return "lasts"
+        return format_html("runs out {}", display.moment(self.ahead.runs_out_at, "day"))
+
+    @property
     def fullest(self) -> str:
         return self.status.subject if self.budget.scope_key == EACH else ""
 
@@ -100,17 +112,18 @@ class BudgetList(StateList):
 
 
 def rows_of(standings: Iterable[Standing], *, now: datetime) -> Iterator[BudgetRow]:
-    """The budgets of these, in their order, each with its current window: three queries."""
+    """The budgets of these, in their order, each with its current window: four queries."""
     standings = list(standings)
     budgets = Budget.objects.select_related("tenant").in_bulk([one.budget_id for one in standings])
     statuses = budget_status.current(budgets.values(), now=now)
     raises = budget_status.raises(list(budgets.values()), now=now)
+    ahead = forecasts.kept(statuses, now=now)
     for one in standings:
         # One that was deleted since is left out.
         if budget := budgets.get(one.budget_id):
             raised, status = raises.get(budget.pk), statuses[budget.pk]
             shown = raised.on(status) if raised else status
-            yield BudgetRow(budget, shown, one.state, raised.until if raised else None)
+            yield BudgetRow(budget, shown, one.state, raised.until if raised else None, ahead.get(budget.pk))
 
 
 def limit(status: BudgetStatus, *, raised_until: datetime | None) -> SafeString | str:
@@ -141,7 +154,7 @@ def _lines(standings: Sequence[Standing]) -> Iterator[dict[str, Any]]:
 
 
 def _line(row: BudgetRow) -> dict[str, Any]:
-    budget, status = row.budget, row.status
+    budget, status, ahead = row.budget, row.status, row.ahead
     return {
         "budget": budget.scope,
         "tenant": budget.tenant.slug if budget.tenant else "",
@@ -158,4 +171,6 @@ def _line(row: BudgetRow) -> dict[str, Any]:
         "remaining": money.format_dollars(status.remaining_nanos),
         "used_percent": f"{status.utilization * 100:.2f}",
         "resets_at": status.ends_at.isoformat() if status.ends_at else "",
+        "runs_out_at": ahead.runs_out_at.isoformat() if ahead and ahead.runs_out_at else "",
+        "forecast_at": ahead.made_at.isoformat() if ahead else "",
     }

@@ -100,8 +100,10 @@ def _audience(obj: Any) -> Audience:
 
 def _told(blocker: Blocker, audience: Audience) -> SafeString | str:
     """A budget that had no room, as it stood, as far as its reader may know it."""
-    name = audience.named(blocker.scope, blocker.kind)
-    if not audience.sees_amounts(blocker.scope):
-        return name
-    figures = (blocker.settled_nanos, blocker.reserved_nanos, blocker.limit_nanos)
-    return format_html("{}: {} spent and {} reserved of {}", name, *map(show.exact, figures))
+    told: SafeString | str = audience.named(blocker.scope, blocker.kind)
+    if audience.sees_amounts(blocker.scope):
+        figures = (blocker.settled_nanos, blocker.reserved_nanos, blocker.limit_nanos)
+        told = format_html("{}: {} spent and {} reserved of {}", told, *map(show.exact, figures))
+    if blocker.ends_at is None:
+        return told
+    return format_html("{}; resets {}", told, show.moment(blocker.ends_at, "day"))

@@ -144,6 +144,9 @@ class AlertNotice(models.Model):
     severity = models.CharField(max_length=8, choices=Alert.Severity.choices)
     title = models.CharField(max_length=200)
     message = models.CharField(max_length=1000)
+    actor = models.CharField(
+        max_length=150, blank=True, default="", db_default="", help_text="Who did it, as operators are told."
+    )
     facts = models.JSONField(default=dict, blank=True)
     path = models.CharField(max_length=300, blank=True, help_text="Of the page where one acts.")
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, blank=True, related_name="+")

@@ -164,6 +164,8 @@ class BudgetForecast(models.Model):
     """When a budget's current window runs out, as it was last reckoned by `upkeep.forecasts`: for lists, not to decide.
 
     `runs_out_at` None: it lasts, as expected. `earliest` and `latest`: between them in eight of ten forecasts.
+    `cap_nanos` is where the money was used up then. All but that is None where nothing was known to go by: the row says
+    that it was reckoned.
     """
 
     budget = models.OneToOneField(Budget, on_delete=models.CASCADE, primary_key=True, related_name="kept_forecast")
@@ -172,9 +174,10 @@ class BudgetForecast(models.Model):
     runs_out_at = models.DateTimeField(null=True, blank=True)
     earliest = models.DateTimeField(null=True, blank=True)
     latest = models.DateTimeField(null=True, blank=True)
-    expected_nanos = models.BigIntegerField()
-    low_nanos = models.BigIntegerField()
-    high_nanos = models.BigIntegerField()
+    cap_nanos = models.BigIntegerField(null=True, blank=True)
+    expected_nanos = models.BigIntegerField(null=True, blank=True)
+    low_nanos = models.BigIntegerField(null=True, blank=True)
+    high_nanos = models.BigIntegerField(null=True, blank=True)
 
     class Meta:
         constraints = [

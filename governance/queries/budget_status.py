@@ -56,6 +56,11 @@ class BudgetStatus:
     extra_nanos: int = 0
 
     @property
+    def cap_nanos(self) -> int:
+        """Where the money is used up: the hard cap."""
+        return money.share_nanos(self.limit_nanos, self.hard_e4)
+
+    @property
     def remaining_nanos(self) -> int:
         """What can still be spent under the hard cap."""
         committed_nanos = self.settled_nanos + self.reserved_nanos
@@ -177,10 +182,12 @@ def _nearest(windows: QuerySet[BudgetWindow]) -> QuerySet[BudgetWindow]:
     return windows.filter(budget=OuterRef("pk")).annotate(share=share).order_by("-share", "-id")
 
 
-def fullest(*, reader: Reader = EVERYTHING, now: datetime, limit: int) -> list[tuple[BudgetWindow, BudgetStatus]]:
-    """The open windows nearest their cap, with their budgets and tenants."""
+def fullest(
+    *, reader: Reader = EVERYTHING, now: datetime, limit: int, where: Q | None = None
+) -> list[tuple[BudgetWindow, BudgetStatus]]:
+    """The open windows nearest their cap, with their budgets and tenants; `where`: of some windows alone."""
     rows = (
-        live(readable_windows(reader).filter(budget__enabled=True), now=now)
+        live(readable_windows(reader).filter(where or Q(), budget__enabled=True), now=now)
         .annotate(share=Cast(F("settled_nanos") + F("reserved_nanos"), FloatField()) / F("limit_nanos"))
         .select_related("budget__tenant", "tenant")
         .order_by("-share", "-id")[:limit]

@@ -13,13 +13,14 @@ from django.db.models import Q, QuerySet
 from governance.models import Budget, BudgetEvent, BudgetForecast, BudgetWindow, ScopeType, SpendRollup, Tenant
 from governance.models.budgets import EACH
 from governance.queries.budget_status import BudgetStatus
-from governance.queries.spend import EVERYTHING, Reader
 from governance.queries.sums import LongSum
-from governance.rules import forecast, money, names
+from governance.rules import forecast, names
 from governance.rules.forecast import HOUR, Forecast
 
 # How far back a forecast looks. Hours of the whole platform are sums of very many rows.
 HISTORY, HISTORY_OF_ALL = timedelta(days=28), timedelta(days=7)
+# What is kept is shown so long, unless it is of another window or another cap. `upkeep.forecasts` renews it.
+FRESH = timedelta(hours=2)
 # Of scopes that have no hourly sums: so many of their windows, and of what happened in one.
 MOST_WINDOWS, MOST_EVENTS = 100, 50
 
@@ -56,7 +57,6 @@ def of_budget(budget: Budget, status: BudgetStatus, *, now: datetime) -> Outlook
     subject = _subject(budget, status)
     found = _by_hours(budget, subject, now) if _has_hours(budget, subject) else _by_windows(budget, status, now)
     zone = subject.tenant.zone if subject.tenant else ZoneInfo("UTC")
-    cap_nanos = money.share_nanos(status.limit_nanos, status.hard_e4)
     ends_by_time = status.ends_at if status.ends_at and status.ends_at > now else None
     return Outlook(
         status=status,
@@ -64,14 +64,14 @@ def of_budget(budget: Budget, status: BudgetStatus, *, now: datetime) -> Outlook
         zone=zone,
         spent=_course(budget, subject, status, found, now),
         soft_nanos=None if budget.soft_cap is None else int(status.limit_nanos * budget.soft_cap),
-        cap_nanos=cap_nanos,
+        cap_nanos=status.cap_nanos,
         forecast=forecast.forecast(
             found,
             since=min(found, default=now),
             now=now,
             ends_at=ends_by_time,
             settled_nanos=status.settled_nanos,
-            cap_nanos=cap_nanos,
+            cap_nanos=status.cap_nanos,
             zone=zone,
         ),
     )
@@ -143,9 +143,23 @@ def _course(
     return (*line, (now, status.settled_nanos))
 
 
-def before_reset(*, now: datetime, reader: Reader = EVERYTHING) -> QuerySet[BudgetForecast]:
-    """Kept forecasts of windows that run out before they end, the soonest first. One of a window that ended is none."""
-    of_whom = Q() if reader.tenant is None else Q(budget__tenant=reader.tenant)
-    still = Q(ends_at__isnull=True) | Q(ends_at__gt=now)
-    rows = BudgetForecast.objects.filter(of_whom, still, runs_out_at__isnull=False, budget__enabled=True)
-    return rows.select_related("budget__tenant").order_by("runs_out_at")
+def kept(statuses: Mapping[int, BudgetStatus], *, now: datetime) -> dict[int, BudgetForecast]:
+    """What was last reckoned of these budgets' current windows, by budget id, in one query.
+
+    Left out is what is older than FRESH, or was reckoned for another window or another cap.
+    """
+    rows = BudgetForecast.objects.filter(
+        budget__in=statuses, budget__enabled=True, made_at__gt=now - FRESH, expected_nanos__isnull=False
+    )
+    found = ((row, statuses[row.budget_id]) for row in rows)
+    return {
+        row.budget_id: row
+        for row, status in found
+        if row.made_at >= status.starts_at and (row.ends_at, row.cap_nanos) == (status.ends_at, status.cap_nanos)
+    }
+
+
+def before_reset(*, now: datetime) -> QuerySet[BudgetForecast]:
+    """Those kept that run out before their window ends, even where less is spent than usual; the soonest first."""
+    rows = BudgetForecast.objects.filter(budget__enabled=True, made_at__gt=now - FRESH, ends_at__gt=now)
+    return rows.filter(latest__isnull=False).order_by("latest")

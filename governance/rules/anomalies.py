@@ -54,6 +54,10 @@ class Metric(StrEnum):
     COST_PER_CALL = "cost_per_call"
     FAILURES = "failures"
 
+    @property
+    def is_money(self) -> bool:
+        return self in (Metric.COST, Metric.COST_PER_CALL)
+
 
 @dataclass(frozen=True, slots=True)
 class HourFigures:

@@ -7,7 +7,7 @@ HOUR_S = 3600
 FAST_SHARE = 10
 # It is no news that the last of it goes shortly before the reset.
 BEFORE_RESET_S = 1800
-# Of a disk: shares in per cent, and bytes that are few on any.
+# Of a disk: shares in per cent, and bytes that are few on any but a small one.
 LOW_PERCENT, FULL_PERCENT = 10, 4
 LOW_BYTES, FULL_BYTES = 2 * 2**30, 512 * 2**20
 CONNECTIONS_PERCENT = 90
@@ -30,10 +30,13 @@ def gone_in_s(
 
 
 def of_disk(*, total: int, free: int) -> str | None:
-    """How grave it is that so many bytes are free; None where it is not. A small share of a large disk is plenty."""
-    if free < FULL_BYTES or (free * 100 < total * FULL_PERCENT and free < 4 * LOW_BYTES):
+    """How grave it is that so many bytes are free; None where it is not.
+
+    A small share of a large disk is plenty, and a small disk, such as a container's in memory, never has many.
+    """
+    if free < min(FULL_BYTES, total // 10) or (free * 100 < total * FULL_PERCENT and free < 4 * LOW_BYTES):
         return "critical"
-    if free < LOW_BYTES or (free * 100 < total * LOW_PERCENT and free < 10 * LOW_BYTES):
+    if free < min(LOW_BYTES, total // 4) or (free * 100 < total * LOW_PERCENT and free < 10 * LOW_BYTES):
         return "warning"
     return None
 

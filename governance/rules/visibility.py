@@ -15,7 +15,7 @@ from governance.rules.decision import State, WindowView, tightest
 from governance.rules.scopes import PLATFORM
 
 # Parts of the product that act by themselves, by the names under which they do.
-PARTS = ("stripe", "settings")
+PARTS = ("stripe", "settings", "anomalies")
 
 
 def named(scope: str, kind: str, *, is_own: bool) -> str:

@@ -77,6 +77,7 @@ def _tell(events: Sequence[BudgetEvent]) -> None:
         tenant=tenant,
         is_for_tenant=tenant is not None and budget.scope_type != ScopeType.PLATFORM,
         path=reverse("admin:governance_budget_change", args=[budget.pk]),
+        by=event.actor,
         facts=_facts(event),
         event=event,
         window=window,
@@ -149,8 +150,6 @@ def _message(event: BudgetEvent) -> str:
         words.append("Calls under it are refused from now on.")
     if event.kind != Kind.BUDGET_RESET and event.window.closed_at is None:
         words.append(resets(event.window))
-    if event.actor:
-        words.append(f"By {event.actor}.")
     if event.reason:
         words.append(f"Reason: {event.reason.rstrip('.')}.")
     return " ".join(word for word in words if word)

@@ -6,21 +6,20 @@ from __future__ import annotations
 
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import Count, Max
+from django.db.models import Count, Max, Q
 from django.urls import reverse
 
 from governance import alerts
-from governance.models import Alert, BudgetWindow, ScopeType, SpendEntry, Tenant
+from governance.models import BudgetWindow, ScopeType, SpendEntry, Tenant
 from governance.queries import budget_status, forecasts, jobs
-from governance.queries.budget_status import BudgetStatus
 from governance.queries.sums import LongSum
-from governance.rules import money, outages
+from governance.rules import outages
 from governance.rules.windows import WindowKind
 from governance.upkeep.budget_notices import capital, dollars, name_of, resets
 
@@ -31,6 +30,14 @@ LATELY = timedelta(minutes=15)
 DAY = timedelta(days=1)
 # Of the windows nearest their caps.
 MOST_WINDOWS, MOST_FORECASTS = 500, 100
+# Of one that is used up somebody was told.
+GOING_ON = ~Q(state=BudgetWindow.State.STOPPED)
+# An hourly one is meant to go so fast. Of users, sessions and the like nobody sums what went lately.
+PACED = (
+    GOING_ON
+    & ~Q(budget__window=WindowKind.HOUR)
+    & Q(budget__scope_type__in=[ScopeType.PLATFORM, ScopeType.TENANT, ScopeType.AGENT])
+)
 # A budget that is hardly begun is not forecast.
 BEGUN = 0.2
 
@@ -70,11 +77,7 @@ def _keep(kind: str, found: Mapping[str, Found], now: datetime) -> int:
             path=one.path,
             now=now,
         )
-    # A disk is one machine's, which alone knows.
-    own = {"subject__startswith": f"{socket.gethostname()} "} if kind == DISK else {}
-    for subject in Alert.objects.filter(kind=kind, cleared_at=None, **own).values_list("subject", flat=True):
-        if subject not in found:
-            alerts.clear(kind=kind, subject=subject, now=now)
+    alerts.clear_others(kind=kind, found=found, now=now, host=socket.gethostname() if kind == DISK else "")
     return len(found)
 
 
@@ -82,24 +85,24 @@ def velocity(now: datetime) -> dict[str, Found]:
     """Budgets of which so much went lately that they are gone within the hour, long before their reset."""
     spent = _spent_lately(now)
     found: dict[str, Found] = {}
-    for window, status in _windows(now, MOST_WINDOWS) if spent else []:
+    for window, status in budget_status.fullest(now=now, limit=MOST_WINDOWS, where=PACED) if spent else []:
         of_window = _of(window, spent)
         nanos = sum(of_window.values())
-        cap_nanos = money.share_nanos(status.limit_nanos, status.hard_e4)
+        left_nanos = status.cap_nanos - status.settled_nanos
         left_s = outages.gone_in_s(
             spent_nanos=nanos,
             over_s=int(LATELY.total_seconds()),
-            left_nanos=cap_nanos - status.settled_nanos,
-            limit_nanos=cap_nanos,
+            left_nanos=left_nanos,
+            limit_nanos=status.cap_nanos,
             resets_in_s=int((window.ends_at - now).total_seconds()) if window.ends_at else None,
         )
-        if left_s is None or window.budget.window == WindowKind.HOUR:
+        if left_s is None:
             continue
         (tenant, agent), most = max(of_window.items(), key=lambda item: item[1])
         who = f"{agent or 'a caller without an agent'} of {tenant}"
         message = (
             f"{dollars(nanos)} of {name_of(window)} went in the last 15 minutes, {dollars(most)} of it"
-            f" by {who}. At this pace the {dollars(max(0, cap_nanos - status.settled_nanos))} that are left are gone"
+            f" by {who}. At this pace the {dollars(max(0, left_nanos))} that are left are gone"
             f" in {max(1, left_s // 60)} minutes. {resets(window)}"
         )
         found[_subject(window)] = _of_budget(window, message, "critical")
@@ -107,10 +110,15 @@ def velocity(now: datetime) -> dict[str, Found]:
 
 
 def running_out(now: datetime) -> dict[str, Found]:
-    """Budgets that, as they are usually spent, will be gone before their reset, even where less is spent than usual."""
+    """Budgets that, as they are usually spent, will be gone before their reset, even where less is spent than usual.
+
+    The fullest, and whichever were found to be so when forecasts were last kept. Each is forecast anew.
+    """
+    kept = list(forecasts.before_reset(now=now).values_list("budget", flat=True)[:MOST_FORECASTS])
     found: dict[str, Found] = {}
-    for window, status in _windows(now, MOST_FORECASTS):
-        if window.ends_at is None or status.committed_share < BEGUN:
+    resetting = GOING_ON & Q(ends_at__isnull=False)
+    for window, status in _nearest(now, resetting, resetting & Q(budget__in=kept)):
+        if status.committed_share < BEGUN:
             continue
         outlook = forecasts.of_budget(window.budget, status, now=now)
         ahead = outlook.forecast
@@ -175,7 +183,7 @@ def disk(now: datetime) -> dict[str, Found]:
     if severity is None:
         return {}
     message = f"{usage.free / 2**30:.1f} GiB of {usage.total / 2**30:.1f} GiB are free at {settings.VAR_DIR}."
-    return {f"{socket.gethostname()} {settings.VAR_DIR}": Found(message, severity)}
+    return {f"{settings.VAR_DIR} at {socket.gethostname()}": Found(message, severity)}
 
 
 def database(now: datetime) -> dict[str, Found]:
@@ -211,20 +219,21 @@ def _spent_lately(now: datetime) -> dict[Spender, int]:
 
 
 def _of(window: BudgetWindow, spent: Mapping[Spender, int]) -> dict[Spender, int]:
-    """What of it went from a window. Of users, sessions and the like nothing is known here."""
-    scope, tenant = window.budget.scope_type, window.tenant.slug if window.tenant else ""
-    if scope == ScopeType.PLATFORM:
+    """What of it went from a window of the platform, a tenant or an agent."""
+    if window.tenant is None:
         return dict(spent)
-    if scope == ScopeType.TENANT:
+    tenant = window.tenant.slug
+    if window.budget.scope_type == ScopeType.TENANT:
         return {who: nanos for who, nanos in spent.items() if who[0] == tenant}
-    if scope == ScopeType.AGENT:
-        return {who: nanos for who, nanos in spent.items() if who == (tenant, window.subject.rpartition("/")[2])}
-    return {}
+    # The platform's budgets put the tenant before the agent, whose own name may have a slash.
+    agent = window.subject if window.budget.tenant_id else window.subject.removeprefix(f"{tenant}/")
+    return {who: nanos for who, nanos in spent.items() if who == (tenant, agent)}
 
 
-def _windows(now: datetime, most: int) -> list[tuple[BudgetWindow, BudgetStatus]]:
-    """The windows nearest their caps, but for those that are used up, of which somebody was told."""
-    return [pair for pair in budget_status.fullest(now=now, limit=most) if pair[1].state != "stopped"]
+def _nearest(now: datetime, *which: Q) -> Iterable[tuple[BudgetWindow, budget_status.BudgetStatus]]:
+    """The windows nearest their caps of each of `which`, each once."""
+    found = (one for where in which for one in budget_status.fullest(now=now, limit=MOST_FORECASTS, where=where))
+    return {window.pk: (window, status) for window, status in found}.values()
 
 
 def _subject(window: BudgetWindow) -> str:

@@ -1,11 +1,11 @@
 """A database that is away cannot keep what there is to tell of it: ALERT_URLS are told straight away, once a machine.
 
-What is known of an outage is a file under VAR_DIR: when it was first seen, and whether anybody was told.
+What is known of an outage is a file under VAR_DIR that says since when. Its name says whether anybody was told: of
+several processes one alone can rename it, and that one tells.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 from datetime import datetime, timedelta
@@ -13,66 +13,84 @@ from pathlib import Path
 from uuid import uuid4
 
 from django.conf import settings
+from django.db import transaction
 
 from governance import alerts
-from governance.alerts import channels, environment
+from governance.alerts import channels, environment, outbox
 from governance.alerts.channels import NotSent
 from governance.alerts.messages import Message
+from governance.models import AlertChannel, AlertNotice
 
 log = logging.getLogger(__name__)
 
 # A database that is restarted is back by then.
 PATIENCE = timedelta(minutes=1)
-FILE = "database-away.json"
+UNTOLD, TOLD = "database-away", "database-away-told"
+# Classes of PostgreSQL's errors in which the connection or the server is lost or full. With any other it answered.
+LOST = ("08", "53", "57P")
 
 
 def seen(error: Exception, *, now: datetime) -> bool:
-    """The database did not answer; True where ALERT_URLS were told of it now."""
-    path = _file()
-    try:
-        known = json.loads(path.read_text())
-        since, told = datetime.fromisoformat(known["since"]), bool(known["told"])
-    except (OSError, ValueError, KeyError, TypeError):
-        since, told = now, False
-        _keep(path, since, told=False)
-    if told or now - since < PATIENCE:
+    """A job met an error of the database; True where it is away, and ALERT_URLS were told of it now."""
+    if not (getattr(error.__cause__, "sqlstate", None) or LOST[0]).startswith(LOST):
         return False
-    # First: whoever is killed over it tells nobody twice.
-    _keep(path, since, told=True)
+    untold, told = _file(UNTOLD), _file(TOLD)
+    if told.exists():
+        return False
+    since = _since(untold)
+    if since is None:
+        _begin(untold, now)
+        return False
+    if now - since < PATIENCE:
+        return False
+    try:
+        untold.rename(told)
+    except OSError:
+        # Another process tells.
+        return False
     words = (
         f"The database of Spend Governor has not answered since {since:%H:%M} UTC, as seen from {socket.gethostname()}:"
         f" {type(error).__name__}. Calls are refused with 503 until it does; nothing is charged twice or lost."
     )
-    for url in settings.ALERT_URLS:
-        try:
-            channels.send(environment.target(url), _message(words, now))
-        except NotSent as problem:
-            log.error("the database is away, and nobody could be told: %s", problem)
+    message = _message(words, since, now)
+    # Whoever is killed over it tells nobody twice.
+    taken = [url for url in settings.ALERT_URLS if _is_sent(url, message)]
+    if settings.ALERT_URLS and not taken:
+        # The next job that fails tries again: one that did not answer in time may hear of it twice.
+        told.rename(untold)
+        return False
     return True
 
 
 def over(*, now: datetime) -> None:
-    """It answers. Where somebody was told that it did not, all are told how long that was."""
-    path = _file()
-    if not path.exists():
-        return
+    """It answers. Whoever was told that it did not is told so, and all others of both."""
+    since = _since(_file(TOLD))
+    if since is not None:
+        _tell(since, now)
+    for name in (TOLD, UNTOLD):
+        _file(name).unlink(missing_ok=True)
+
+
+@transaction.atomic
+def _tell(since: datetime, now: datetime) -> None:
+    incident, title = _incident(since), "The database was away"
+    words = f"It did not answer from {since:%H:%M} to {now:%H:%M} UTC, as seen from {socket.gethostname()}."
+    kind = "database_trouble"
+    opened = alerts.tell(kind=kind, incident=incident, title=title, message=words, now=now)
+    outbox.note_sent(opened, AlertChannel.objects.filter(digest_of_url__in=environment.urls()), now=now)
+    alerts.tell(kind=kind, incident=incident, title=title, message=words, now=now, what=AlertNotice.What.OVER)
+
+
+def _is_sent(url: str, message: Message) -> bool:
     try:
-        known = json.loads(path.read_text())
-        since, told = datetime.fromisoformat(known["since"]), bool(known["told"])
-    except (OSError, ValueError, KeyError, TypeError):
-        since, told = now, False
-    path.unlink(missing_ok=True)
-    if told:
-        alerts.tell(
-            kind="database_trouble",
-            incident=f"database-{since:%Y%m%d%H%M%S}",
-            title="The database was away",
-            message=f"It did not answer from {since:%H:%M} to {now:%H:%M} UTC, as seen from {socket.gethostname()}.",
-            now=now,
-        )
+        channels.send(environment.target(url), message)
+    except NotSent as problem:
+        log.error("the database is away, and somebody could not be told: %s", problem)
+        return False
+    return True
 
 
-def _message(words: str, now: datetime) -> Message:
+def _message(words: str, since: datetime, now: datetime) -> Message:
     title = "The database does not answer"
     data = {"what": "opened", "kind": "database_trouble", "occurred_at": now.isoformat(), "message": words}
     return Message(
@@ -81,19 +99,32 @@ def _message(words: str, now: datetime) -> Message:
         text=words,
         html=f"<p>{words}</p>",
         severity="critical",
-        incident=f"database-{socket.gethostname()}"[:100],
+        incident=_incident(since),
         is_over=False,
         occurred_at=now,
         data={"alerts": [data]},
     )
 
 
-def _keep(path: Path, since: datetime, *, told: bool) -> None:
+def _incident(since: datetime) -> str:
+    return f"database-{since:%Y%m%d%H%M%S}-{socket.gethostname()}"[:100]
+
+
+def _since(path: Path) -> datetime | None:
+    """None where there is no such file, or half of one."""
     try:
-        path.write_text(json.dumps({"since": since.isoformat(), "told": told}))
+        found = datetime.fromisoformat(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if found.tzinfo else None
+
+
+def _begin(path: Path, now: datetime) -> None:
+    try:
+        path.write_text(now.isoformat())
     except OSError:
         log.exception("an outage could not be noted")
 
 
-def _file() -> Path:
-    return Path(settings.VAR_DIR) / FILE
+def _file(name: str) -> Path:
+    return Path(settings.VAR_DIR) / name

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -31,6 +32,8 @@ from llm.state.tokenizers import Tokenizers
 log = logging.getLogger(__name__)
 
 EMERGENCY_STOP = "emergency_stop"
+# The server ended before the call did, or the call by a defect.
+INTERRUPTED = "interrupted"
 STOPS_PERIOD_S = 0.4
 # How long an answer waits for its settlement to land before it goes out all the same.
 SETTLE_PATIENCE_S = 2.0
@@ -57,6 +60,13 @@ class Holds:
         self.overran = overran
         self.running: dict[UUID, Hold] = {}
         self._ttl_s = ttl_s
+
+    async def have_ended(self, *, within_s: float) -> None:
+        """Wait for the calls that still run."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self.running:
+                    await asyncio.sleep(0.02)
 
     async def keep_alive(self) -> None:
         """Extend the life of holds whose calls still run, well before they would expire."""
@@ -135,7 +145,7 @@ class Hold:
             return
         if self.sent:
             # Cancelled or failed with the request on its way: all of it counts, of an answer what has come.
-            self._holds.commits.put(self._seen("interrupted", cut=True))
+            self._holds.commits.put(self._seen(INTERRUPTED, cut=True))
         else:
             self.drop()
 

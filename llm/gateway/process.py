@@ -60,6 +60,8 @@ COLLECTED_AT = (20_000, 20, 20)
 BEARER = re.compile(r"Bearer\s+(\S{1,200})\s*", re.IGNORECASE)
 
 
+# How long calls that are cut off may take to end, beyond the time that the server gives them.
+ENDING_S = 1.5
 # So many answers of the largest size a tenant's may come to, and all tenants'.
 ANSWERS_OF_A_TENANT, ANSWERS = 2, 4
 
@@ -202,6 +204,8 @@ class Gateway:
             await asyncio.to_thread(threads.close)
 
     async def _close(self) -> None:
+        # Those that the server has cut off just now write the ends of their streams, and settle.
+        await self.holds.have_ended(within_s=ENDING_S)
         self.is_open = False
         gc.unfreeze()
         gc.set_threshold(*self._collected_at)

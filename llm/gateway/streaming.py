@@ -12,14 +12,14 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings
 
 from governance.rules.calls import Usage
 from llm.gateway import errors, whole_answers
 from llm.gateway.call_usage import USAGE_MISSING
-from llm.gateway.holds import Hold
+from llm.gateway.holds import INTERRUPTED, Hold
 from llm.gateway.http import Exchange
 from llm.gateway.pipe import Pipe
 from llm.gateway.sign_of_life import STREAM_HEADERS
@@ -40,6 +40,8 @@ UPSTREAM_OVERRUN = "upstream_overrun"
 CAUGHT_UP_S, CATCHING_UP_S = 0.02, 0.6
 # Of a stream that is stopped for its length, which nothing else would end.
 OVERRUN_S = 0.1
+# What a busy process has not looked at by then is looked at all the same: until nothing is there, and so long at most.
+LOOK_S, LOOKING_S = 0.0005, 0.3
 # A stream whose answers have ended is over after so long, whatever else comes: its usage, or a larger one.
 ENDED_S = 1.5
 # Where the end came with a text: some say so in every part.
@@ -74,6 +76,7 @@ class Stream:
         self._first: list[sse.Event] = []
         self._unread = b""
         self._deadline: float | None = None
+        self._looks_until: float | None = None
         self._waiting: asyncio.Timeout | None = None
         # Its time was over before it ended; it ended by itself, in good order.
         self._timed_out = self._is_whole = False
@@ -190,6 +193,10 @@ class Stream:
         except ProviderError as error:
             ended = error.code
             self._note_loss(error)
+        except asyncio.CancelledError:
+            # The server ends, and waits no longer: the client's stream gets its end all the same.
+            cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
+            ended = INTERRUPTED
         if self._stops:
             self._answer.close()
         if self._failed is not None:
@@ -211,14 +218,21 @@ class Stream:
             async with asyncio.timeout_at(until) as self._waiting:
                 return await anext(self._chunks, b"")
         except TimeoutError:
-            self._timed_out = True
-            return await self._last_chunk() if self._stops else b""
+            chunk = await self._last_chunk()
+            self._timed_out = not chunk
+            return chunk
 
     async def _last_chunk(self) -> bytes:
         """What came while this process was busy with others; its time was over before it could be looked at."""
+        now = self._loop.time()
+        self._looks_until = self._looks_until or now + LOOKING_S
+        if now > self._looks_until:
+            # More comes than can be read in that time, and what waits unread nobody knows.
+            self._hold.count.lose()
+            return b""
         self._chunks = self._answer.chunks()
         try:
-            async with asyncio.timeout(CAUGHT_UP_S / 4):
+            async with asyncio.timeout(LOOK_S):
                 return await anext(self._chunks, b"")
         except TimeoutError:
             return b""

@@ -135,7 +135,7 @@ class SharedBreaker:
             return self
         if any(each.tenant != sender.tenant and each.breaker.opened_at is not None for each in self.own):
             return SharedBreaker(everyone.tripped(now))
-        everyone = replace(everyone, openings=everyone.openings + 1)
+        everyone = replace(everyone, failures=everyone.failures + 1, openings=everyone.openings + 1)
         return replace(self, everyone=everyone)._with(replace(own, breaker=own.breaker.tripped(now)), now)
 
     def _of(self, tenant: int) -> OwnBreaker:

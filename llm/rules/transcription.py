@@ -24,7 +24,19 @@ MAX_SECONDS = 10_800
 # all of it counts as the longest. No codec spends under 2,000 on speech, for those who trust their callers that far.
 MIN_BITRATE = 0
 
-ONCE = ("model", "file", "file_url", "file_id", "stream", "language", "temperature", "speaker_references")
+ONCE = (
+    "model",
+    "file",
+    "file_url",
+    "file_id",
+    "stream",
+    "language",
+    "temperature",
+    "speaker_references",
+    "response_format",
+)
+# What an answer may come as: of a text alone nobody could tell what it used.
+_FORMATS = (b"", b"json", b"verbose_json")
 # PCM, floats, A-law and mu-law; "extensible" says further on which of them.
 _WAV_FORMATS = frozenset({1, 3, 6, 7})
 _WAV_EXTENSIBLE = 0xFFFE
@@ -49,6 +61,11 @@ def parse(body: bytes, content_type: str) -> Request:
     if payload.get("stream", b"").strip().lower() not in (b"", b"false"):
         raise DialectError(
             "Transcriptions are not streamed here: leave `stream` out.", "stream", "stream_not_supported"
+        )
+    if payload.get("response_format", b"").strip().lower() not in _FORMATS:
+        raise DialectError(
+            "Transcriptions come as JSON here, which says what was used: leave `response_format` out.",
+            "response_format",
         )
     at = found["model"]
     return Request(

@@ -1,4 +1,7 @@
-"""Models that do not answer for a while, as this machine's breakers know: an alert for each, over when it answers."""
+"""Models that do not answer for a while, as this machine's breakers know: an alert for each, over when it answers.
+
+What calls meet is known where web processes share their VAR_DIR with the worker that looks.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import time
 from datetime import datetime
 
 from governance import alerts
-from governance.models import Alert
+from llm.rules.breakers import FAILURES
 from llm.state import breakers
 from llm.state.breakers import BreakerStatus
 
 FAILING = "model_failing"
 # A model that fails once in a while is asked again within seconds, and others answer meanwhile.
-OPENINGS, COOLING_S = 3, 60.0
+TRIALS, COOLING_S = 2, 60.0
 
 
 def look(*, now: datetime) -> int:
@@ -26,15 +29,17 @@ def look(*, now: datetime) -> int:
     }
     for subject, message in found.items():
         alerts.report(kind=FAILING, subject=subject, message=message, now=now)
-    mine = Alert.objects.filter(kind=FAILING, cleared_at=None, subject__endswith=f" at {host}")
-    for subject in mine.values_list("subject", flat=True):
-        if subject not in found:
-            alerts.clear(kind=FAILING, subject=subject, now=now)
+    alerts.clear_others(kind=FAILING, found=found, now=now, host=host)
     return len(found)
 
 
 def _lasts(status: BreakerStatus, at: float) -> bool:
-    return status.breaker.openings >= OPENINGS or status.breaker.cool_until - at > COOLING_S
+    return _trials(status) >= TRIALS or status.breaker.cool_until - at > COOLING_S
+
+
+def _trials(status: BreakerStatus) -> int:
+    """How often it was tried in vain since its breaker opened."""
+    return status.breaker.failures - FAILURES
 
 
 def _said(status: BreakerStatus, at: float) -> str:
@@ -43,4 +48,4 @@ def _said(status: BreakerStatus, at: float) -> str:
         return (
             f"{status.name} turns calls away: its provider's limit is reached, and it is asked again in {wait_s:.0f} s."
         )
-    return f"{status.name} failed whenever it was tried again, {status.breaker.openings} times in a row."
+    return f"{status.name} failed whenever it was tried again, {_trials(status)} times in a row."

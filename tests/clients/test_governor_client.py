@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -23,6 +24,7 @@ from spend_governor_client import (
     Usage,
     at_most,
     plain,
+    tied,
     usage_of,
 )
 
@@ -38,13 +40,18 @@ LARGE = "mistral-large-latest"
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What it would have waited for."""
     waited: list[float] = []
+
+    async def sleep(pause_s: float) -> None:
+        waited.append(pause_s)
+
     monkeypatch.setattr(plain, "sleep", waited.append)
+    monkeypatch.setattr(tied, "sleep", sleep)
     return waited
 
 
 @pytest.fixture
 def governor(product: Product, naps: list[float]) -> Iterator[Governor]:
-    make.budget("1.00")
+    make.budget("1.00", window="lifetime")
     with Governor(product.url, product.key()) as made:
         yield made
 
@@ -69,9 +76,28 @@ class LosesAnswers(httpx.HTTPTransport):
         return answer
 
 
-def answering(*answers: httpx.Response) -> httpx.Client:
-    told = iter(answers)
-    return httpx.Client(transport=httpx.MockTransport(lambda request: next(told)))
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def answering(*answers: httpx.Response) -> Handler:
+    # Each a fresh one: a client that was given it has made it its own.
+    told = (httpx.Response(one.status_code, headers=one.headers, content=one.content) for one in answers)
+    return lambda request: next(told)
+
+
+def asked_plainly(handler: Handler, method: str, *args: Any, tries: int = 4, **asked: Any) -> Any:
+    client = httpx.Client(transport=httpx.MockTransport(handler))
+    with Governor("http://x", "k", client=client, tries=tries) as governor:
+        return getattr(governor, method)(*args, **asked)
+
+
+def asked_in_a_loop(handler: Handler, method: str, *args: Any, tries: int = 4, **asked: Any) -> Any:
+    async def ask() -> Any:
+        client = httpx.AsyncClient(transport=httpx.MockTransport(handler))
+        async with AsyncGovernor("http://x", "k", client=client, tries=tries) as governor:
+            return await getattr(governor, method)(*args, **asked)
+
+    return asyncio.run(ask())
 
 
 def refusal(status: int, code: str, **headers: str) -> httpx.Response:
@@ -138,7 +164,7 @@ def test_money_that_others_hold_is_waited_for(
 
 @pytest.mark.parametrize("lost", [1, 3])
 def test_an_answer_that_is_lost_changes_nothing(product: Product, naps: list[float], lost: int) -> None:
-    make.budget("1.00")
+    make.budget("1.00", window="lifetime")
     transport = LosesAnswers(lost)
     with Governor(product.url, product.key(), client=httpx.Client(transport=transport)) as governor:
         hold = governor.reserve(LARGE, estimated_cost="0.10")
@@ -170,7 +196,8 @@ def test_a_block_that_forgets_to_settle_is_told(governor: Governor) -> None:
 
 
 def test_a_decorated_function_gets_the_model_to_call(governor: Governor) -> None:
-    make.budget("0.50", scope_type="agent", scope_key="invoices", downgrade_rules=[{"from": [LARGE], "to": SMALL}])
+    rules = [{"from": [LARGE], "to": SMALL}]
+    make.budget("0.50", window="lifetime", scope_type="agent", scope_key="invoices", downgrade_rules=rules)
 
     @governor.governed(LARGE, estimated_cost="0.45")
     def ask(text: str, *, model: str) -> dict[str, Any]:
@@ -190,7 +217,7 @@ SMALL = "mistral-small-latest"
 async def test_asyncio_has_the_same(product: Product) -> None:
     from asgiref.sync import sync_to_async
 
-    await sync_to_async(make.budget)("1.00")
+    await sync_to_async(make.budget)("1.00", window="lifetime")
     async with AsyncGovernor(product.url, await sync_to_async(product.key)()) as governor:
         async with governor.hold(LARGE, input_tokens=900, max_tokens=500) as hold:
             await hold.extend(ttl_s=600)
@@ -225,14 +252,14 @@ def test_a_claim_beyond_what_is_left_waits_for_an_operator(governor: Governor) -
     assert caught.value.details["report"]
 
 
+@pytest.mark.parametrize("ask", [asked_plainly, asked_in_a_loop])
 class TestWhereNothingAnswers:
-    def test_it_gives_up_after_its_tries(self, naps: list[float]) -> None:
+    def test_it_gives_up_after_its_tries(self, naps: list[float], ask: Any) -> None:
         def fails(request: httpx.Request) -> httpx.Response:
             raise httpx.ConnectError("refused")
 
-        governor = Governor("http://x", "k", client=httpx.Client(transport=httpx.MockTransport(fails)), tries=3)
         with pytest.raises(Unavailable, match="ConnectError"):
-            governor.release("id")
+            ask(fails, "release", "id", tries=3)
         assert len(naps) == 2
         assert all(0 < nap < 5 for nap in naps)
 
@@ -250,20 +277,22 @@ class TestWhereNothingAnswers:
             (httpx.Response(200, json={"id": "1", "status": "", "model": "", "amount": "much"}), 1),
         ],
     )
-    def test_what_is_unsure_is_asked_again(self, naps: list[float], answer: httpx.Response, tries: int) -> None:
+    def test_what_is_unsure_is_asked_again(
+        self, naps: list[float], ask: Any, answer: httpx.Response, tries: int
+    ) -> None:
         told = {"id": "1", "status": "released", "model": "m", "amount": "0.1", "expires_at": "2026-01-01T00:00:00Z"}
-        governor = Governor("http://x", "k", client=answering(answer, httpx.Response(200, json=told)))
+        handler = answering(answer, httpx.Response(200, json=told))
         if tries == 2:
-            assert governor.release("id").amount == Decimal("0.1")
+            assert ask(handler, "release", "id").amount == Decimal("0.1")
         else:
             with pytest.raises(Unavailable):
-                governor.release("id")
+                ask(handler, "release", "id")
         assert len(naps) == tries - 1
 
-    def test_patience_ends(self, naps: list[float]) -> None:
+    def test_patience_ends(self, naps: list[float], ask: Any) -> None:
         busy = [refusal(429, "budget_in_flight", **{"retry-after": "2"}) for _ in range(9)]
         with pytest.raises(Refused):
-            Governor("http://x", "k", client=answering(*busy)).reserve("m", estimated_cost=1, patience_s=5)
+            ask(answering(*busy), "reserve", "m", estimated_cost=1, patience_s=5)
         assert naps == [2.0, 2.0]
 
 
@@ -290,7 +319,7 @@ def test_usage_is_read_as_each_provider_says_it(answer: Any, wanted: Usage) -> N
 
 
 def test_amounts_are_exact_or_refused() -> None:
-    governor = Governor("http://x", "k", client=answering())
+    governor = Governor("http://x", "k")
     for amount in (0.1, True):
         with pytest.raises(TypeError):
             governor.settle("id", cost=amount)  # type: ignore[arg-type]

@@ -158,7 +158,7 @@ class Matrix:
     def play(self, cell: str, *, before: Callable[[Tenant], None] | None = None, key: str = "") -> Seen:
         """`before` is done to the cell's tenant, who has a dollar."""
         tenant = make.tenant(cell)
-        make.budget("1.00", tenant=tenant)
+        make.budget("1.00", tenant=tenant, window="lifetime")
         key = key or self.product.key(of=tenant)
         if before is not None:
             before(tenant)

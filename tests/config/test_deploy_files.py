@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.server
 import importlib.util
+import inspect
 import re
 import shlex
 import shutil
@@ -26,7 +27,9 @@ from django.core.management import get_commands
 from django.urls import resolve
 
 from config.environment import with_password
-from config.supervisor import free_port
+from config.management.commands import serve
+from config.supervisor import GRACE_S, free_port
+from llm.gateway.process import ENDING_S
 from tests.environment import ROOT, documented_variables
 
 DEPLOY = ROOT / "deploy"
@@ -182,6 +185,16 @@ class TestCompose:
                 assert variable.endswith("_FILE")
                 assert secret in service["secrets"]
 
+    def test_a_volume_is_somebodys_who_reads_it_again(self) -> None:
+        mounts = {
+            name: [mount.split(":")[0] for mount in each.get("volumes", [])] for name, each in self.SERVICES.items()
+        }
+        assert {mount for each in mounts.values() for mount in each if not mount.startswith(".")} == set(
+            self.ALL["volumes"]
+        )
+        # What ours write to VAR_DIR ends with them.
+        assert [name for name in self.OURS if mounts[name]] == []
+
     def test_our_services_know_their_settings(self) -> None:
         for name in self.OURS:
             service = self.SERVICES[name]
@@ -302,6 +315,26 @@ class TestChart:
         tool("helm", "lint", "--strict", str(CHART), "--set", needed)
 
 
+def test_a_web_process_that_is_told_to_end_is_not_killed_before_its_streams_have_ended() -> None:
+    needed_s = ENDING_S + 2
+    (grace,) = re.findall(r'"--grace", "(\d+)"', (DEPLOY / "Dockerfile").read_text())
+    assert float(TestCompose.SERVICES["web"]["stop_grace_period"].removesuffix("s")) >= int(grace) + needed_s
+    unit = (DEPLOY / "systemd/spend-governor-web.service").read_text()
+    (grace,), (killed_after,) = (
+        re.findall(r"--grace (\d+)", unit),
+        re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE),
+    )
+    assert int(killed_after) >= int(grace) + needed_s
+    chart = TestChart.TEMPLATES["web.yaml"]
+    ((more,), (waits,)) = (
+        re.findall(r"add \.Values\.web\.graceSeconds (\d+)", chart),
+        re.findall(r'sleep, "(\d+)"', chart),
+    )
+    assert int(more) >= int(waits) + needed_s
+    (grace,) = re.findall(r'"--grace", "(\d+)"', inspect.getsource(serve))
+    assert int(grace) + ENDING_S <= GRACE_S
+
+
 def is_there(values: Any, path: list[str]) -> bool:
     for name in path:
         # What is below an empty mapping is the reader's: `secrets.SECRET_KEY`.
@@ -340,6 +373,26 @@ class TestUnits:
     def test_each_process_has_a_folder_of_its_own(self) -> None:
         folders = [folder for path in UNITS for folder in self.settings(path, "StateDirectory")]
         assert len(set(folders)) == len(UNITS)
+
+    def test_a_command_has_the_units_user_and_settings_and_sees_the_files_it_is_given(self, tmp_path: Path) -> None:
+        said = tmp_path / "systemd-run"
+        said.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        said.chmod(0o755)
+        found = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        command = [DEPLOY / "systemd" / "spend-governor", "backup", "/srv/backups"]
+        done = subprocess.run(command, env=found, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+
+        *options, python, script, name, folder = done.stdout.splitlines()
+        assert_runs([python, script, name])
+        assert folder == "/srv/backups"
+        given = dict(option.removeprefix("--property=").split("=", 1) for option in options if "--property=" in option)
+        unit = DEPLOY / "systemd" / "spend-governor-web.service"
+        for property in ("EnvironmentFile", "StateDirectory", "StateDirectoryMode", "UMask"):
+            assert self.settings(unit, property) == [given[property]]
+        for option, property in (("uid", "User"), ("gid", "Group"), ("working-directory", "WorkingDirectory")):
+            assert f"--{option}={self.settings(unit, property)[0]}" in options
+        # A folder that is read-only, or the command's own, would take no backup, or lose it.
+        assert [each for each in given if each.startswith(("Protect", "Private", "Read", "Inaccessible"))] == []
 
     @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
     def test_systemd_calls_it_good(self, path: Path) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from django.core.management import call_command, get_commands, load_command_class
 from django.core.management.base import CommandError
 
@@ -183,6 +184,33 @@ def test_every_command_of_the_product_is_told_of() -> None:
     assert {name for name in ours if not re.search(rf"\b{name}\b", told)} == set()
 
 
+# What writes nothing has no use for --dry-run.
+READS_ALONE = {"check_budget", "check_routing", "measure_anomalies", "spend_report", "try_providers"}
+
+
+def test_the_table_of_commands_has_each_and_says_which_lack_an_option() -> None:
+    told = (ROOT / "docs/operations.md").read_text().partition("\n## Commands\n")[2].partition("\n## ")[0]
+    ours = {name: app for name, app in get_commands().items() if app in ("governance", "llm", "billing", "config")}
+    in_table = [
+        name for cell in re.findall(r"^\| (`[^|]+) \|", told, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
+    ]
+    assert set(ours) - set(in_table) == set()
+
+    def lacking(option: str) -> set[str]:
+        return {
+            name
+            for name, app in ours.items()
+            if option not in load_command_class(str(app), name).create_parser("manage.py", name)._option_string_actions
+        }
+
+    without_json, without_dry_run = re.findall(
+        r"(?:Without `--json` are|but for these,)\s((?:(?!\.).)+)\.", told, re.DOTALL
+    )
+    assert lacking("--json") == set(re.findall(r"`(\w+)`", without_json))
+    further = set(re.findall(r"`(\w+)`", without_dry_run))
+    assert lacking("--dry-run") == lacking("--json") | further | READS_ALONE
+
+
 @pytest.mark.parametrize("block", SHELL, ids=lambda block: block.name)
 def test_a_command_is_one_that_there_is(block: Block) -> None:
     lines = block.lines()
@@ -200,6 +228,8 @@ def check(line: str) -> None:
     if not words:
         return
     program, arguments = words[0], words[1:]
+    if program == "docker" and "compose" in arguments:
+        assert_services(arguments)
     if program == "exec" or (program in ("docker", "kubectl") and "manage.py" in arguments):
         arguments = arguments[arguments.index("manage.py") - 1 :]
         program, arguments = arguments[0], arguments[1:]
@@ -218,6 +248,14 @@ def check(line: str) -> None:
     for word in words:
         if re.match(r"^(deploy|requirements|tests|docs|benchmarks)/[\w./-]+$", word) and "secrets/" not in word:
             assert (ROOT / word).exists(), f"{word} in: {line}"
+
+
+def assert_services(arguments: list[str]) -> None:
+    """What is stopped, or run in, is a service of the compose file."""
+    services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
+    for verb in {"exec", "run", "stop"} & set(arguments):
+        named = [word for word in arguments[arguments.index(verb) + 1 :] if not word.startswith("-")]
+        assert set(named if verb == "stop" else named[:1]) <= set(services)
 
 
 def constants_of_make() -> set[str]:

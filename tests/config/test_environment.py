@@ -5,6 +5,7 @@ import os
 import secrets
 import sqlite3
 import string
+import traceback
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,11 @@ def env(**values: str) -> environ.Env:
     made = environment.Environment()
     made.ENVIRON = values
     return made
+
+
+def told(error: Exception) -> str:
+    """As a log has it, with what led to it."""
+    return "".join(traceback.format_exception(error))
 
 
 # What a URL reads otherwise, what shells, compose and django-environ take for a variable, and blanks.
@@ -43,8 +49,9 @@ class TestEnvironment:
         path = tmp_path / "key"
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(ImproperlyConfigured, match=r"^SECRET_KEY_FILE must be a file of text .*key'\.$"):
+        with pytest.raises(ImproperlyConfigured, match=r"^SECRET_KEY_FILE must be a file of text .*key'\.$") as raised:
             environment.secret(env(SECRET_KEY_FILE=str(path)), "SECRET_KEY")
+        assert "0xff" not in told(raised.value)
 
     def test_a_value_that_begins_with_a_dollar_is_no_variables_name(self) -> None:
         assert environment.secret(env(SECRET_KEY="$HOME", HOME="other"), "SECRET_KEY") == "$HOME"
@@ -240,11 +247,13 @@ class TestUrl:
         with pytest.raises(ImproperlyConfigured, match="APP_URL must be a URL that starts with http:// or https://"):
             environment.url(env(APP_URL=raw), "APP_URL", default="")
 
-    @pytest.mark.parametrize("raw", ["redis//:hunter2@h:6379", "redi://u:hunter2@h", "redis://:hunter2@h:port/0"])
+    @pytest.mark.parametrize(
+        "raw", ["redis//:hunter2@h:6379", "redi://u:hunter2@h", "redis://:hunter2@h:port/0", "redis://:hunter2/0"]
+    )
     def test_malformed_shows_no_password(self, raw: str) -> None:
         with pytest.raises(ImproperlyConfigured, match="REDIS_URL must be a URL that starts with redis://") as raised:
             environment.url(env(REDIS_URL=raw), "REDIS_URL", default="", schemes=("redis",))
-        assert "hunter2" not in str(raised.value)
+        assert "hunter2" not in told(raised.value)
 
     def test_redis_over_a_socket(self) -> None:
         found = environment.url(
@@ -252,6 +261,32 @@ class TestUrl:
         )
 
         assert found == "unix:///run/redis.sock"
+
+
+class TestMail:
+    @pytest.mark.parametrize(
+        "raw", ["smtp://u:hunter2#3@h:587", "smtp+tls://u:hunter2/3@h", "hunter2", "smpt://u:hunter2@h"]
+    )
+    def test_malformed_shows_no_password(self, raw: str) -> None:
+        with pytest.raises(ImproperlyConfigured, match="EMAIL_URL must look like") as raised:
+            environment.mail(env(EMAIL_URL=raw), "EMAIL_URL")
+        assert "hunter2" not in told(raised.value)
+
+
+class TestAlertUrls:
+    @pytest.mark.parametrize("raw", ["mailto:a@b.test,slack: hunter2"])
+    def test_malformed_names_the_part_alone(self, raw: str) -> None:
+        with pytest.raises(ImproperlyConfigured, match="its part 2 must be a URL") as raised:
+            environment.alert_urls(env(ALERT_URLS=raw), "ALERT_URLS")
+        assert "hunter2" not in told(raised.value)
+
+
+class TestProxy:
+    @pytest.mark.parametrize("raw", ["http://u:hunter2#3@h:3128", "socks5://u:hunter2@h", "hunter2"])
+    def test_malformed_shows_no_password(self, raw: str) -> None:
+        with pytest.raises(ImproperlyConfigured, match="UPSTREAM_PROXY must be the http://") as raised:
+            environment.proxy(env(UPSTREAM_PROXY=raw), "UPSTREAM_PROXY")
+        assert "hunter2" not in told(raised.value)
 
 
 class TestStripeKey:
@@ -434,7 +469,7 @@ class TestDatabase:
             environment.database(env(DATABASE_URL=raw), var_dir=tmp_path)
 
         assert str(raised.value).startswith("DATABASE_URL must look like")
-        assert "hunter2" not in str(raised.value)
+        assert "hunter2" not in told(raised.value)
 
 
 class TestAddresses:

@@ -221,16 +221,21 @@ def test_a_disk_that_is_nearly_full_and_one_that_is_not_any_more(
     monkeypatch.setattr(conditions.shutil, "disk_usage", lambda path: usage)
     conditions.look(now=NOON)
     found = letter(mail)
-    assert found.startswith(f"The disk is nearly full: {socket.gethostname()} ")
+    assert found.startswith(f"The disk is nearly full: {settings.VAR_DIR} at {socket.gethostname()} | ")
     assert "0.2 GiB of 100.0 GiB are free at " in found
     usage.free = 50 * 2**30
     # Another machine's disk is that machine's to judge.
     Alert.objects.create(
-        kind="disk_full", subject="elsewhere /var", severity="critical", message="x", first_at=NOON, last_at=NOON
+        kind="disk_full", subject="/var at elsewhere", severity="critical", message="x", first_at=NOON, last_at=NOON
     )
     conditions.look(now=NOON)
     assert letter(mail).startswith("Over: The disk is nearly full")
-    assert Alert.objects.get(cleared_at=None).subject == "elsewhere /var"
+    assert Alert.objects.get(cleared_at=None).subject == "/var at elsewhere"
+    # It may be gone altogether.
+    conditions.look(now=NOON + HOUR)
+    assert Alert.objects.filter(cleared_at=None).exists()
+    conditions.look(now=NOON + HOUR + MINUTE)
+    assert not Alert.objects.filter(cleared_at=None).exists()
 
 
 def test_a_job_that_did_not_run(mail: MailSink) -> None:

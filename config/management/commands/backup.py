@@ -10,6 +10,7 @@ from django.db import connection
 from config.backups import copies, postgres
 from governance.ledger import clock
 from governance.management.terminal import TerminalCommand
+from governance.upkeep.reconcile import silence
 
 
 class Command(TerminalCommand):
@@ -34,7 +35,7 @@ class Command(TerminalCommand):
                 if connection.vendor == "postgresql":
                     postgres.tool("pg_dump", at_least=postgres.server())
             else:
-                place, made = copies.back_up(folder, now=now, report=_silence if silent else self.stderr.write)
+                place, made = copies.back_up(folder, now=now, report=silence if silent else self.stderr.write)
                 size = made.bytes
         except (copies.BackupRefused, postgres.NoTool, postgres.Failed) as error:
             raise CommandError(str(error)) from error
@@ -46,7 +47,3 @@ class Command(TerminalCommand):
         self.stdout.write(f"Would copy to {place}." if dry_run else f"Copied {size} bytes to {place}.")
         if names:
             self.stdout.write(f"Of no use without this SECRET_KEY, which is not in it: {', '.join(names)}.")
-
-
-def _silence(line: str) -> None:
-    pass

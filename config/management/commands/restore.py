@@ -14,15 +14,16 @@ from django.utils.dateparse import parse_datetime
 from config.backups import copies
 from config.backups.copies import Restored
 from governance.audit import Actor
-from governance.management.terminal import TerminalCommand
-from governance.upkeep.reconcile import Drift
+from governance.management.terminal import AWAY, TerminalCommand
+from governance.upkeep.reconcile import Drift, silence
 
 
 class Command(TerminalCommand):
     help = (
         "Put a backup back: its folder and its SECRET_KEY are proved before anything is done, then all of it counts or "
         "nothing. Usage that is not known to have reached Stripe is held until Stripe's sums tell; sessions end; the "
-        "ledger is checked. Stop web, worker and beat first. Exit status 1 where it was refused, or drift was found."
+        "ledger is checked. Stop web, worker and beat first. Exit status 1 where it was refused, or drift was found; 3 "
+        "where it was put back, or may have been, and more is to be done, which it says."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -42,7 +43,7 @@ class Command(TerminalCommand):
     def handle(self, *, folder: Path | None, recovered: str | None, dry_run: bool, **options: Any) -> None:
         # Of two machines' clocks the database's is not asked: it may not be there yet.
         now, by = timezone.now(), Actor(f"command line ({getpass.getuser()})")
-        report = _silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
+        report = silence if options["json"] or options["verbosity"] == 0 else self.stderr.write
         if (folder is None) == (recovered is None):
             raise CommandError("Name the folder of a backup, or give --recovered and no folder.", returncode=2)
         try:
@@ -57,12 +58,12 @@ class Command(TerminalCommand):
             done = copies.put_back(place, found, by=by, now=now, report=report)
         except copies.BackupRefused as error:
             raise CommandError(str(error)) from error
+        except copies.Unfinished as error:
+            raise CommandError(str(error), returncode=AWAY) from error
         self._say(done, dry_run=False, as_json=options["json"])
 
     def _follow(self, made_at: datetime, *, by: Actor, now: datetime, dry_run: bool, options: dict[str, Any]) -> None:
-        held, drifts = (
-            (0, list[Drift]()) if dry_run else copies.follow(made_at=made_at, by=by, now=now, report=_silence)
-        )
+        held, drifts = (0, list[Drift]()) if dry_run else copies.follow(made_at=made_at, by=by, now=now, report=silence)
         self._print(made_at, held, "", drifts, dry_run=dry_run, as_json=options["json"])
 
     def _say(self, done: Restored, *, dry_run: bool, as_json: bool) -> None:
@@ -108,7 +109,3 @@ def _moment(text: str, now: datetime) -> datetime:
     if found is None or (found := found if found.tzinfo else found.replace(tzinfo=UTC)) > now:
         raise CommandError("--recovered: a time that is past, such as 2026-11-28T12:00:00Z.", returncode=2)
     return found
-
-
-def _silence(line: str) -> None:
-    pass

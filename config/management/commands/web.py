@@ -21,7 +21,12 @@ class Command(TerminalCommand):
         parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
         parser.add_argument("--port", type=int, default=8000, help="port to listen on (default %(default)s)")
         parser.add_argument("--workers", type=int, default=1, help="processes; needs PostgreSQL (default %(default)s)")
-        parser.add_argument("--grace", type=int, default=20, help="seconds to end in (default %(default)s)")
+        parser.add_argument(
+            "--grace",
+            type=int,
+            default=settings.SHUTDOWN_GRACE_S,
+            help="seconds to end in (default SHUTDOWN_GRACE_S, %(default)s)",
+        )
         parser.add_argument("--application", default="config.asgi:application", help="what is served (%(default)s)")
 
     def handle(self, *args: Any, **options: Any) -> None:

@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import sys
 from typing import Any
 from uuid import UUID
 
@@ -51,8 +52,10 @@ class Command(TerminalCommand):
             self.stdout.write(json.dumps([printed(row) for row in rows]))
         else:
             self._say(rows, would=bool(decided) and options["dry_run"])
+        for why in refused:
+            self.stderr.write(why)
         if refused:
-            raise CommandError("\n".join(refused))
+            sys.exit(1)
 
     def _decide(
         self, ids: list[UUID], *, accepted: bool, reason: str, dry_run: bool, **_: Any

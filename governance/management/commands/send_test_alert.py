@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import sys
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -38,6 +39,7 @@ class Command(TerminalCommand):
                 else "There is no channel. Set ALERT_URLS, or add one in the console: Settings, Alert channels."
             )
         tried = [self._tried(row, dry_run=dry_run) for row in found]
+        failed = [] if dry_run else [one for one in tried if not one["sent"]]
         if options["json"]:
             self.stdout.write(json.dumps(tried))
         else:
@@ -46,9 +48,10 @@ class Command(TerminalCommand):
                     "would be tried" if dry_run else "arrived" if one["sent"] else f"did not arrive: {one['error']}"
                 )
                 self.stdout.write(f"{one['channel']} ({one['kind']}): {outcome}")
-        failed = [one for one in tried if not one["sent"]]
-        if failed and not dry_run:
-            raise CommandError(f"{len(failed)} of {len(tried)} did not arrive.")
+            if failed:
+                self.stderr.write(f"{len(failed)} of {len(tried)} did not arrive.")
+        if failed:
+            sys.exit(1)
 
     def _tried(self, row: AlertChannel, *, dry_run: bool) -> dict[str, Any]:
         shown: dict[str, Any] = {"channel": row.name, "kind": row.kind, "sent": False, "error": ""}

@@ -10,17 +10,22 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
+import psycopg
 import pytest
+import time_machine
 from django.conf import settings as django_settings
 from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
 from django.db import connection, connections
+from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
+from benchmarks.upgrade import LEFT_BY_0_1_0
 from billing.models import MeterEvent, Restoration
 from billing.usage import outbox, proof
 from config.backups import postgres
@@ -73,26 +78,37 @@ def spend(cost: str, *, at: datetime) -> None:
 
 
 @contextmanager
-def load(at: datetime) -> Iterator[None]:
-    """Somebody who spends a cent, again and again."""
-    over, began = threading.Event(), threading.Event()
+def load(at: datetime) -> Iterator[threading.Event]:
+    """Somebody who spends a cent, again and again; each time is told."""
+    over, spent = threading.Event(), threading.Event()
 
     def go() -> None:
         try:
             while not over.is_set():
                 spend("0.01", at=at)
-                began.set()
+                spent.set()
         finally:
             connections.close_all()
 
     thread = threading.Thread(target=go)
     thread.start()
-    assert began.wait(30)
+    assert spent.wait(30)
     try:
-        yield
+        yield spent
     finally:
         over.set()
         thread.join(30)
+
+
+def lose() -> None:
+    """All of the database: a new one is in its place, and empty."""
+    connection.close()
+    if connection.vendor == "postgresql":
+        connection.close_pool()
+        with psycopg.connect(postgres._address()) as direct:
+            direct.execute(postgres._emptying(direct))
+    else:
+        Path(connection.settings_dict["NAME"]).unlink()
 
 
 def destroy() -> None:
@@ -115,8 +131,12 @@ def test_a_database_that_is_backed_up_under_load_comes_back_whole_and_bills_noth
     Session.objects.create(session_key="s" * 32, session_data="", expire_date=timezone.now() + HOUR)
     ready = at + HOUR
     with answering(FakeMeters(ready)) as stripe:
-        with load(at):
+        with load(at) as spent_more:
             folder = back_up(tmp_path)
+            for _ in range(2):
+                # The second of these began after the backup, so Stripe will know of more than it does.
+                spent_more.clear()
+                assert spent_more.wait(30)
         made_at = json.loads((folder / "manifest.json").read_text())["made_at"]
         outbox.write(now=ready, reach=outbox.LATE)
         outbox.drain(clock=lambda: ready)
@@ -128,7 +148,7 @@ def test_a_database_that_is_backed_up_under_load_comes_back_whole_and_bills_noth
         told = restore(folder, "--replace")
         kept = SpendEntry.objects.count()
         assert (told["drifts"], told["made_at"]) == ([], made_at)
-        assert 0 < kept <= spent
+        assert 0 < kept < spent
         assert reconcile.check() == []
         tables = connection.introspection.table_names()
         assert ("billing_metererrorreport" in tables, "governance_later" in tables) == (True, False)
@@ -147,6 +167,25 @@ def test_a_database_that_is_backed_up_under_load_comes_back_whole_and_bills_noth
         outbox.drain(clock=lambda: later)
         assert stripe.total == billed
         assert list(MeterEvent.objects.values_list("value", "state")) == [(kept * 10_000, "sent")]
+
+
+def test_an_upgrade_from_the_first_release_begins_with_a_backup(tmp_path: Path) -> None:
+    lose()
+    try:
+        executor = MigrationExecutor(connection)
+        executor.migrate(LEFT_BY_0_1_0)
+        old = executor.loader.project_state(LEFT_BY_0_1_0).apps.get_model("llm", "ProviderEndpoint")
+        old.objects.create(
+            name="groq", base_url="https://groq.test/v1", sealed_key=sealing.seal("gsk_1"), updated_at=timezone.now()
+        )
+        folder = back_up(tmp_path)
+        assert json.loads((folder / "manifest.json").read_text())["sealed"][0]["what"] == ["the key of provider groq"]
+        lose()
+        assert restore(folder)["drifts"] == []
+    finally:
+        # For the tests after this one.
+        call_command("migrate", verbosity=0)
+    assert ProviderEndpoint.objects.get().name == "groq"
 
 
 def test_what_is_refused_leaves_the_database_as_it_is(tmp_path: Path, settings: Any, monkeypatch: Any) -> None:
@@ -196,6 +235,33 @@ def test_what_is_refused_leaves_the_database_as_it_is(tmp_path: Path, settings: 
     assert "Nothing has changed" in refused(folder, "--replace")
 
 
+@pytest.mark.sqlite_only
+@pytest.mark.parametrize("left", [b"no database" * 1000, None], ids=["damaged", "gone"])
+def test_a_damaged_file_and_logs_of_one_that_is_gone_are_out_of_the_way(tmp_path: Path, left: bytes | None) -> None:
+    folder = back_up(tmp_path)
+    Tenant.objects.create(slug="later", name="Later")
+    target = Path(connection.settings_dict["NAME"])
+    logs = [Path(f"{target}{suffix}") for suffix in ("-wal", "-shm")]
+    written = [log.read_bytes() for log in logs]
+    connections.close_all()
+    target.unlink()
+    if left:
+        target.write_bytes(left)
+        with pytest.raises(CommandError, match="Give --replace"):
+            restore(folder)
+    # As a crash leaves them: SQLite reads them into whatever file has the name.
+    for log, content in zip(logs, written, strict=True):
+        log.write_bytes(content)
+
+    told = restore(folder, "--replace")
+    assert (told["drifts"], bool(told["kept"])) == ([], left is not None)
+    assert not Tenant.objects.filter(slug="later").exists()
+    with connection.cursor() as cursor:
+        assert cursor.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connections.close_all()
+    assert [log.name for log in (*logs, Path(f"{target}.restoring")) if log.exists()] == []
+
+
 def test_it_is_not_put_back_under_processes_that_run(tmp_path: Path) -> None:
     folder = back_up(tmp_path)
     Tenant.objects.create(slug="later", name="Later")
@@ -213,8 +279,6 @@ def test_it_is_not_put_back_under_processes_that_run(tmp_path: Path) -> None:
     try:
         if connection.vendor == "postgresql":
             # The pool is this process's own; another process's session is one that it does not close.
-            import psycopg
-
             with psycopg.connect(postgres._address()), pytest.raises(CommandError, match="The database is in use"):
                 restore(folder, "--replace")
         else:
@@ -224,6 +288,69 @@ def test_it_is_not_put_back_under_processes_that_run(tmp_path: Path) -> None:
         over.set()
         thread.join(30)
     assert Tenant.objects.filter(slug="later").exists()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "config.backups.copies.call_command",
+        "config.backups.copies.reconcile.run",
+        pytest.param("config.backups.copies.to_disk", marks=pytest.mark.sqlite_only),
+    ],
+)
+def test_what_fails_after_the_database_was_put_back_says_so_and_what_is_left(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = back_up(tmp_path)
+    Tenant.objects.create(slug="later", name="Later")
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, fail)
+        with pytest.raises(CommandError, match=r"was put back.*disk full") as raised:
+            restore(folder, "--replace")
+    assert raised.value.returncode == 3
+    assert not Tenant.objects.filter(slug="later").exists()
+    told = str(raised.value)
+    assert (".before-" in told) == (connection.vendor == "sqlite")
+    left = told.partition("run manage.py restore ")[2].split()
+    assert restore(*left)["made_at"] == json.loads((folder / "manifest.json").read_text())["made_at"]
+
+
+def shim(folder: Path, name: str, script: str) -> None:
+    """A program before the real one, which is `$real` in it and answers for its version."""
+    path = folder / name
+    answer = 'if [ "$1" = --version ]; then exec "$real" --version; fi'
+    path.write_text(f"#!/bin/sh\nreal='{shutil.which(name)}'\n{answer}\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.postgres_only
+def test_where_the_connection_breaks_nobody_is_told_that_nothing_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = back_up(tmp_path / "a")
+    shim(tmp_path, "psql", '"$real" "$@"; exit 2')
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(CommandError, match="is the old one or that of the backup") as raised:
+        restore(folder, "--replace")
+    assert raised.value.returncode == 3
+
+
+@pytest.mark.postgres_only
+def test_a_newer_client_puts_back_what_an_older_server_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    monkeypatch.setattr(postgres, "server", lambda: 16)
+    settings.VAR_DIR = tmp_path
+    folder = back_up(tmp_path / "a")
+    unknown = 'unrecognized configuration parameter "transaction_timeout"'
+    refuse = f"grep -q '^SET transaction_timeout' '{tmp_path}'/*.sql && {{ echo '{unknown}' >&2; exit 3; }}"
+    shim(tmp_path, "psql", f'{refuse}\nexec "$real" "$@"')
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert restore(folder, "--replace")["drifts"] == []
 
 
 def test_a_backup_is_closed_to_others_and_half_of_one_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +392,8 @@ def test_a_client_older_than_the_server_is_refused(
     assert not list((tmp_path / "b").glob("*"))
 
 
-def test_the_day_in_a_backups_name_is_utc(tmp_path: Path) -> None:
-    assert datetime.now(UTC).strftime("spend-governor-%Y%m") in back_up(tmp_path, "--dry-run").name
+def test_the_time_in_a_backups_name_is_utc(tmp_path: Path) -> None:
+    # Where this is, it is the next month already.
+    with time_machine.travel(datetime(2027, 1, 1, 0, 30, 7, tzinfo=ZoneInfo("Europe/Berlin")), tick=False):
+        assert back_up(tmp_path, "--dry-run").name == "spend-governor-20261231T233007Z"
     assert not list(tmp_path.iterdir())

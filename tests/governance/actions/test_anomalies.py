@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db.models import QuerySet
 
 from governance import alerts, ledger
-from governance.actions import anomalies, anomaly_rules, tenancy
+from governance.actions import anomalies, anomaly_rules, budgets, tenancy
 from governance.audit import Actor
 from governance.models import Agent, Alert, Anomaly, AnomalyRule, AuditEntry, Budget, FailedCalls, Tenant
 from governance.queries import anomalies as found
@@ -147,6 +149,42 @@ def test_an_agent_that_somebody_resumed_on_its_own_page_is_let_go(usual: Agent) 
     look()
     usual.refresh_from_db()
     tenancy.resume_agent(agent=usual, reason="meant", by=BY, now=NOW)
+    assert of_cost().undone_by == "olivia"
+    assert look(NOW + timedelta(hours=2)) == 0
+
+
+def test_a_pause_that_a_person_makes_later_is_not_let_go_by_undoing_an_anomaly(usual: Agent) -> None:
+    rule("pause")
+    spend("3", NOON)
+    look()
+    usual.refresh_from_db()
+    tenancy.resume_agent(agent=usual, reason="meant", by=BY, now=NOW)
+    tenancy.pause_agent(agent=usual, reason="holiday", by=BY, now=NOW)
+    with pytest.raises(NotOpen):
+        anomalies.undo(anomaly=of_cost(), by=BY, now=NOW)
+    # Nor does it hold the anomaly open.
+    assert look(NOW + timedelta(hours=2)) == 0
+    usual.refresh_from_db()
+    assert usual.status == Agent.Status.PAUSED
+
+
+def test_undoing_a_degrading_whose_budget_is_gone_lets_go_of_no_pause(usual: Agent) -> None:
+    rule("degrade", degrade_to="mistral-small-latest")
+    spend("3", NOON)
+    look()
+    budgets.delete(budget=Budget.objects.get(scope_type="agent"), by=BY, now=NOW)
+    tenancy.pause_agent(agent=usual, reason="holiday", by=BY, now=NOW)
+    anomalies.undo(anomaly=of_cost(), by=BY, now=NOW)
+    usual.refresh_from_db()
+    assert usual.status == Agent.Status.PAUSED
+
+
+def test_a_degrading_whose_budget_somebody_deletes_is_over(usual: Agent) -> None:
+    rule("degrade", degrade_to="mistral-small-latest")
+    spend("3", NOON)
+    look()
+    assert look(NOW + timedelta(hours=2)) == 1
+    budgets.delete(budget=Budget.objects.get(scope_type="agent"), by=BY, now=NOW)
     assert look(NOW + timedelta(hours=2)) == 0
     assert of_cost().undone_by == "by hand"
 
@@ -275,11 +313,36 @@ def test_there_is_one_rule_for_each() -> None:
     ]
 
 
-def test_a_reader_sees_its_own(usual: Agent) -> None:
-    spend("3", NOON)
-    look()
-    other = found.Reader(tenant=factories.tenant("globex"))
-    own = found.Reader(tenant=usual.tenant, agent="support")
-    assert not found.found(reader=other).exists()
-    assert [one.subject_type for one in found.found(reader=own)] == ["agent"]
+@pytest.mark.parametrize("rows", [found.found, found.open_ones, found.holding])
+def test_a_reader_sees_its_own(rows: Callable[..., QuerySet[Anomaly]]) -> None:
+    acme, globex = factories.tenant(), factories.tenant("globex")
+    for owner, agent in ((acme, ""), (acme, "support"), (acme, "churn"), (globex, "support")):
+        Anomaly.objects.create(
+            subject_type="agent" if agent else "tenant",
+            subject=f"{owner.slug}/{agent}",
+            tenant=owner,
+            agent=agent,
+            metric="cost",
+            observed=3,
+            expected=1,
+            bound=2,
+            act="pause",
+            **dict.fromkeys(("hour", "started_at", "last_at", "acted_at"), NOW),
+        )
+
+    def seen(**reader: Any) -> list[str]:
+        return [one.subject for one in rows(reader=found.Reader(**reader))]
+
+    assert seen(tenant=acme, agent="support") == ["acme/support"]
+    assert seen(tenant=acme) == ["acme/churn", "acme/support", "acme/"]
+    assert seen(tenant=globex) == ["globex/support"]
+    assert len(seen()) == 4
+
+
+def test_what_is_let_go_or_was_only_told_holds_nobody() -> None:
+    row = {"subject_type": "model", "observed": 3, "expected": 1, "bound": 2}
+    row |= dict.fromkeys(("hour", "started_at", "last_at"), NOW)
+    Anomaly.objects.create(**row, metric="cost", act="pause", acted_at=NOW, undone_at=NOW, undone_by="olivia")
+    Anomaly.objects.create(**row, metric="calls")
+    assert found.found().count() == 2
     assert not found.holding().exists()

@@ -75,6 +75,9 @@ def test_words_from_outside_fit_whatever_they_are() -> None:
     assert made.pk == report("x" * 300, "short").pk
     made.refresh_from_db()
     assert (len(made.subject), made.message) == (255, "short")
+    alerts.clear_others(kind=made.kind, found=["x" * 300], now=NOON)
+    made.refresh_from_db()
+    assert made.cleared_at is None
 
 
 @pytest.mark.django_db

@@ -209,6 +209,14 @@ def test_that_it_is_over_comes_after_that_it_began(hook: Receiver, clock: Clock)
     assert [body["data"]["what"] for body in hook.bodies] == ["opened", "opened", "over"]
 
 
+def test_what_began_and_ended_before_anybody_was_told_is_no_open_incident(hook: Receiver, clock: Clock) -> None:
+    webhook_to(hook)
+    alerts.report(kind="provider_unusable", subject="groq", message="No key.", now=NOON, severity="critical")
+    alerts.clear(kind="provider_unusable", subject="groq", now=NOON)
+    telling.run(clock=clock)
+    assert [body["data"]["what"] for body in hook.bodies] == ["opened", "over"]
+
+
 def test_a_flood_is_one_mail_the_gravest_first(mail: MailSink, clock: Clock) -> None:
     mail_to()
     for number in range(40):
@@ -253,6 +261,31 @@ def test_a_customers_channel_hears_of_that_customer_alone_and_of_nothing_wider(m
     telling.run(clock=clock)
     assert mail.recipients == [["acme@example.com"]]
     assert mail.got[0]["subject"] == "The daily budget of acme is at 75%"
+
+
+def test_a_customers_channel_is_told_that_an_operator_acted_and_the_operators_who_it_was(
+    mail: MailSink, hook: Receiver, clock: Clock
+) -> None:
+    acme = make.tenant()
+    budget = make.budget("1.00", tenant=acme)
+    webhook_to(hook, min_severity="info")
+    theirs = mail_to("acme@example.com", "acme", tenant=acme, min_severity="info")
+    spend("0.10")
+    budgets.reset(budget=budget, reason="a launch", by=ADA, now=NOON)
+    wrong = alerts.report(
+        kind="velocity", subject="it", message="Fast.", now=NOON, tenant=acme, is_for_tenant=True, severity="critical"
+    )
+    telling.run(clock=clock)
+    alerts.acknowledge(alert=wrong, by=ADA, now=NOON)
+    clock.now += MINUTE
+    telling.run(clock=clock)
+    alert_channels.try_out(channel=theirs, by=ADA, clock=clock)
+    told = [body["data"]["message"] for body in hook.bodies]
+    assert any(words.endswith("Reason: a launch. By ada.") for words in told)
+    assert "It was seen to. By ada." in told
+    sent = "\n".join(str(each.get_body(("plain",))) for each in mail.got)
+    assert sent.count("By an operator.") == 3
+    assert "ada" not in sent
 
 
 def test_a_channel_that_is_switched_off_gets_nothing_of_then_when_it_is_on_again(hook: Receiver, clock: Clock) -> None:

@@ -12,6 +12,7 @@ from django.utils import timezone
 from standardwebhooks.webhooks import Webhook
 
 from governance import alerts
+from governance.management.commands.send_test_alert import Command
 from governance.models import Alert, AlertChannel, AlertDelivery, AuditEntry
 from governance.upkeep import telling
 from tests import factories
@@ -153,11 +154,19 @@ def test_the_command_tries_every_channel_and_says_which_failed(operator: Api, se
         # Without EMAIL_URL no mail leaves.
         settings.EMAIL_URL = ""
         operator.post(CHANNELS, body())
-        printed = StringIO()
-        with pytest.raises(CommandError, match="1 of 2 did not arrive"):
-            call_command("send_test_alert", stdout=printed)
+        printed, said = StringIO(), StringIO()
+        with pytest.raises(SystemExit, match="1"):
+            call_command("send_test_alert", stdout=printed, stderr=said)
         assert "mail (email): did not arrive: EMAIL_URL is not set" in printed.getvalue()
+        assert said.getvalue() == "1 of 2 did not arrive.\n"
+        printed, command = StringIO(), Command()
+        # As from a command line, where a failure is one object.
+        command._called_from_command_line = True  # type: ignore[attr-defined]
+        with pytest.raises(SystemExit, match="1"):
+            call_command(command, "--json", "--channel", "mail", stdout=printed)
+        [tried] = json.loads(printed.getvalue())
+        assert (tried["sent"], tried["error"].startswith("EMAIL_URL is not set")) == (False, True)
         call_command("send_test_alert", "--dry-run", "--channel", "mail", stdout=printed)
         with pytest.raises(CommandError):
             call_command("send_test_alert", "--channel", "nobody", stdout=printed)
-    assert AlertDelivery.objects.count() == 3
+    assert AlertDelivery.objects.count() == 4

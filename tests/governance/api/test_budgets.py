@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -57,6 +58,16 @@ def test_a_budget_comes_back_as_it_was_made_with_its_window(operator: Api) -> No
     )
     assert found["resets_at"].endswith("T00:00:00Z")
     assert AuditEntry.objects.get().action == "budget.create"
+
+
+def test_lists_say_when_a_budget_runs_out_by_what_was_kept(operator: Api) -> None:
+    id = operator.post("/api/budgets", BODY).json()["id"]
+    [row] = operator.get("/api/budgets").json()["results"]
+    assert (row["runs_out_at"], row["forecast_at"]) == (None, None)
+    kept = factories.kept_forecast(Budget.objects.get(pk=id), now=timezone.now(), runs_out_in=timedelta(hours=3))
+    [row] = operator.get("/api/budgets").json()["results"]
+    assert datetime.fromisoformat(row["runs_out_at"]) == kept.runs_out_at
+    assert datetime.fromisoformat(row["forecast_at"]) == kept.made_at
 
 
 def test_a_rule_s_own_share_comes_back_and_may_be_taken_away(operator: Api) -> None:

@@ -58,6 +58,20 @@ def window() -> tuple[int, int]:
     return row.settled_nanos, row.reserved_nanos
 
 
+@pytest.mark.parametrize("hours", [1, 24 * 300])
+def test_a_call_did_not_happen_before_it_was_reserved(agent: Api, hours: int) -> None:
+    """Its line would lie in an hour that was summed up, and billed, long ago."""
+    factories.budget("1")
+    held = reserve(agent)
+    before = (timezone.now() - timedelta(hours=hours)).isoformat()
+    refused = act(agent, held, "settle", cost="0.04", occurred_at=before)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "occurred_at")
+    assert "before the call was reserved" in refused.json()["error"]["message"]
+    # A clock that is slow by a little is no lie.
+    slow = (timezone.now() - timedelta(minutes=2)).isoformat()
+    assert act(agent, held, "settle", cost="0.04", occurred_at=slow).status_code == 200
+
+
 def test_a_call_is_held_at_its_worst_and_settled_at_what_it_cost(agent: Api) -> None:
     factories.budget("1")
     held = reserve(agent, user="u1", session="s1", task="t1", provider="acme-ai", ttl_s=60)

@@ -17,7 +17,7 @@ from governance import ledger
 from governance.actions import allowances, budgets
 from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.audit import Actor
-from governance.models import Budget, SpendEntry
+from governance.models import Budget, BudgetForecast, SpendEntry
 from governance.rules.errors import FieldError
 from tests import factories
 from tests.factories import nanos
@@ -135,6 +135,23 @@ class TestList:
         spend("0.10", agent="support")
         allowances.top_up(budget=topped, amount_nanos=nanos("2"), reason="more", by=BY, now=now)
         assert "$1.00 + $2.00 in this window" in text(operator.get(LIST))
+
+    def test_when_one_runs_out_is_shown_by_what_was_kept(self, operator: Client) -> None:
+        budget = factories.budget("10", window="lifetime")
+        spend("0.10")
+        assert "runs out" not in text(operator.get(LIST))
+        now = timezone.now()
+        kept = factories.kept_forecast(budget, now=now, runs_out_in=timedelta(days=3))
+        assert re.search(r"by an operator\s+runs out \w+", text(operator.get(LIST)))
+        [row] = csv.DictReader(operator.get(f"{LIST}csv/").content.decode().splitlines())
+        assert (row["runs_out_at"], row["forecast_at"]) == (
+            (now + timedelta(days=3)).isoformat(),
+            kept.made_at.isoformat(),
+        )
+        BudgetForecast.objects.update(runs_out_at=None)
+        assert re.search(r"by an operator\s+lasts", text(operator.get(LIST)))
+        Budget.objects.update(enabled=False)
+        assert "lasts" not in text(operator.get(LIST))
 
     def test_the_csv_is_what_is_listed(self, operator: Client, all_states: Any) -> None:
         lines = operator.get(f"{LIST}csv/?state=stopped").content.decode()

@@ -285,7 +285,7 @@ class TestTenantStaff:
             for hidden in ("globex", "77.00", "$77", "75.3", "424."):
                 assert hidden not in text, (path, hidden)
         standing = re.sub(r"<[^>]*>", "", text)
-        assert "tenant:acme per day: $0.85 spent and $0.00 reserved of $2.00" in standing
+        assert "tenant:acme per day: $0.85 spent and $0.00 reserved of $2.00; resets " in standing
         assert "a limit of the platform per day" in text
         others = f"/admin/governance/refusedcall/{rows['r-globex']}/change/"
         assert others not in client.get("/admin/governance/refusedcall/?q=r-globex").content.decode()

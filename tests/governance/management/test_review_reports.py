@@ -11,6 +11,7 @@ import uuid_utils.compat as uuids
 from django.core.management import CommandError, call_command
 
 from governance.actions import reviews
+from governance.management.commands.review_reports import Command
 from governance.models import AuditEntry, BudgetWindow, PendingReport
 from tests import factories
 from tests.factories import NOON, nanos
@@ -65,9 +66,14 @@ def test_a_dry_run_decides_nothing(db: None) -> None:
 
 def test_those_that_cannot_be_decided_are_named_and_the_others_are_done(db: None) -> None:
     row, unknown = keep(), uuids.uuid7()
-    with pytest.raises(CommandError) as caught:
-        run("--accept", unknown, row.pk, row.pk, "--reason", "bill")
-    assert str(caught.value).splitlines() == [
+    out, err, command = io.StringIO(), io.StringIO(), Command()
+    # As from a command line, where a failure is one object.
+    command._called_from_command_line = True  # type: ignore[attr-defined]
+    asked = ["--accept", unknown, row.pk, row.pk, "--reason", "bill", "--json"]
+    with pytest.raises(SystemExit, match="1"):
+        call_command(command, *map(str, asked), stdout=out, stderr=err)
+    assert [each["id"] for each in json.loads(out.getvalue())] == [str(row.pk)]
+    assert err.getvalue().splitlines() == [
         f"{unknown}: there is no such report.",
         f"{row.pk}: it is accepted already.",
     ]

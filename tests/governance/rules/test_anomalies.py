@@ -230,3 +230,7 @@ def test_figures_are_read_by_their_metric() -> None:
     seen = HourFigures(4, 10, 3)
     assert [seen.of(metric) for metric in Metric] == [10, 4, 2, 3]
     assert HourFigures().of(Metric.COST_PER_CALL) == 0
+
+
+def test_costs_are_money_and_the_rest_are_numbers_of_calls() -> None:
+    assert [metric for metric in Metric if metric.is_money] == [Metric.COST, Metric.COST_PER_CALL]

@@ -6,7 +6,7 @@ import pytest
 
 from governance.rules import outages
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,12 @@ def test_what_is_gone_within_the_hour_and_long_before_its_reset(
         (4096 * GIB, 100 * GIB, None),
         (4096 * GIB, 19 * GIB, "warning"),
         (4096 * GIB, 7 * GIB, "critical"),
+        # Small ones, such as a container's in memory.
+        (256 * MIB, 256 * MIB, None),
+        (256 * MIB, 64 * MIB, None),
+        (256 * MIB, 63 * MIB, "warning"),
+        (256 * MIB, 25 * MIB, "critical"),
+        (4 * GIB, 1023 * MIB, "warning"),
     ],
 )
 def test_how_grave_it_is_that_a_disk_has_so_much_free(total: int, free: int, severity: str | None) -> None:

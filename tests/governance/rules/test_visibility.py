@@ -52,7 +52,9 @@ def test_operators_are_shown_the_platforms() -> None:
     assert STAFF.window(WIDER).name == "platform per billing cycle"
 
 
-@pytest.mark.parametrize(("name", "told"), [("olga", "an operator"), ("stripe", "stripe"), ("", "")])
+@pytest.mark.parametrize(
+    ("name", "told"), [("olga", "an operator"), ("stripe", "stripe"), ("anomalies", "anomalies"), ("", "")]
+)
 def test_a_tenant_learns_that_a_person_acted_and_not_who(name: str, told: str) -> None:
     assert (STAFF.actor(name), TENANTS.actor(name)) == (name, told)
 

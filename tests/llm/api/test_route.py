@@ -301,24 +301,24 @@ def test_so_many_calls_wait_for_a_model_at_a_time(product: Product, key: str, mo
 
 
 def test_whoever_leaves_gives_its_thread_back_and_pays_as_at_v1(product: Product, key: str) -> None:
-    with slow_calls(product, [key]):
+    with slow_calls(product, [key], latency_s=10):
         assert eventually(lambda: gateway.threads._held.total() == 3)
-    assert eventually(lambda: not gateway.threads._held, within_s=1)
+    assert eventually(lambda: not gateway.threads._held, within_s=5)
     assert not SpendEntry.objects.exists()
     # The threads of those who come next are free.
     began_s = time.monotonic()
     assert [product.get("/api/budgets", key).status_code for _ in range(10)] == [200] * 10
-    assert time.monotonic() - began_s < 2
-    assert eventually(SpendEntry.objects.exists)
+    assert time.monotonic() - began_s < 8
+    assert eventually(SpendEntry.objects.exists, within_s=20)
     assert nothing_is_held()
 
 
 @contextmanager
-def slow_calls(product: Product, keys: list[str]) -> Iterator[None]:
+def slow_calls(product: Product, keys: list[str], *, latency_s: int = 4) -> Iterator[None]:
     """Calls of these keys that their model takes some seconds for; at the end those who made them leave."""
     connections = []
     for key in keys:
-        product.sandbox.next("latency=4")
+        product.sandbox.next(f"latency={latency_s}")
         connection = HTTPConnection(product.url.removeprefix("http://"))
         body = json.dumps({"prompt": PROMPT, "model": "mistral-small-latest", "max_tokens": 5})
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}

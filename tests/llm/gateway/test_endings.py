@@ -257,6 +257,15 @@ def test_a_stream_that_the_servers_end_interrupts_is_charged_for_what_came(produ
         loop = gateway._chores[0].get_loop()
         [call] = [task for task in asyncio.all_tasks(loop) if "RequestResponseCycle" in repr(task.get_coro())]
         loop.call_soon_threadsafe(call.cancel)
+        # While it ends, the gateway is not closed under it.
+        waits = asyncio.run_coroutine_threadsafe(gateway.holds.have_ended(within_s=20), loop)
+        *_, last, done = filter(None, lines)
+        waits.result(20)
+        assert gateway.holds.running == {}
+        assert (json.loads(last.removeprefix("data: "))["choices"][0]["finish_reason"], done) == (
+            "length",
+            "data: [DONE]",
+        )
         assert eventually(lambda: SpendEntry.objects.exists(), within_s=2)
     assert (entry().certainty, entry().reason) == ("estimated", "interrupted")
     assert 0 < entry().cost_nanos < Reservation.objects.get().amount_nanos

@@ -242,9 +242,15 @@ def test_a_recording_over_the_limit_and_a_stream_are_clear_refusals(product: Pro
     settings.TRANSCRIPTION_MAX_SECONDS = 2
     too_long = transcribe(product, key, wav(3))
     streamed = transcribe(product, key, wav(1), stream="true")
+    as_text = transcribe(product, key, wav(1), response_format="text")
     json_body = product.post("/v1/audio/transcriptions", key, model="voxtral-mini-latest", file_url="https://e.com/a")
-    answers = [(answer.status_code, answer.json()["code"]) for answer in (too_long, streamed, json_body)]
-    assert answers == [(400, "audio_too_long"), (400, "stream_not_supported"), (400, "invalid_content_type")]
+    answers = [(answer.status_code, answer.json()["code"]) for answer in (too_long, streamed, as_text, json_body)]
+    assert answers == [
+        (400, "audio_too_long"),
+        (400, "stream_not_supported"),
+        (400, "invalid_value"),
+        (400, "invalid_content_type"),
+    ]
     assert not product.sandbox.requests
     assert nothing_is_held()
 

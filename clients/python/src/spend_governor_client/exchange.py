@@ -26,8 +26,8 @@ class Ask:
 
     path: str
     body: Mapping[str, Any]
+    tries: int
     key: str = field(default_factory=lambda: str(uuid.uuid4()))
-    tries: int = 4
     # How long to go on waiting for what is refused for the moment.
     patience_s: float = 0.0
     failures: int = 0

@@ -6,12 +6,13 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import sleep
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx2 as httpx
 
-from spend_governor_client.errors import GovernorError, Unsettled
-from spend_governor_client.exchange import Ask, cost_or_usage, estimate, given
+from spend_governor_client.common import TIMEOUT_S, TRIES, Asking, OnError, Open
+from spend_governor_client.errors import GovernorError
+from spend_governor_client.exchange import cost_or_usage, estimate, given
 from spend_governor_client.values import (
     Dollars,
     Held,
@@ -25,37 +26,21 @@ from spend_governor_client.values import (
 )
 
 R = TypeVar("R")
-TIMEOUT_S = 30.0
 
 
-class Hold:
+class Hold(Open):
     """A hold that is open. Call `model`, then `settle`, or `release` where nothing was spent."""
 
     def __init__(self, governor: Governor, held: Held) -> None:
-        self._governor, self.held = governor, held
-        self.is_resolved = self.is_spent = False
-
-    @property
-    def id(self) -> str:
-        return self.held.id
-
-    @property
-    def model(self) -> str:
-        """The model to call: near a limit it may be a cheaper one than was asked for."""
-        return self.held.model
+        super().__init__(held)
+        self._governor = governor
 
     def settle(self, answer: Any = None, *, cost: Dollars | None = None, usage: Usage | None = None) -> Settled:
         """Charge what the call cost. `answer` is what a provider's client returned, whose usage is read."""
-        self.keep()
-        if answer is not None and usage is None and cost is None:
-            usage = usage_of(answer)
+        usage = self._told_by(answer, cost=cost, usage=usage)
         settled = self._governor.settle(self.id, cost=cost, usage=usage)
         self.is_resolved = True
         return settled
-
-    def keep(self) -> None:
-        """Something was spent: whatever fails from now on, the hold is not given back, and charged when it expires."""
-        self.is_spent = True
 
     def extend(self, *, more: Dollars = 0, ttl_s: int | None = None) -> Reservation:
         """Hold more, or for longer."""
@@ -68,17 +53,22 @@ class Hold:
         return released
 
 
-class Governor:
+class Governor(Asking):
     """The gateway at `url`, asked with `key`. May be used by many threads at once; close it, or use it with `with`.
 
     What gets no answer is asked again, `tries` times in all, under the same idempotency key, so it is done once.
     """
 
     def __init__(
-        self, url: str, key: str, *, timeout_s: float = TIMEOUT_S, tries: int = 4, client: httpx.Client | None = None
+        self,
+        url: str,
+        key: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        tries: int = TRIES,
+        client: httpx.Client | None = None,
     ) -> None:
-        self._tries = tries
-        self._url, self._headers = url.rstrip("/"), {"authorization": f"Bearer {key}"}
+        super().__init__(url, key, tries=tries)
         self._client = client or httpx.Client(timeout=timeout_s)
 
     def __enter__(self) -> Self:
@@ -167,7 +157,7 @@ class Governor:
         return understood(Reported, self._post("/api/spend", body | who | cost_or_usage(cost, usage)))
 
     @contextmanager
-    def hold(self, model: str, *, on_error: Literal["release", "keep"] = "release", **reserve: Any) -> Iterator[Hold]:
+    def hold(self, model: str, *, on_error: OnError = "release", **reserve: Any) -> Iterator[Hold]:
         """A hold for a block of code, which settles it. Takes what `reserve` takes.
 
         Where the block fails before it settles, the hold is released, unless it is to be kept: then it is charged
@@ -178,20 +168,19 @@ class Governor:
         try:
             yield held
         except BaseException:
-            if not (held.is_resolved or held.is_spent) and on_error == "release":
+            if held._is_given_back(on_error):
                 # The block's own failure is what is to be seen; an unreleased hold expires.
                 with suppress(GovernorError):
                     held.release()
             raise
-        if not held.is_resolved:
-            raise Unsettled(f"reservation {held.id} was neither settled nor released")
+        held._be_resolved()
 
     def governed(
         self,
         model: str,
         *,
         usage: Callable[[R], Usage] = usage_of,
-        on_error: Literal["release", "keep"] = "release",
+        on_error: OnError = "release",
         **reserve: Any,
     ) -> Callable[[Callable[..., R]], Callable[..., R]]:
         """Decorates a function that calls a provider: held before, settled after by what its answer says it used.
@@ -213,7 +202,7 @@ class Governor:
         return decorate
 
     def _post(self, path: str, body: dict[str, Any], *, key: str | None = None, patience_s: float = 0.0) -> Any:
-        ask = Ask(path, body, tries=self._tries, patience_s=patience_s, **given(key=key))
+        ask = self._ask(path, body, key=key, patience_s=patience_s)
         while True:
             try:
                 answer = self._client.post(self._url + ask.path, json=ask.body, headers=self._headers | ask.headers)
