@@ -12,11 +12,13 @@ what was used before.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
+from math import floor
 
 from billing.rules import grants, valuation
 from billing.rules.grants import Cycle, Period
@@ -286,17 +288,31 @@ class _Subscription:
         # The first that is not over: Stripe's clock may be ahead of ours.
         left = {cycle: [span for span in all if self.now < span.ends_at] for cycle, all in self.spans.items()}
         current = {cycle: all[0] for cycle, all in left.items() if all}
+        # Beside a period that is paid for, another interval that nothing was paid for is a rise: it counts when paid.
+        begun = [one for one in self.items if one in self.spans or one.in_arrears or not current]
+        begun = [one for one in begun if one not in current and status != "trialing"]
+        waiting = {one: due for one in begun if (due := self._waiting(one, self.items[one]))}
+        self._move_unpaid(current, waiting)
         found = [self._paid(cycle, span) for cycle, span in current.items()]
         if status == "trialing":
             # Free days for somebody who has paid take nothing of that.
             return found or [self._trial()]
-        # Beside a period that is paid for, another interval that nothing was paid for is a rise: it counts when paid.
-        begun = [one for one in self.items if one in self.spans or one.in_arrears or not current]
-        waiting = (self._waiting(cycle, self.items[cycle]) for cycle in begun if cycle not in current)
-        found += [one for one in waiting if one is not None]
+        found += waiting.values()
         if not found and self.spans:
             found = [self._over(*max((all[-1], cycle) for cycle, all in self.spans.items()))]
         return found or [self._is(EntitlementState.PENDING, "awaiting_first_payment")]
+
+    def _move_unpaid(self, current: Mapping[Cycle, Period], waiting: Collection[Cycle]) -> None:
+        """Have items that give nothing by themselves yet, as another interval that is not paid for, count in the place
+        of what is not sold any more: in what is paid for of cycles of which no item is left."""
+        sold = {item.price.id for item in self.sub.items}
+        left = [cycle for cycle in current if sold and cycle not in self.items]
+        # Items and lines may tell a price's interval otherwise.
+        left = [cycle for cycle in left if not any(one.price.id in sold for one in self.grants[cycle])]
+        unpaid = [one for one in self.items if one not in current and one not in waiting]
+        moved = [item for cycle in unpaid for item in self.items[cycle]]
+        for cycle in sorted(left, key=lambda one: (current[one].ends_at, one), reverse=True):
+            self.items[cycle], moved = moved, []
 
     def _is(
         self,
@@ -341,12 +357,19 @@ class _Subscription:
     def _changed(self, paid: int, cycle: Cycle, period: Period, whole: Period) -> int:
         """What was paid for a period, where the items are worth more or less by now than what its lines bill.
 
-        A share of what is billed is what was billed.
+        A share of what is billed is what was billed, for as many as there are by now; before it is, of the list price.
         """
-        items = self.items.get(cycle, [])
-        if not items or any(self.worths[item.price.id].share_e4 for item in items):
+        items, known = self.items.get(cycle), grants.billed_at(self.grants[cycle], whole, period.ends_at)
+        shares = [one for one in items or () if self.worths[one.price.id].share_e4]
+        # What a share comes to of a price in tiers nobody knows before it is billed.
+        if items is None or any(one.price.unit_amount is None and one.price.id not in known for one in shares):
             return paid
-        asked, billed = self._worth(items, whole), grants.billed_at(self.grants[cycle], period.ends_at)
+        worth = Fraction(self._worth([one for one in items if one not in shares], whole))
+        for one in shares:
+            of_one = Fraction(self._worth([replace(one, quantity=1)], whole)), 1
+            nanos, quantity = known.get(one.price.id, of_one)
+            worth += nanos * one.quantity / quantity
+        asked, billed = min(money.MAX_LIMIT_NANOS, floor(worth)), floor(sum(nanos for nanos, _ in known.values()))
         if asked > billed and self.policy.upgrade == "whole" and not self.is_late:
             return max(paid, min(period.share(asked, whole), paid * self.policy.upgrade_times))
         if asked < billed and self.policy.downgrade == "now":
@@ -376,7 +399,7 @@ class _Subscription:
             first = min(mine, key=grants.age, default=None)
             billed = [replace(first, status="paid")] if first else []
             lines = grants.of(self.sub, self.id, billed, self.facts.pricing, set()).get(cycle, ())
-            known = grants.billed_at(lines, whole.ends_at)
+            known = floor(sum(nanos for nanos, _ in grants.billed_at(lines, whole, whole.ends_at).values()))
         return min(self._worth(items, whole), max(known, self._worth(_one_each(items), whole)))
 
     def _waiting(self, cycle: Cycle, items: Sequence[Item]) -> SubscriptionStatus | None:

@@ -115,11 +115,18 @@ class Grant:
     invoice_id: str
     line_id: str
     price: StripePrice
+    quantity: int
     worth: Worth
 
     def lost(self, shares: Mapping[str, Fraction]) -> Fraction:
         """How much of it stands on no payment, by its line's id or its invoice's."""
         return max(shares.get(self.invoice_id, Fraction(0)), shares.get(self.line_id, Fraction(0)))
+
+    def for_whole(self, whole: Period) -> Fraction:
+        """What it bills for a whole cycle: a share of what a part was charged is that part's."""
+        is_of_part = self.worth.share_e4 and len(self.wholes) == 1
+        part = self.wholes[0] if is_of_part else whole
+        return self.nanos * Fraction(whole.length // MICROSECOND, part.length // MICROSECOND)
 
     def within(self, period: Period) -> Fraction:
         """What it gives within a period, in nanodollars and parts of one."""
@@ -228,14 +235,20 @@ def given(grants: Sequence[Grant], period: Period, *, lost: Mapping[str, Fractio
     return max(0, floor(sum(one.within(period) * share for one, share in left if share)))
 
 
-def billed_at(grants: Sequence[Grant], ends_at: datetime) -> int:
-    """What was billed for the end of a period, for a whole cycle, as changes within it are. Where a price was billed
-    anew before its time, what it was billed before is no part of that."""
+def billed_at(grants: Sequence[Grant], whole: Period, ends_at: datetime) -> dict[str, tuple[Fraction, int]]:
+    """Price id -> what was billed of it for the end of a period, for a whole cycle, as changes within it are, and for
+    how many. Where a price was billed anew before its time, what it was billed before is no part of that; nor is what
+    cents that were rounded leave of a share that was credited."""
     last = Period(ends_at - MICROSECOND, ends_at)
     lines = sorted((one for one in grants if one.span.overlap(last)), key=lambda one: one.span)
     begun = {one.price.id: one.span.starts_at for one in lines if not (one.is_change or one.is_credit)}
-    counted = (one for one in lines if one.span.starts_at >= begun.get(one.price.id, one.span.starts_at))
-    return floor(sum(-one.nanos if one.is_credit else one.nanos for one in counted))
+    found: dict[str, tuple[Fraction, int]] = {}
+    for one in lines:
+        if one.span.starts_at >= begun.get(one.price.id, one.span.starts_at):
+            (nanos, quantity), sign = found.get(one.price.id, (Fraction(0), 0)), -1 if one.is_credit else 1
+            found[one.price.id] = nanos + sign * one.for_whole(whole), quantity + sign * one.quantity
+    shares = {one.price.id for one in lines if one.worth.share_e4}
+    return {id: (nanos, quantity) for id, (nanos, quantity) in found.items() if quantity > 0 or id not in shares}
 
 
 def about(period: Period, invoices: Sequence[StripeInvoice]) -> list[StripeInvoice]:
@@ -363,7 +376,20 @@ def _grant(
         nanos = charged / _number(wholes, span)
     else:
         nanos = Fraction(per_cycle(pricing, worth, price, line.quantity, wholes[0], reasons))
-    return Grant(cycle, span, nanos, wholes, line.credit, line.proration, in_part, invoice.id, line.id, price, worth)
+    return Grant(
+        cycle=cycle,
+        span=span,
+        nanos=nanos,
+        wholes=wholes,
+        is_credit=line.credit,
+        is_change=line.proration,
+        in_part=in_part,
+        invoice_id=invoice.id,
+        line_id=line.id,
+        price=price,
+        quantity=line.quantity,
+        worth=worth,
+    )
 
 
 def _wholes(cycle: Cycle, span: Period, known: Sequence[Grant], *, in_part: bool) -> Sequence[Period]:

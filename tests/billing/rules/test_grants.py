@@ -332,9 +332,9 @@ class TestALine:
     def test_of_a_share_of_revenue_is_worth_that_of_what_it_charged(self) -> None:
         share = priced(llm_budget_percent="50")
         assert worth(invoice(line(price=share, amount=2000, listed=3000)), limit=0) == 10 * 10**9
-        assert worth(invoice(line(price=share, amount=2380, tax=380)), limit=0) == 10 * 10**9
-        undone = credit(START, price=share, amount=-2380, tax=-380)
-        assert worth(invoice(line(price=share, amount=2380, tax=380), undone), limit=0) == 0
+        assert worth(invoice(line(price=share, amount=2380, included_tax=380)), limit=0) == 10 * 10**9
+        undone = credit(START, price=share, amount=-2380, included_tax=-380)
+        assert worth(invoice(line(price=share, amount=2380, included_tax=380), undone), limit=0) == 0
         part = change(START + 20 * DAY, price=share, amount=1000)
         assert worth(invoice(part), limit=0) == 5 * 10**9
         assert worth(invoice(line(price=share), credit(START + 20 * DAY, price=share)), limit=0) == 10 * 10**9
