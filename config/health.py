@@ -13,7 +13,7 @@ from django.db import DatabaseError, connection
 
 from billing.queries import health as billing_health
 from governance import ledger
-from governance.ledger import clock
+from governance.ledger import clock, writer
 from governance.models import BudgetWindow, LedgerCheck
 from governance.queries import jobs
 from llm.state import breakers
@@ -76,7 +76,8 @@ def job_statuses() -> list[jobs.JobStatus]:
 
 
 def _database() -> str:
-    if not _answers():
+    # What this process's calls would be told, whatever another connection of it can do.
+    if writer.why_closed() is not None or not _answers():
         return DOWN
     try:
         ledger.try_to_write()

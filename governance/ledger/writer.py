@@ -135,6 +135,7 @@ class GroupCommit:
 
     def start(self) -> None:
         self._thread.start()
+        _running.append(self)
 
     async def submit(self, operation: Operation, *, timeout_s: float | None = None) -> Any:
         """The operation's result once it is committed; raises what `ledger` raises for it.
@@ -194,6 +195,8 @@ class GroupCommit:
         return list({id(job): job for job in (*self._retried, *self._waiting, *self._stuck)}.values())
 
     def close(self, *, timeout_s: float = 10.0) -> None:
+        with suppress(ValueError):
+            _running.remove(self)
         self._closing.set()
         self._queue.put(None)
         self._thread.join(timeout_s)
@@ -401,6 +404,15 @@ class GroupCommit:
             except RuntimeError:
                 # The loop is closed: its clients are gone, and the ledger has what they did.
                 log.info("%d answers had no one left to hear them", len(answers))
+
+
+# Of this process.
+_running: list[GroupCommit] = []
+
+
+def why_closed() -> str | None:
+    """Why this process's writer takes no reservation; None where it does, or there is none."""
+    return next((reason for commit in list(_running) if (reason := commit.why_closed()) is not None), None)
 
 
 def _is_of_database(error: BaseException | None) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from django.db import Error as DatabaseTrouble
@@ -132,7 +133,8 @@ class _Run:
         """A long answer's key is not taken over while it is still being given."""
         while True:
             await asyncio.sleep(idempotency.ALIVE_FOR.total_seconds() / 3)
-            await self._write(lambda: idempotency.stay_alive(self._claim, now=clock.now()))
+            with suppress(DatabaseTrouble):
+                await self._gateway.kept(lambda: idempotency.stay_alive(self._claim, now=clock.now()))
 
     async def end(self) -> None:
         """Let go of a run whose answer is not whole: cut, failed, or never given."""
@@ -172,8 +174,12 @@ class _Run:
         await self._write(lambda: idempotency.keep(self._claim, answer))
 
     async def _write(self, work: Callable[[], T]) -> None:
-        """The client has its answer, or gets it now; a database that is away changes nothing about that."""
+        """The client has its answer, or gets it now; a database that is away changes nothing about that.
+
+        It is written when that is back, or a repeat would be another call.
+        """
         try:
             await self._gateway.kept(work)
         except DatabaseTrouble:
-            log.exception("request %s: what is kept under its key could not be written", self._exchange.request_id)
+            log.exception("request %s: what is kept under its key waits for the database", self._exchange.request_id)
+            self._gateway.keep_later(work)

@@ -49,6 +49,8 @@ READERS, KEEPERS = 3, 2
 CALLER_STATUS_S = 0.25
 # So long a start waits for the database before it goes on without, and is tried again after so long.
 START_PATIENCE_S, START_AGAIN_S = 10.0, 0.5
+# Between tries to write what is kept under Idempotency-Keys.
+KEPT_AGAIN_S = 0.5
 AWAY = (OperationalError, InterfaceError, InternalError, LedgerUnavailable)
 # Python's own 5 ms are what the event loop and the ledger's writer wait each time they come back from a system call,
 # dozens of times in a call, while a large body is parsed.
@@ -77,6 +79,7 @@ class Gateway:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.is_open = False
         self._is_late = False
+        self._kept_later: set[asyncio.Task[None]] = set()
         self.model_list = ModelList()
         self.catalogues = SharedReads[Catalogue](lambda work: self._catalogue.run(work), good_for_s=0)
 
@@ -209,9 +212,10 @@ class Gateway:
         self.is_open = False
         gc.unfreeze()
         gc.set_threshold(*self._collected_at)
-        for chore in self._chores:
+        chores = [*self._chores, *self._kept_later]
+        for chore in chores:
             chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        await asyncio.gather(*chores, return_exceptions=True)
         await self.providers.close()
         await asyncio.to_thread(self.commits.close)
         await asyncio.to_thread(self.refusals.close)
@@ -239,6 +243,19 @@ class Gateway:
     async def kept(self, work: Callable[[], T]) -> T:
         """The same for what is kept under Idempotency-Keys."""
         return await self._keepers.run(work)
+
+    def keep_later(self, work: Callable[[], object]) -> None:
+        """Do it as soon as the database is back. Of calls that had begun, as no others are taken meanwhile."""
+        task = asyncio.create_task(self._keep_later(work))
+        self._kept_later.add(task)
+        task.add_done_callback(self._kept_later.discard)
+
+    async def _keep_later(self, work: Callable[[], object]) -> None:
+        while True:
+            await asyncio.sleep(KEPT_AGAIN_S)
+            with suppress(*AWAY):
+                await self.kept(work)
+                return
 
     async def identify(self, exchange: Exchange, *, afresh: bool = False) -> Identity:
         """Who calls; raises the 400, 401 or 403 that says why not.

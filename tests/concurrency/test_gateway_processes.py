@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import httpx2 as httpx
 import pytest
 
+from benchmarks import servers
 from governance.models import BudgetWindow, SpendEntry
 from governance.upkeep import reconcile
 from llm.sandbox import Sandbox
 from tests import factories as make
+from tests.concurrency.processes import let_go_of_connections
 from tests.product import eventually
 
 CALLS = 200
@@ -81,3 +87,35 @@ def test_of_200_calls_at_once_exactly_those_that_fit_are_answered(
     window = BudgetWindow.objects.get()
     assert window.reserved_nanos == 0
     assert reconcile.check() == []
+
+
+@pytest.mark.postgres_only
+def test_processes_that_stand_still_for_a_while_go_on_with_their_calls(
+    process_environment: dict[str, str], sandbox: Sandbox, sandbox_url: str
+) -> None:
+    """A busy or frozen machine is no reason to kill them, as their server would after five seconds."""
+    make.budget("1.00")
+    key, _ = make.key()
+    sandbox.next("latency=2")
+    let_go_of_connections()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url, headers = f"http://127.0.0.1:{port}", {"authorization": f"Bearer {key}"}
+    command = [sys.executable, "-m", "config", "web", "--port", str(port), "--workers", "2"]
+    environment = process_environment | {"MISTRAL_API_BASE": sandbox_url}
+    with ThreadPoolExecutor(1) as pool, subprocess.Popen(command, env=environment) as process:
+        try:
+            assert eventually(lambda: is_up(url), within_s=60)
+            workers = servers.family(process.pid)[1:]
+            calling = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=BODY, headers=headers, timeout=60)
+            assert eventually(lambda: bool(sandbox.requests), within_s=10)
+            for pid in workers:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(8)
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
+            assert calling.result().status_code == 200
+            assert servers.family(process.pid)[1:] == workers
+        finally:
+            process.terminate()

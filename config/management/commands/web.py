@@ -9,6 +9,9 @@ from django.core.management.base import CommandParser
 from config import checks
 from governance.management.terminal import TerminalCommand
 
+# A process that says nothing for so long is replaced. The ledger's transactions end by themselves in half of it.
+HUNG_S = 60
+
 
 class Command(TerminalCommand):
     help = (
@@ -50,4 +53,7 @@ class Command(TerminalCommand):
             log_config=None,
             log_level="warning",
             timeout_graceful_shutdown=options["grace"],
+            # One that is not scheduled for a while, on a machine that is busy or frozen, goes on with its calls: after
+            # five seconds uvicorn would kill it, and all of them with it.
+            timeout_worker_healthcheck=HUNG_S,
         )

@@ -285,10 +285,12 @@ class TestOnceItIsKnown:
             writes()
 
         monkeypatch.setattr(book.sql_callers, "try_to_write", try_to_write)
+        assert writer.why_closed() is None
         refusing.error = OperationalError("away")
         with pytest.raises(ledger.LedgerUnavailable):
             await commit.submit(make.reserving("0.10", by=by))
         await until(commit.why_closed)
+        assert writer.why_closed() == "away"
         tried = len(refusing.tried)
         for _ in range(100):
             with pytest.raises(ledger.LedgerUnavailable, match="away"):
@@ -298,6 +300,7 @@ class TestOnceItIsKnown:
         back.set()
         await until(lambda: commit.why_closed() is None)
         assert (await commit.submit(make.reserving("0.10", by=by))).allowed
+        assert writer.why_closed() is None
 
     async def test_where_a_settlement_is_kept_its_landing_says_so(
         self, commit: GroupCommit, by: Any, refusing: Refusing

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2 as httpx
 import openai
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from governance import idempotency
@@ -242,3 +243,24 @@ def test_a_key_of_more_than_255_characters_is_a_400(product: Product, key: str) 
     refused = ask(product, key, "k" * 256)
     assert (refused.status_code, refused.json()["param"]) == (400, "idempotency-key")
     assert charged_once(product)
+
+
+def test_an_answer_that_ends_while_the_database_is_away_is_kept_when_it_is_back(
+    product: Product, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, tried = idempotency.keep, []
+
+    def away(claim: Any, answer: Any) -> bool:
+        tried.append(answer)
+        if len(tried) < 4:
+            raise OperationalError("away")
+        return keep(claim, answer)
+
+    monkeypatch.setattr(idempotency, "keep", away)
+    first = ask(product, key, "k1")
+    assert first.status_code == 200
+    assert eventually(lambda: KeptAnswer.objects.filter(status="done").exists())
+    again = ask(product, key, "k1")
+    assert (again.content, replayed(again)) == (first.content, True)
+    assert charged_once(product)
+    assert len(tried) == 4

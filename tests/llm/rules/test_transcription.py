@@ -185,6 +185,7 @@ def test_audio_that_is_elsewhere_has_no_bound(name: str) -> None:
         ([file_part(b"a"), (named("file_url"), b"https://e.com")], "file"),
         ([file_part(b"a"), (named("model"), b"other")], "model"),
         ([file_part(b"a"), (named("stream"), b"True")], "stream"),
+        ([file_part(b"a"), (named("response_format"), b"srt")], "response_format"),
         ([file_part(b"a"), (named("language"), b"de"), (named("language"), b"fr")], "language"),
     ],
 )
