@@ -77,7 +77,7 @@ def job_statuses() -> list[jobs.JobStatus]:
 
 def _database() -> str:
     # What this process's calls would be told, whatever another connection of it can do.
-    if writer.why_closed() is not None or not _answers():
+    if writer.why_away() is not None or not _answers():
         return DOWN
     try:
         ledger.try_to_write()

@@ -169,9 +169,13 @@ class GroupCommit:
 
     def why_closed(self) -> str | None:
         """Why no reservation is taken: the database is known to be away, or too many wait already. None: one is."""
-        since_s = self._busy_since_s
         if self._reserving >= MOST_WAITING:
             return f"{MOST_WAITING} reservations wait already"
+        return self.why_away()
+
+    def why_away(self) -> str | None:
+        """What is known of the database's being away; None while it answers."""
+        since_s = self._busy_since_s
         if since_s is not None and time.monotonic() - since_s > settings.LEDGER_DEADLINE_S:
             return f"no answer for more than {settings.LEDGER_DEADLINE_S} s"
         return self._away
@@ -410,9 +414,9 @@ class GroupCommit:
 _running: list[GroupCommit] = []
 
 
-def why_closed() -> str | None:
-    """Why this process's writer takes no reservation; None where it does, or there is none."""
-    return next((reason for commit in list(_running) if (reason := commit.why_closed()) is not None), None)
+def why_away() -> str | None:
+    """What this process's writer knows of the database's being away; None where it answers, or there is no writer."""
+    return next((reason for commit in list(_running) if (reason := commit.why_away()) is not None), None)
 
 
 def _is_of_database(error: BaseException | None) -> bool:
