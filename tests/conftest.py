@@ -24,6 +24,7 @@ from governance.ledger import clock
 from governance.upkeep import reconcile
 from llm.sandbox import Sandbox
 from llm.state.breakers import Breakers
+from tests import migrated
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
 from tests.product import Product
 from tests.servers import served
@@ -150,8 +151,32 @@ def a_test_may_be_one_long_transaction(request: pytest.FixtureRequest) -> Iterat
 
 
 @pytest.fixture(scope="session")
+def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def migrated_database(django_db_modify_db_settings: None, django_db_blocker: Any, shared_by_workers: Path) -> Path:
+    """What this worker's test database begins as: SQLite's file, or PostgreSQL's as SQL."""
+    with django_db_blocker.unblock():
+        return migrated.laid_down(shared_by_workers)
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb(request: pytest.FixtureRequest) -> bool:
+    """The test database is there before pytest-django looks for it, and goes with the run's folder or server."""
+    if connections["default"].vendor == "postgresql" and "TEST_DATABASE_URL" in os.environ:
+        return False
+    request.getfixturevalue("migrated_database")
+    return True
+
+
+@pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """The test database, which PostgreSQL drops once nobody is in it: a process that was ended is so a moment later."""
+    """The test database, which a PostgreSQL that is not ours drops once nobody is in it: a process that was ended is so
+    a moment later."""
     yield
     if connections["default"].vendor == "postgresql":
         with django_db_blocker.unblock(), connections["default"].cursor() as cursor:
