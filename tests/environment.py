@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 # Bytes: more than all workers' databases come to. Containers often have 64 MiB.
 LEAST_MEMORY = 4 * 1024**3
 # Objects made before Python looks for cycles among them. Its own 700 means to go through Django, the product and all
-# tests again and again, a quarter of a run's time.
+# tests again and again: a fifth of the time that it takes to collect them.
 BETWEEN_COLLECTIONS = 10_000
 
 
