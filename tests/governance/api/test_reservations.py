@@ -156,6 +156,13 @@ def test_windows_that_never_hold_still_are_worth_another_try(
         assert answer["Retry-After"] == "1"
 
 
+def test_whom_a_lock_holds_up_is_told_so(agent: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "apply", lambda ops, **_: [ledger.HeldUp("acme") for _ in ops])
+    answer = agent.post("/api/reservations", ASK)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ledger_unavailable")
+    assert answer.json()["error"]["message"] == "The ledger is locked for acme; nothing was done. Try again."
+
+
 def test_the_status_of_an_exhausted_budget_is_the_one_that_is_set(agent: Api, settings: Any) -> None:
     settings.OVER_BUDGET_STATUS = 429
     factories.budget("0.05")

@@ -600,7 +600,7 @@ def test_a_correction_of_an_entry_that_is_purged_at_that_moment_finds_none(monke
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("sqlstate", book.RETRYABLE_SQLSTATES)
+@pytest.mark.parametrize("sqlstate", ledger.RETRYABLE_SQLSTATES)
 @pytest.mark.parametrize("times", [2, book.ATTEMPTS])
 def test_a_deadlock_runs_again_a_few_times(monkeypatch, sqlstate, times):
     make.budget("1.00")
