@@ -265,6 +265,15 @@ def test_a_late_settlement_posts_the_difference_once(agent: Api) -> None:
     assert agent.get(f"/api/reservations/{held['id']}").json()["cost"] == "0.03"
 
 
+def test_what_is_released_late_costs_nothing_once(agent: Api) -> None:
+    factories.budget("1")
+    held = reserve(agent, ttl_s=1)
+    expire(held)
+    late = act(agent, held, "release").json()
+    assert (late["status"], late["cost"], window()) == ("expired", "0.00", (0, 0))
+    assert act(agent, held, "release").status_code == 409
+
+
 def test_what_costs_more_than_was_held_is_posted_in_full(agent: Api) -> None:
     factories.budget("1")
     settled = act(agent, reserve(agent), "settle", cost="0.25").json()
@@ -493,12 +502,16 @@ def test_a_run_that_died_after_it_settled_is_answered_as_settled(agent: Api, lat
     assert window() == (nanos("0.04"), 0)
 
 
-def test_a_run_that_died_after_it_released_is_answered_as_released(agent: Api) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_died_after_it_released_is_answered_as_released(agent: Api, late: bool) -> None:
     held = reserve(agent)
+    if late:
+        expire(held)
     path = f"/api/reservations/{held['id']}/release"
     keyed(agent, path, "k1", {})
     died("k1")
-    assert keyed(agent, path, "k1", {}).json()["status"] == "released"
+    again = keyed(agent, path, "k1", {})
+    assert (again.status_code, again.json()["status"]) == (200, "expired" if late else "released")
 
 
 def died(key: str) -> None:
