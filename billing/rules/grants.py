@@ -253,9 +253,9 @@ def about(period: Period, invoices: Sequence[StripeInvoice]) -> list[StripeInvoi
     )
 
 
-def age(invoice: StripeInvoice) -> tuple[datetime, str]:
-    """Puts the oldest first."""
-    return invoice.created_at or FIRST, invoice.id
+def age(invoice: StripeInvoice) -> tuple[datetime, int, str, str]:
+    """Puts the oldest first, of the same second by their numbers, which count up."""
+    return invoice.created_at or FIRST, len(invoice.number), invoice.number, invoice.id
 
 
 def spans(grants: Sequence[Grant]) -> list[Period]:

@@ -131,6 +131,7 @@ class StripeInvoice:
     created_at: datetime | None = None
     due_at: datetime | None = None
     paid_at: datetime | None = None
+    number: str = ""
     payments: frozenset[str] = frozenset()
     tells_payments: bool = False
 
@@ -280,6 +281,7 @@ def invoice(data: Object) -> StripeInvoice:
         created_at=moment(data.get("created")) or moment(data.get("date")),
         due_at=moment(data.get("due_date")),
         paid_at=moment(mapping(data.get("status_transitions")).get("paid_at")),
+        number=text(data.get("number")),
         payments=frozenset(_payments(data)),
         tells_payments="payments" in data or whole(data.get("amount_paid_off_stripe")) > 0,
     )
