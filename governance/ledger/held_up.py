@@ -38,8 +38,8 @@ class HeldUpTenants:
         self._known[tenant] = tries, time.monotonic() + pause_s
 
     def _clear(self, tenant: str) -> None:
-        if self._known.pop(tenant, None) is not None:
-            log.warning("no lock holds up %s any more", tenant or "what has no tenant")
+        del self._known[tenant]
+        log.warning("no lock holds up %s any more", tenant or "what has no tenant")
 
     def due_s(self, tenant: str) -> float:
         """When it is to be tried again, in monotonic seconds; long ago for whom nothing holds up."""

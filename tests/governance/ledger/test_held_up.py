@@ -191,6 +191,21 @@ async def test_so_is_one_that_the_next_process_meets_while_the_first_waits_for_i
     rival.let_go()
 
 
+async def test_where_nobody_says_whose_they_are_they_are_refused(
+    commit: GroupCommit, mine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit._held_up.learn({"other"}, tried=None)
+
+    def away(_: Any) -> Any:
+        raise ledger.LedgerUnavailable("away")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(ledger, "tenants_of", away)
+        with pytest.raises(ledger.LedgerUnavailable, match="away"):
+            await commit.submit(make.reserving("0.01", by=mine))
+    assert (await commit.submit(make.reserving("0.01", by=mine))).allowed
+
+
 @pytest.mark.postgres_only
 def test_expiry_passes_over_what_a_lock_holds_up(acme: Any, other: Any, rival: Rival) -> None:
     for by in (make.caller(), make.caller(other.tenant)):
