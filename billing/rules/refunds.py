@@ -44,7 +44,7 @@ class RefundKind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Undone:
+class Losses:
     """Shares, or amounts: `lost` stands on no payment any more, `disputed` of it is in dispute or was lost in one, and
     `lost_in_dispute` was."""
 
@@ -52,20 +52,20 @@ class Undone:
     disputed: Fraction = Fraction(0)
     lost_in_dispute: Fraction = Fraction(0)
 
-    def __add__(self, other: Undone) -> Undone:
+    def __add__(self, other: Losses) -> Losses:
         return self._each(lambda name: getattr(self, name) + getattr(other, name))
 
-    def __mul__(self, number: Fraction | int) -> Undone:
+    def __mul__(self, number: Fraction | int) -> Losses:
         return self._each(lambda name: getattr(self, name) * number)
 
-    def at_most(self, most: int) -> Undone:
+    def at_most(self, most: int) -> Losses:
         return self._each(lambda name: min(getattr(self, name), Fraction(most)))
 
-    def _each(self, of: Callable[[str], Fraction]) -> Undone:
-        return Undone(of("lost"), of("disputed"), of("lost_in_dispute"))
+    def _each(self, of: Callable[[str], Fraction]) -> Losses:
+        return Losses(of("lost"), of("disputed"), of("lost_in_dispute"))
 
 
-NOTHING = Undone()
+NOTHING = Losses()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,8 @@ class Refund:
     noted: Fraction = field(default=Fraction(0), compare=False)
     lost_share: Fraction = field(default=Fraction(0), compare=False)
     is_open: bool = field(default=False, compare=False)
-    carried: Undone = NOTHING
-    credits: Mapping[str, Undone] = field(default_factory=dict, compare=False)
+    carried: Losses = NOTHING
+    credits: Mapping[str, Losses] = field(default_factory=dict, compare=False)
 
     @property
     def told(self) -> RefundKind:
@@ -105,7 +105,7 @@ class Refund:
         return min(Fraction(1), Fraction(self.refunded + self.beside, self.paid))
 
     @property
-    def own(self) -> Undone:
+    def own(self) -> Losses:
         """Of what was charged, beside whole lines of credit notes, by what became of its own payment. What was refunded
         in part is a gift."""
         if not self.kind.is_whole:
@@ -113,10 +113,10 @@ class Refund:
         charged = self.charged - self.noted
         lost = min(Fraction(1), max(Fraction(0), self.refunded - self.noted) / charged) if charged > 0 else Fraction(1)
         in_dispute = lost * self.lost_share
-        return Undone(lost, lost if self.is_open else in_dispute, in_dispute)
+        return Losses(lost, lost if self.is_open else in_dispute, in_dispute)
 
     @property
-    def undone(self) -> Undone:
+    def undone(self) -> Losses:
         """Of what was charged, beside whole lines of credit notes: what was used of that which was lost in a dispute is
         owed."""
         return (self.own + self.carried).at_most(1)
@@ -172,7 +172,7 @@ def _carried(
     return found
 
 
-def _of_charge(found: Mapping[str, Refund], invoice: StripeInvoice, line: Line) -> Undone:
+def _of_charge(found: Mapping[str, Refund], invoice: StripeInvoice, line: Line) -> Losses:
     if invoice.id not in found:
         return NOTHING
     refund = found[invoice.id]
@@ -202,7 +202,7 @@ def lost_in_dispute(found: Mapping[str, Refund]) -> dict[str, Fraction]:
     return _by_id(found, lambda one: one.lost_in_dispute)
 
 
-def _by_id(found: Mapping[str, Refund], of: Callable[[Undone], Fraction]) -> dict[str, Fraction]:
+def _by_id(found: Mapping[str, Refund], of: Callable[[Losses], Fraction]) -> dict[str, Fraction]:
     credits = {id: of(share) for one in found.values() for id, share in one.credits.items()}
     return {id: of(one.undone) for id, one in found.items()} | credits
 

@@ -10,7 +10,7 @@ import pytest
 
 from billing.rules import refunds
 from billing.rules.credits import charges_of
-from billing.rules.refunds import Known, Refund, RefundKind, Undone
+from billing.rules.refunds import Known, Refund, RefundKind, Losses
 from billing.stripe_api.objects import Line, StripeInvoice, StripePayment, StripePrice
 
 DAY = timedelta(days=1)
@@ -82,7 +82,7 @@ def test_what_becomes_of_an_older_payment_is_told_of_what_it_paid_for() -> None:
 def test_a_dispute_is_carried_on_as_one(status: str, lost_in_it: int) -> None:
     found = refunds.of_invoices([FIRST, OTHER], [back(FIRST, "dispute", status=status)])
     share = Fraction(2, 3)
-    assert found["in_2"].undone == Undone(share, share, share * lost_in_it)
+    assert found["in_2"].undone == Losses(share, share, share * lost_in_it)
     assert refunds.disputed(found) == {"in_1": 1, "in_2": share, "il_2": 1}
     assert refunds.lost_in_dispute(found) == {"in_1": lost_in_it, "in_2": share * lost_in_it, "il_2": lost_in_it}
 
