@@ -10,7 +10,7 @@ import pytest
 
 from billing.rules import refunds
 from billing.rules.credits import charges_of
-from billing.rules.refunds import Known, Refund, RefundKind, Losses
+from billing.rules.refunds import Known, Losses, Refund, RefundKind
 from billing.stripe_api.objects import Line, StripeInvoice, StripePayment, StripePrice
 
 DAY = timedelta(days=1)
