@@ -55,7 +55,7 @@ def note(
     of_lines = _taken_back(known, invoices, refunds)
     for key, row in known.items():
         refund = _gone(row, refunds, payments)
-        _refund(row, of_lines.get(key, refund.gone), refund.lost_in_dispute)
+        _refund(row, of_lines.get(key, refund.gone), refund.undone.lost_in_dispute)
     return reasons
 
 
@@ -81,7 +81,7 @@ def sold_by(session: objects.Checkout) -> int:
 def take_back(row: TopUp, payments: Sequence[Known]) -> None:
     """Keep what was refunded of a checkout's top-up, or is in dispute."""
     refund = of_intent(row.intent_id, payments)
-    _refund(row, refund.gone, refund.lost_in_dispute)
+    _refund(row, refund.gone, refund.undone.lost_in_dispute)
 
 
 def of_tenant(tenant: Tenant) -> list[balance.Purchase]:

@@ -338,7 +338,8 @@ class _Subscription:
         nanos = grants.given(lines, period) if part.frozen else max(part.paid_nanos, part.given_nanos)
         part = replace(part, limit_nanos=self._changed(nanos, cycle, period, whole))
         billed = [one for one in lines if one.span.overlap(period)]
-        gone = {REFUND_REASONS[refunds[one.invoice_id].kind] for one in billed if one.invoice_id in refunds}
+        told = {refunds[one.invoice_id].told for one in billed if one.invoice_id in refunds}
+        gone = {REFUND_REASONS[kind] for kind in told if kind}
         priced = self._priced(self.items.get(cycle, ())) or [(one.price, one.worth) for one in billed]
         state = EntitlementState.FROZEN if part.frozen else EntitlementState.ACTIVE
         return self._is(state, *sorted(gone), part=part, priced=priced, until=period.ends_at)
@@ -359,7 +360,7 @@ class _Subscription:
 
         A share of what is billed is what was billed, for as many as there are by now; before it is, of the list price.
         """
-        items, known = self.items.get(cycle), grants.billed_at(self.grants[cycle], whole, period.ends_at)
+        items, known = self.items.get(cycle), grants.billed_at(self.grants[cycle], period.ends_at)
         shares = [one for one in items or () if self.worths[one.price.id].share_e4]
         # What a share comes to of a price in tiers nobody knows before it is billed.
         if items is None or any(one.price.unit_amount is None and one.price.id not in known for one in shares):
@@ -399,7 +400,7 @@ class _Subscription:
             first = min(mine, key=grants.age, default=None)
             billed = [replace(first, status="paid")] if first else []
             lines = grants.of(self.sub, self.id, billed, self.facts.pricing, set()).get(cycle, ())
-            known = floor(sum(nanos for nanos, _ in grants.billed_at(lines, whole, whole.ends_at).values()))
+            known = floor(sum(nanos for nanos, _ in grants.billed_at(lines, whole.ends_at).values()))
         return min(self._worth(items, whole), max(known, self._worth(_one_each(items), whole)))
 
     def _waiting(self, cycle: Cycle, items: Sequence[Item]) -> SubscriptionStatus | None:

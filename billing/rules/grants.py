@@ -119,14 +119,9 @@ class Grant:
     worth: Worth
 
     def lost(self, shares: Mapping[str, Fraction]) -> Fraction:
-        """How much of it stands on no payment, by its line's id or its invoice's."""
-        return max(shares.get(self.invoice_id, Fraction(0)), shares.get(self.line_id, Fraction(0)))
-
-    def for_whole(self, whole: Period) -> Fraction:
-        """What it bills for a whole cycle: a share of what a part was charged is that part's."""
-        is_of_part = self.worth.share_e4 and len(self.wholes) == 1
-        part = self.wholes[0] if is_of_part else whole
-        return self.nanos * Fraction(whole.length // MICROSECOND, part.length // MICROSECOND)
+        """How much of it stands on no payment, by its line's id or its invoice's. A credit is of what it takes back."""
+        of_invoice = Fraction(0) if self.is_credit else shares.get(self.invoice_id, Fraction(0))
+        return max(of_invoice, shares.get(self.line_id, Fraction(0)))
 
     def within(self, period: Period) -> Fraction:
         """What it gives within a period, in nanodollars and parts of one."""
@@ -228,14 +223,12 @@ def of(
 
 def given(grants: Sequence[Grant], period: Period, *, lost: Mapping[str, Fraction] | None = None) -> int:
     """How much budget grants give within a period: rounded down once, so that a credit takes back just what a charge
-    gave, and never less than nothing. `lost`: so much of an invoice's charges, or of one line, stands on no payment.
-    What its credits paid for stands, and they do, unless nothing of it does."""
-    found = ((one, one.lost(lost or {})) for one in grants)
-    left = ((one, 1 - share if share == 1 or not one.is_credit else Fraction(1)) for one, share in found)
-    return max(0, floor(sum(one.within(period) * share for one, share in left if share)))
+    gave, and never less than nothing. `lost`: so much of an invoice's charges, or of one line, stands on no payment."""
+    stands = ((one, 1 - one.lost(lost or {})) for one in grants)
+    return max(0, floor(sum(one.within(period) * share for one, share in stands if share)))
 
 
-def billed_at(grants: Sequence[Grant], whole: Period, ends_at: datetime) -> dict[str, tuple[Fraction, int]]:
+def billed_at(grants: Sequence[Grant], ends_at: datetime) -> dict[str, tuple[Fraction, int]]:
     """Price id -> what was billed of it for the end of a period, for a whole cycle, as changes within it are, and for
     how many. Where a price was billed anew before its time, what it was billed before is no part of that; nor is what
     cents that were rounded leave of a share that was credited."""
@@ -246,7 +239,7 @@ def billed_at(grants: Sequence[Grant], whole: Period, ends_at: datetime) -> dict
     for one in lines:
         if one.span.starts_at >= begun.get(one.price.id, one.span.starts_at):
             (nanos, quantity), sign = found.get(one.price.id, (Fraction(0), 0)), -1 if one.is_credit else 1
-            found[one.price.id] = nanos + sign * one.for_whole(whole), quantity + sign * one.quantity
+            found[one.price.id] = nanos + sign * one.nanos, quantity + sign * one.quantity
     shares = {one.price.id for one in lines if one.worth.share_e4}
     return {id: (nanos, quantity) for id, (nanos, quantity) in found.items() if quantity > 0 or id not in shares}
 
@@ -260,9 +253,9 @@ def about(period: Period, invoices: Sequence[StripeInvoice]) -> list[StripeInvoi
     )
 
 
-def age(invoice: StripeInvoice) -> tuple[datetime, str]:
-    """Puts the oldest first."""
-    return invoice.created_at or FIRST, invoice.id
+def age(invoice: StripeInvoice) -> tuple[datetime, int, str, str]:
+    """Puts the oldest first, of the same second by their numbers, which count up."""
+    return invoice.created_at or FIRST, len(invoice.number), invoice.number, invoice.id
 
 
 def spans(grants: Sequence[Grant]) -> list[Period]:

@@ -1,5 +1,8 @@
 """Which paid invoices were paid back, wholly or in part, and which are in dispute. Pure.
 
+What goes back takes what was paid with it, wherever that went: credits for it, and what they left on the customer's
+balance, pay for later invoices, and those stand on it as well.
+
 Stripe's newer charges do not name their invoice, nor its invoices their charges unless they are asked to, as with an
 API key: then a charge that no invoice names belongs to none. Where nothing names the other a charge belongs to the
 invoice of its customer that was paid with the same amount at about the same time.
@@ -13,6 +16,8 @@ from datetime import timedelta
 from enum import IntEnum
 from fractions import Fraction
 
+from billing.rules.credits import Charge, charges_of
+from billing.rules.grants import age
 from billing.stripe_api.objects import Line, StripeInvoice, StripePayment
 
 # An inquiry takes no money yet, and what prevents a dispute need not: what either moved says it.
@@ -39,12 +44,39 @@ class RefundKind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Losses:
+    """Shares, or amounts: `lost` stands on no payment any more, `disputed` of it is in dispute or was lost in one, and
+    `lost_in_dispute` was."""
+
+    lost: Fraction = Fraction(0)
+    disputed: Fraction = Fraction(0)
+    lost_in_dispute: Fraction = Fraction(0)
+
+    def __add__(self, other: Losses) -> Losses:
+        return self._each(lambda name: getattr(self, name) + getattr(other, name))
+
+    def __mul__(self, number: Fraction | int) -> Losses:
+        return self._each(lambda name: getattr(self, name) * number)
+
+    def at_most(self, most: int) -> Losses:
+        return self._each(lambda name: min(getattr(self, name), Fraction(most)))
+
+    def _each(self, of: Callable[[str], Fraction]) -> Losses:
+        return Losses(of("lost"), of("disputed"), of("lost_in_dispute"))
+
+
+NOTHING = Losses()
+
+
+@dataclass(frozen=True, slots=True)
 class Refund:
     """`refunded` of `paid` went back or is in dispute, in the currency's smallest unit. `charged`: what that and the
     credits of the same invoice paid for together, tax included. `beside`: what was refunded in part beside what is in
     dispute. `lines`: how much credit notes took of lines of the invoice, by their ids; `noted`: what of the refunded
     was for those that they took whole. `lost_share` of the refunded was lost in a dispute; `is_open`: another may still
-    be won, and as it is then, what is refunded beside it is a gift."""
+    be won, and as it is then, what is refunded beside it is a gift. `carried` of what was charged was paid by credits
+    for what was undone itself, or from the balance that they left; `credits`: how much was undone of what each took
+    back, by its line's id."""
 
     kind: RefundKind
     refunded: int = 0
@@ -55,6 +87,15 @@ class Refund:
     noted: Fraction = field(default=Fraction(0), compare=False)
     lost_share: Fraction = field(default=Fraction(0), compare=False)
     is_open: bool = field(default=False, compare=False)
+    carried: Losses = NOTHING
+    credits: Mapping[str, Losses] = field(default_factory=dict, compare=False)
+
+    @property
+    def told(self) -> RefundKind:
+        """What it is called: by what became of another invoice where nothing did of its own payment."""
+        if self.kind or not self.carried.lost:
+            return self.kind
+        return RefundKind.DISPUTED if self.carried.disputed else RefundKind.REFUNDED
 
     @property
     def gone(self) -> Fraction:
@@ -64,23 +105,21 @@ class Refund:
         return min(Fraction(1), Fraction(self.refunded + self.beside, self.paid))
 
     @property
-    def lost(self) -> Fraction:
-        """How much of what was charged stands on no payment any more, beside whole lines of credit notes. What was
-        refunded in part is a gift."""
+    def own(self) -> Losses:
+        """Of what was charged, beside whole lines of credit notes, by what became of its own payment. What was refunded
+        in part is a gift."""
         if not self.kind.is_whole:
-            return Fraction(0)
+            return NOTHING
         charged = self.charged - self.noted
-        return min(Fraction(1), max(Fraction(0), self.refunded - self.noted) / charged) if charged > 0 else Fraction(1)
+        lost = min(Fraction(1), max(Fraction(0), self.refunded - self.noted) / charged) if charged > 0 else Fraction(1)
+        in_dispute = lost * self.lost_share
+        return Losses(lost, lost if self.is_open else in_dispute, in_dispute)
 
     @property
-    def disputed(self) -> Fraction:
-        """How much of what was charged is in dispute, or was lost in one."""
-        return self.lost if self.is_open else self.lost_in_dispute
-
-    @property
-    def lost_in_dispute(self) -> Fraction:
-        """How much of what was charged was lost in a dispute: what was used of that is owed."""
-        return self.lost * self.lost_share
+    def undone(self) -> Losses:
+        """Of what was charged, beside whole lines of credit notes: what was used of that which was lost in a dispute is
+        owed."""
+        return (self.own + self.carried).at_most(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +131,80 @@ class Known:
 
 
 def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Mapping[str, Refund]:
-    """Invoice id -> what became of its payment, for those that anything became of."""
+    """Invoice id -> what became of what paid it, for those that anything became of."""
     found = {}
     links = _links(invoices, [one.payment for one in known])
+    paid = sorted((one for one in invoices if one.status == "paid"), key=age)
+    charges = charges_of(paid)
     for invoice in invoices:
         mine = [one for one in known if links.get(one.payment.id) == invoice.id]
         refund = _of(max(invoice.total, invoice.amount_paid), invoice.credited, mine, before=invoice.credited_before)
         if refund.kind:
-            credits = -sum(min(0, line.with_tax) for line in invoice.lines)
-            refund = replace(refund, charged=refund.paid + credits, lines=_credited(invoice, mine))
+            refund = replace(refund, charged=_charged(refund.paid, invoice, charges), lines=_credited(invoice, mine))
             found[invoice.id] = replace(refund, noted=_noted(refund, invoice))
+    return _carried(paid, charges, found) if found else {}
+
+
+def _carried(
+    paid: Sequence[StripeInvoice], charges: Mapping[str, Charge], found: Mapping[str, Refund]
+) -> Mapping[str, Refund]:
+    """With what credits and the customer's balance carry on of it, from the oldest invoice to the newest."""
+    found, balance = dict(found), NOTHING
+    for invoice in paid:
+        most = max(0, invoice.total, invoice.amount_paid)
+        refund = found.get(invoice.id, Refund(RefundKind.NONE, charged=_charged(most, invoice, charges)))
+        credit, added = max(0, -invoice.balance_before), invoice.balance_before - invoice.balance_after
+        balance = balance.at_most(credit)
+        drawn = balance * Fraction(min(credit, max(0, -added)), credit) if credit else NOTHING
+        older = [line for line in invoice.lines if line.id in charges and charges[line.id][0] is not invoice]
+        credits = {line.id: _of_charge(found, *charges[line.id]) for line in older}
+        carried = sum((credits[line.id] * -min(0, line.with_tax) for line in older), drawn)
+        charged = refund.charged - refund.noted
+        refund = replace(refund, carried=carried * (1 / charged) if charged > 0 else NOTHING)
+        credits |= {
+            line.id: _of_charge({invoice.id: refund}, *charges[line.id])
+            for line in invoice.lines
+            if line.id in charges and line not in older
+        }
+        balance = balance + drawn * -1 + refund.undone * max(0, added)
+        if refund.kind or refund.carried != NOTHING or any(one != NOTHING for one in credits.values()):
+            found[invoice.id] = replace(refund, credits=credits)
     return found
 
 
+def _of_charge(found: Mapping[str, Refund], invoice: StripeInvoice, line: Line) -> Losses:
+    if invoice.id not in found:
+        return NOTHING
+    refund = found[invoice.id]
+    return replace(refund.undone, lost=Fraction(1)) if refund.lines.get(line.id) == 1 else refund.undone
+
+
+def _charged(paid: int, invoice: StripeInvoice, charges: Mapping[str, Charge]) -> int:
+    """What was paid of an invoice in any way, and with credits. One for what it charged itself pays nothing."""
+    mine = (line for line in invoice.lines if line.id not in charges or charges[line.id][0] is not invoice)
+    return paid - sum(min(0, line.with_tax) for line in mine)
+
+
 def lost(found: Mapping[str, Refund]) -> dict[str, Fraction]:
-    """How much stands on no payment any more: of what invoices charged, by their ids, and of lines that credit notes
-    took whole, by theirs."""
-    gone = {id: one.lost for id, one in found.items()}
-    return gone | {id: share for one in found.values() for id, share in one.lines.items() if share == 1}
+    """How much stands on no payment any more: of what invoices charged, by their ids; of lines that credit notes took
+    whole, and of what credits took back, by those lines'."""
+    notes = {id: share for one in found.values() for id, share in one.lines.items() if share == 1}
+    return _by_id(found, lambda one: one.lost) | notes
+
+
+def disputed(found: Mapping[str, Refund]) -> dict[str, Fraction]:
+    """How much is in dispute, or was lost in one, by the same ids."""
+    return _by_id(found, lambda one: one.disputed)
+
+
+def lost_in_dispute(found: Mapping[str, Refund]) -> dict[str, Fraction]:
+    """How much was lost in a dispute, by the same ids."""
+    return _by_id(found, lambda one: one.lost_in_dispute)
+
+
+def _by_id(found: Mapping[str, Refund], of: Callable[[Losses], Fraction]) -> dict[str, Fraction]:
+    credits = {id: of(share) for one in found.values() for id, share in one.credits.items()}
+    return {id: of(one.undone) for id, one in found.items()} | credits
 
 
 def taken_back(gone: Refund, invoice: StripeInvoice, sold: Sequence[Line]) -> list[Fraction]:
@@ -119,15 +214,15 @@ def taken_back(gone: Refund, invoice: StripeInvoice, sold: Sequence[Line]) -> li
     so that what is left comes to what was paid; what nothing is a gift of, as a dispute, is of everything alike.
     """
     noted = [gone.lines.get(line.id, Fraction(0)) for line in sold]
-    if gone.kind == RefundKind.REFUNDED or gone.lost == 1:
-        return [max(share, gone.lost) for share in noted]
+    lost = gone.undone.lost
+    if gone.kind == RefundKind.REFUNDED or lost == 1:
+        return [max(share, lost) for share in noted]
     paid = _paid_for(gone, invoice)
-    disputed = gone.disputed
-    rest = Fraction(gone.beside if disputed else gone.refunded)
+    rest = Fraction(gone.beside if gone.kind == RefundKind.DISPUTED else gone.refunded)
     rest -= sum(paid(line, gone.lines.get(line.id, Fraction(0))) for line in invoice.lines)
     left = sum(paid(line, 1 - share) for line, share in zip(sold, noted, strict=True))
     each = min(Fraction(1), max(Fraction(0), rest / left)) if left else Fraction(0)
-    return [min(Fraction(1), share + (1 - share) * each + disputed) for share in noted]
+    return [min(Fraction(1), share + (1 - share) * each + lost) for share in noted]
 
 
 def _noted(gone: Refund, invoice: StripeInvoice) -> Fraction:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from billing.rules import grants
+from billing.rules import grants, refunds
 from billing.rules.grants import Grant, Period
-from billing.rules.refunds import Refund, lost
+from billing.rules.refunds import Refund
 from billing.stripe_api.objects import StripeSubscription
 
 # Stripe's statuses of a subscription that is over.
@@ -39,14 +39,13 @@ class WindowShare:
     is_own: bool = False
 
 
-def paid_for(part: WindowShare, lines: Sequence[Grant], refunds: Mapping[str, Refund]) -> WindowShare:
+def paid_for(part: WindowShare, lines: Sequence[Grant], became: Mapping[str, Refund]) -> WindowShare:
     """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
     for in arrears is what was used, so that none of it is left."""
-    gone = lost(refunds)
-    in_disputes = {id: one.disputed for id, one in refunds.items()}
-    lost_in_them = {id: one.lost_in_dispute for id, one in refunds.items()}
+    gone = refunds.lost(became)
     all, kept, undisputed, stands = (
-        grants.given(lines, part.period, lost=shares) for shares in ({}, lost_in_them, in_disputes, gone)
+        grants.given(lines, part.period, lost=shares)
+        for shares in ({}, refunds.lost_in_dispute(became), refunds.disputed(became), gone)
     )
     billed = [one for one in lines if one.span.overlap(part.period) and not one.is_credit]
     forgiven, disputed = max(0, undisputed - stands), max(0, kept - undisputed)

@@ -19,7 +19,8 @@ class PaidSpan:
 
     `amount` is below nothing for a credit for time that was paid for before. `whole_amount` is what its price charges
     for a whole interval at this quantity, without discounts; None where a price says none by itself. `arrears`: for
-    usage of that time. `item` is empty for what belongs to no subscription.
+    usage of that time. `item` is empty for what belongs to no subscription. `gives_back`: the line that a credit is
+    for, where it was on an invoice before.
     """
 
     customer: str
@@ -42,6 +43,7 @@ class PaidSpan:
     invoice: str
     line: str
     paid_at: int
+    gives_back: str = ""
 
     @property
     def starts_at(self) -> datetime:

@@ -44,7 +44,9 @@ def draft(
     if with_pending:
         for item in _waiting(state, customer, sub, currency):
             item["invoice"] = invoice["id"]
-            invoice["_lines"].append(lines.of_charge(state, invoice, item["_charge"], invoiceitem=item["id"]))
+            line = lines.of_charge(state, invoice, item["_charge"], invoiceitem=item["id"])
+            lines.name_debit(state, item["_charge"], invoice, line)
+            invoice["_lines"].append(line)
     invoice["_lines"] += [lines.of_charge(state, invoice, charge) for charge in charges]
     invoice["discounts"] = list(discounts)
     lines.apply_discounts(state, invoice, discounts, now)
@@ -265,6 +267,7 @@ def _book(state: State, invoice: Row, now: int) -> None:
                 trial=charge.trial,
                 invoice=invoice["id"],
                 line=line["id"],
+                gives_back=(charge.gives_back or ("", ""))[1],
                 paid_at=now,
             )
         )

@@ -105,6 +105,14 @@ def of_charge(state: State, invoice: Row, charge: LineCharge, *, invoiceitem: st
     )
 
 
+def name_debit(state: State, charge: LineCharge, invoice: Row, line: Row) -> None:
+    """What waited with its item for an invoice is on one now, as whoever gives it back says."""
+    item = state.find("subscription_item", charge.item)
+    for debit in item["_debits"] if item else ():
+        if debit["line"] == ["", ""] and (debit["price"], debit["start"]) == (charge.price["id"], charge.start):
+            debit["line"] = [invoice["id"], line["id"]]
+
+
 def _parent(charge: LineCharge, invoiceitem: str | None) -> Row:
     details = {
         "invoice_item": invoiceitem,

@@ -111,7 +111,8 @@ class Line:
 class StripeInvoice:
     """`payments` are the ids of its charges and payment intents, as far as the object names them; `tells_payments`: all
     that it has. `total` is what they, the customer's balance and credit notes `credited_before` paid together,
-    `credited` what later ones took back. `due_at` has one that is sent, to be paid by then."""
+    `credited` what later ones took back. The customer's balance was `balance_before`, less than nothing where it is
+    credit, and `balance_after`. `due_at` has one that is sent, to be paid by then."""
 
     id: str
     subscription_id: str
@@ -124,10 +125,13 @@ class StripeInvoice:
     total: int = 0
     credited: int = 0
     credited_before: int = 0
+    balance_before: int = 0
+    balance_after: int = 0
     currency: str = ""
     created_at: datetime | None = None
     due_at: datetime | None = None
     paid_at: datetime | None = None
+    number: str = ""
     payments: frozenset[str] = frozenset()
     tells_payments: bool = False
 
@@ -271,10 +275,13 @@ def invoice(data: Object) -> StripeInvoice:
         total=whole(data.get("total")),
         credited=whole(data.get("post_payment_credit_notes_amount")),
         credited_before=whole(data.get("pre_payment_credit_notes_amount")),
+        balance_before=whole(data.get("starting_balance")),
+        balance_after=whole(data.get("ending_balance")),
         currency=text(data.get("currency")),
         created_at=moment(data.get("created")) or moment(data.get("date")),
         due_at=moment(data.get("due_date")),
         paid_at=moment(mapping(data.get("status_transitions")).get("paid_at")),
+        number=text(data.get("number")),
         payments=frozenset(_payments(data)),
         tells_payments="payments" in data or whole(data.get("amount_paid_off_stripe")) > 0,
     )

@@ -122,6 +122,8 @@ def _explain(error: Exception, code: str) -> tuple[str | None, str]:
     """(the field that is wrong, a sentence)."""
     if getattr(error, "unsure", False):
         return None, UNSURE
+    if isinstance(error, results.HeldUp):
+        return None, f"The ledger is locked for {error.tenant or 'this'}; nothing was done. Try again."
     if code in MESSAGES:
         return None, MESSAGES[code]
     if isinstance(error, drf.ValidationError):

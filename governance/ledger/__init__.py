@@ -7,7 +7,6 @@ the ledger's own.
 
 from governance.ledger.book import (
     ATTEMPTS,
-    RETRYABLE_SQLSTATES,
     adjust,
     apply,
     apply_within,
@@ -28,12 +27,15 @@ from governance.ledger.book import (
     run_again,
     settle,
     take_report_turn,
+    tenants_of,
     try_to_write,
 )
+from governance.ledger.locks import RETRYABLE_SQLSTATES
 from governance.ledger.results import (
     AdjustResult,
     AlreadyResolved,
     ExtendRefused,
+    HeldUp,
     InReview,
     LedgerError,
     LedgerUnavailable,
@@ -52,6 +54,7 @@ __all__ = [
     "AdjustResult",
     "AlreadyResolved",
     "ExtendRefused",
+    "HeldUp",
     "InReview",
     "LedgerError",
     "LedgerUnavailable",
@@ -83,5 +86,6 @@ __all__ = [
     "run_again",
     "settle",
     "take_report_turn",
+    "tenants_of",
     "try_to_write",
 ]

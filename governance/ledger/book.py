@@ -15,7 +15,8 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, cast
@@ -24,7 +25,7 @@ from uuid import UUID
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, transaction
 
 from governance import alerts
-from governance.ledger import acts, call_rules, claims, clock, sql, sql_acts, sql_callers, window_rules
+from governance.ledger import acts, call_rules, claims, clock, locks, sql, sql_acts, sql_callers, window_rules
 from governance.ledger.batch import CALM_LOOKS, Batch, LostWindows, Unforeseen
 from governance.ledger.caller_rules import SHARED, Remembered
 from governance.ledger.operations import (
@@ -46,6 +47,7 @@ from governance.ledger.results import (
     AdjustResult,
     AlreadyResolved,
     FollowResult,
+    HeldUp,
     LedgerError,
     LedgerUnavailable,
     OutOfBounds,
@@ -75,8 +77,6 @@ _RULES: dict[type, Callable[[Batch, Any], Any]] = {
     Follow: window_rules.follow,
 }
 
-# PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
-RETRYABLE_SQLSTATES = ("40P01", "40001")
 # A foreign key's.
 NO_SUCH_ROW = "23503"
 ATTEMPTS = 6
@@ -103,21 +103,27 @@ class Manner:
     ahead: bool = False
 
 
-def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
+def apply(operations: Sequence[Operation], *, now: datetime, lock_wait_s: float | None = None) -> list[Any]:
     """Carry out operations in one durable transaction; their results, in order.
 
-    The result of an operation that failed is its exception, in its place. Raises LedgerUnavailable where the
-    database cannot be reached or does not write, for whatever reason, or others never let it have its windows: then
-    nothing happened, or (after a lost commit) it is not known whether it did, and repeating the same operations is
-    safe: reservations and entries carry their own ids.
+    The result of an operation that failed is its exception, in its place; HeldUp of one that needs what somebody else
+    has locked. Calls and reports wait for a lock so long, see `locks`; None: as long as they may the first time. Raises
+    LedgerUnavailable where the database cannot be reached or does not write, for whatever reason, or others never let
+    it have its windows: then nothing happened, or (after a lost commit) it is not known whether it did, and repeating
+    the same operations is safe: reservations and entries carry their own ids.
     """
     if not operations:
         return []
     moment = clock.RunningMoment(now)
     try:
-        results, noted = _durably(lambda manner: _run(operations, moment, manner, SHARED))
-    except LedgerUnavailable:
-        raise
+        with locks.waited_for(operations, lock_wait_s):
+            results, noted = _durably(lambda manner: _run(operations, moment, manner, SHARED))
+    except LedgerUnavailable as error:
+        if not locks.is_in_the_way(error):
+            raise
+        tenants, apart = tenants_of(operations), functools.partial(apply, now=now, lock_wait_s=locks.again_s())
+        with _perhaps_in_part():
+            return locks.around(operations, tenants, apart)
     except Exception as error:
         failure = error
     else:
@@ -126,7 +132,7 @@ def apply(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
     if len(operations) == 1:
         return [_durably(lambda _: _explained(operations[0], failure))]
     # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
-    return _one_by_one(operations, now)
+    return _one_by_one(operations, now, lock_wait_s)
 
 
 def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
@@ -138,7 +144,7 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
     if not transaction.get_connection().in_atomic_block:
         raise RuntimeError("apply_within needs an open transaction")
     try:
-        with together():
+        with locks.waited_for(operations, None), together():
             keep_deadlines()
             results, noted = _run(operations, now, Manner(calmly=True))
     except LostWindows as error:
@@ -152,6 +158,11 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
             raise result
     _have_followed(noted, now)
     return results
+
+
+def tenants_of(operations: Sequence[Operation]) -> list[str]:
+    """The slug of each one's tenant, as far as it has one; raises LedgerUnavailable."""
+    return _durably(lambda _: locks.tenants_of(operations))
 
 
 def try_to_write() -> None:
@@ -308,7 +319,12 @@ def expire_due(*, now: datetime, limit: int = 500) -> int:
     while due := sql.due_reservations(now + ahead, limit, after=last):
         done = apply([Expire(each.id) for each in due], now=now)
         total += sum(result is True for result in done)
-        failed = [(one.id, each) for one, each in zip(due, done, strict=True) if isinstance(each, Exception)]
+        # What a lock holds up comes again with the next run.
+        failed = [
+            (one.id, each)
+            for one, each in zip(due, done, strict=True)
+            if isinstance(each, Exception) and not isinstance(each, HeldUp)
+        ]
         for id, failure in failed:
             log.error("reservation %s could not be expired: %s", id, failure)
         stuck += failed
@@ -325,7 +341,8 @@ def roll_windows(*, now: datetime, limit: int = 500) -> int:
     Calls do this by themselves when they need a window; this is for the dashboards.
     """
     moment = clock.RunningMoment(now)
-    return _durably(lambda _: window_rules.roll(Batch((), moment), limit=limit))
+    with locks.waited_for((), None):
+        return _durably(lambda _: window_rules.roll(Batch((), moment), limit=limit))
 
 
 def _tell_of(stuck: Sequence[tuple[UUID, Exception]], now: datetime) -> None:
@@ -348,11 +365,17 @@ def _one(operation: Operation, now: datetime) -> Any:
     return result
 
 
-def _one_by_one(operations: Sequence[Operation], now: datetime) -> list[Any]:
+def _one_by_one(operations: Sequence[Operation], now: datetime, lock_wait_s: float | None) -> list[Any]:
+    with _perhaps_in_part():
+        return [result for operation in operations for result in apply([operation], now=now, lock_wait_s=lock_wait_s)]
+
+
+@contextmanager
+def _perhaps_in_part() -> Iterator[None]:
+    """Where the database goes away in the midst of several transactions, the first of them may have landed."""
     try:
-        return [result for operation in operations for result in apply([operation], now=now)]
+        yield
     except LedgerUnavailable as error:
-        # The first of them may have landed.
         raise LedgerUnavailable(str(error), unsure=True) from error
 
 
@@ -469,7 +492,7 @@ def _names_what_is_gone(error: Exception) -> bool:
 
 
 def _may_run_again(error: Exception, attempt: int) -> bool:
-    return getattr(error.__cause__, "sqlstate", None) in RETRYABLE_SQLSTATES and attempt < ATTEMPTS
+    return getattr(error.__cause__, "sqlstate", None) in locks.RETRYABLE_SQLSTATES and attempt < ATTEMPTS
 
 
 def _pause(attempt: int) -> None:

@@ -116,7 +116,7 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
     batch.overruns += [(row.id, overrun) for overrun in op.overruns]
     op = _known_by_name(batch, _plausible(op, row), row)
     if row.status == "expired":
-        return _settle_late(batch, op, row)
+        return _settle_late(batch, op, row, is_claim=op.trust is not None)
     batch.pending(op.reservation_id)
     op, in_review = _held_against(batch, op, row, excess_nanos=op.cost_nanos - row.amount_nanos)
     entry = _charge(batch, row, op)
@@ -133,8 +133,14 @@ def settle(batch: Batch, op: Settle) -> SettleResult:
 
 
 def release(batch: Batch, op: Release) -> None:
-    """Return the whole hold."""
-    row = batch.pending(op.reservation_id)
+    """Return the whole hold; what expired was charged in full, and is settled at nothing."""
+    row = batch.reservation(op.reservation_id)
+    if row.status == "expired":
+        nothing = Settle(row.id, 0, Usage(provider=row.provider, model=row.model_served), request_id=str(row.id))
+        # Nobody knows here who asks: it may be a tenant's key.
+        _settle_late(batch, nothing, row, is_claim=True)
+        return
+    batch.pending(op.reservation_id)
     _give_back(batch, row)
     _correct(batch, row, used=NOTHING)
     _resolve(batch, row, "released")
@@ -390,14 +396,14 @@ def _charge(batch: Batch, row: ReservationRow, op: Settle) -> EntryRow:
     return entry
 
 
-def _settle_late(batch: Batch, op: Settle, row: ReservationRow) -> SettleResult:
+def _settle_late(batch: Batch, op: Settle, row: ReservationRow, *, is_claim: bool) -> SettleResult:
     """Post the difference to what expiry charged and operators corrected since, once."""
     posted = sql.entries_of_reservation(row.id)
     if any(entry.reason == LATE_SETTLE for entry in posted):
         raise AlreadyResolved(row.id, "settled")
     [charge] = [entry for entry in posted if entry.kind == "charge"]
     posted_nanos = sum(entry.cost_nanos for entry in posted)
-    if op.trust is not None and op.cost_nanos < posted_nanos and any(e.reason in (CONFIRMED, VOIDED) for e in posted):
+    if is_claim and op.cost_nanos < posted_nanos and any(e.reason in (CONFIRMED, VOIDED) for e in posted):
         # A tenant's key does not take back what an operator has said was spent.
         raise AlreadyResolved(row.id, "decided on by an operator")
     op, in_review = _held_against(batch, op, row, excess_nanos=op.cost_nanos - posted_nanos, late=True)
@@ -417,7 +423,7 @@ def _settle_late(batch: Batch, op: Settle, row: ReservationRow) -> SettleResult:
     )
     batch.post(entry)
     # What it held was charged, and counts; what it used beyond that counts from now on.
-    _correct(batch, row, used=_used(op, row), is_claim=op.trust is not None, gives_back=False)
+    _correct(batch, row, used=_used(op, row), is_claim=is_claim, gives_back=False)
     return SettleResult(
         entry.id,
         op.cost_nanos,

@@ -25,6 +25,14 @@ class LedgerUnavailable(LedgerError):
         self.unsure = unsure
 
 
+class HeldUp(LedgerUnavailable):
+    """Somebody else has a lock on what a tenant's operation needs: nothing was done. Those of others go on."""
+
+    def __init__(self, tenant: str) -> None:
+        super().__init__(f"a lock in the database holds up {tenant or 'this'}")
+        self.tenant = tenant
+
+
 class ReservationUnknown(LedgerError):
     """No reservation (or entry) has this id."""
 

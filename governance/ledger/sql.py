@@ -201,6 +201,17 @@ def _reservations(rows: list[Any]) -> dict[UUID, ReservationRow]:
     }
 
 
+def tenants_of_reservations(ids: Collection[UUID]) -> Select[dict[UUID, str]]:
+    """The slug of the tenant that each is for. Not locked."""
+    return Select(
+        "SELECT e.id, t.slug FROM governance_reservation e JOIN governance_tenant t ON t.id = e.tenant_id"
+        f" WHERE e.id IN {among(UUIDS)}",
+        [pack_ids(ids)],
+        lambda rows: {uuid(id): slug for id, slug in rows},
+        is_needed=bool(ids),
+    )
+
+
 def is_held(id: UUID) -> bool:
     """Whether there is such a reservation, resolved or not. Not locked."""
     return bool(words.select("SELECT 1 FROM governance_reservation WHERE id = %s", [words.key(id)]))
@@ -264,7 +275,7 @@ def reported(keys: Collection[tuple[int, str]]) -> dict[tuple[int, str], Reporte
 
 def take_report_turns(tenant_ids: Collection[int]) -> None:
     """Wait until nobody else reports for these tenants, before anything else is locked: see `Batch`."""
-    words.take_turns("governance_tenant", alone=tenant_ids, beside=())
+    words.take_turns("governance_tenant", alone=tenant_ids, beside=(), lock_wait=words.PROMPT.lock)
 
 
 def unbudgeted(tenant_id: int, *, since: datetime) -> int:

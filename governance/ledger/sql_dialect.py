@@ -10,7 +10,7 @@ from collections import namedtuple
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate, chain
 from operator import attrgetter
@@ -214,6 +214,17 @@ def briefly() -> Iterator[None]:
         _deadlines.reset(token)
 
 
+@contextmanager
+def waiting(lock_s: float) -> Iterator[None]:
+    """Have transactions of the ledger that begin here wait for a lock so long, where no long work is under way."""
+    chosen = _deadlines.get()
+    token = _deadlines.set(chosen if chosen is PATIENT else replace(chosen, lock=f"{round(1000 * lock_s)}ms"))
+    try:
+        yield
+    finally:
+        _deadlines.reset(token)
+
+
 def _is_in_transaction() -> bool:
     connection.ensure_connection()
     # Django does not know of those that `committed` begins.
@@ -321,12 +332,15 @@ def at_most(bound: int, expression: str) -> str:
     return f"{'LEAST' if is_postgres() else 'MIN'}({bound}, {expression})"
 
 
-def take_turns(table: str, *, alone: Collection[int], beside: Collection[int]) -> None:
+def take_turns(table: str, *, alone: Collection[int], beside: Collection[int], lock_wait: str | None = None) -> None:
     """Queue for rows of a table until the transaction ends: alone, or beside others who are not alone.
 
-    First come, first served, in key order; it locks no row, and holds up only those who queue as well.
+    First come, first served, in key order; it locks no row, and holds up only those who queue as well. `lock_wait` is
+    how long, where that is not as long as for all that this transaction locks.
     """
     if is_postgres() and (alone or beside):
+        if lock_wait is not None:
+            _set_locally({"lock_timeout": lock_wait})
         # In pg_locks: the class is the table's oid, the object the row's id.
         lock = f"('{table}'::regclass::oid::int, v.id::int)"
         run(
@@ -334,6 +348,8 @@ def take_turns(table: str, *, alone: Collection[int], beside: Collection[int]) -
             f" FROM (SELECT v.id, v.alone FROM {_TURNS} ORDER BY v.id) v",
             [_TURNS.pack((id, id in alone) for id in {*alone, *beside})],
         )
+        if lock_wait is not None:
+            _set_locally({"lock_timeout": _deadlines.get().lock})
 
 
 def stamp(at: datetime) -> datetime | str:

@@ -31,6 +31,8 @@ from prometheus_client import Histogram
 
 from governance import database, ledger, measures
 from governance.alerts import conditions as alerts
+from governance.ledger import locks
+from governance.ledger.held_up import HeldUpTenants
 from governance.ledger.operations import Extend, Operation, Record, Release, Reserve, Settle
 from governance.rules.errors import own_of
 
@@ -91,6 +93,8 @@ class _Job:
     # Of one that failed for itself: how often it did, and when it is due again (monotonic seconds).
     tries: int = 0
     due: float = 0.0
+    # Whether it waits for a lock of somebody else's, with others of its tenant.
+    is_held_up: bool = False
     # Of a release of what may have been reserved: since when, and how often it was looked for in vain.
     unsure_since: float | None = None
     looks: int = 0
@@ -128,6 +132,7 @@ class GroupCommit:
         self._stuck: list[_Job] = []
         # Of these: what is being tried once more.
         self._retried: list[_Job] = []
+        self._held_up = HeldUpTenants()
         # What the database said last, while it is away; since when it has been at a batch (monotonic seconds).
         self._away: str | None = None
         self._busy_since_s: float | None = None
@@ -145,8 +150,7 @@ class GroupCommit:
         """
         if not isinstance(operation, Reserve):
             return await self._submit(operation, timeout_s)
-        if (reason := self.why_closed()) is not None:
-            raise ledger.LedgerUnavailable(reason)
+        self._refuse_closed(operation)
         self._reserving += 1
         try:
             return await self._submit(operation, settings.LEDGER_DEADLINE_S if timeout_s is None else timeout_s)
@@ -166,6 +170,12 @@ class GroupCommit:
         except asyncio.CancelledError:
             self._abandon(job)
             raise
+
+    def _refuse_closed(self, operation: Reserve) -> None:
+        if (reason := self.why_closed()) is not None:
+            raise ledger.LedgerUnavailable(reason)
+        if not self._held_up.is_due(operation.caller.tenant):
+            raise ledger.HeldUp(operation.caller.tenant)
 
     def why_closed(self) -> str | None:
         """Why no reservation is taken: the database is known to be away, or too many wait already. None: one is."""
@@ -266,11 +276,32 @@ class GroupCommit:
             return jobs
 
     def _carry_out(self, jobs: Sequence[_Job]) -> list[_Job]:
-        """Commit a batch and answer it; what must land but could not, for the database, is returned."""
-        began_s = time.monotonic()
+        """Commit a batch and answer it; what must land but could not, for the database, is returned.
+
+        Tenants whom a lock may still hold up are tried by themselves, where they are due.
+        """
+        if not self._held_up.names():
+            return self._commit(jobs)
         try:
             with self._at_the_database():
-                results = ledger.apply([job.operation for job in jobs], now=self._clock())
+                tenants = ledger.tenants_of([job.operation for job in jobs])
+        except ledger.LedgerUnavailable as error:
+            return self._refuse(jobs, error)
+        others, theirs = self._held_up.apart(jobs, tenants)
+        kept = self._commit(others) if others else []
+        for tenant, mine in theirs.items():
+            if self._held_up.is_due(tenant):
+                kept += self._commit(mine, of_held_up=tenant)
+            else:
+                kept += self._end(mine, [ledger.HeldUp(tenant) for _ in mine])
+        return kept
+
+    def _commit(self, jobs: Sequence[_Job], *, of_held_up: str | None = None) -> list[_Job]:
+        began_s = time.monotonic()
+        wait_s = None if of_held_up is None else locks.again_s()
+        try:
+            with self._at_the_database():
+                results = ledger.apply([job.operation for job in jobs], now=self._clock(), lock_wait_s=wait_s)
             measures.observe(_sizes, (), len(jobs))
             measures.observe(_commits, (), time.monotonic() - began_s)
         except ledger.LedgerUnavailable as error:
@@ -279,6 +310,11 @@ class GroupCommit:
         except Exception as error:
             log.exception("a batch failed")
             results = [own_of(error) for _ in jobs]
+        self._held_up.learn({each.tenant for each in results if isinstance(each, ledger.HeldUp)}, tried=of_held_up)
+        return self._end(jobs, results)
+
+    def _end(self, jobs: Sequence[_Job], results: Sequence[Any]) -> list[_Job]:
+        """Answer what is done, and keep what must land and is not; what is to be charged anew is returned."""
         answered = list(zip(jobs, results, strict=True))
         unheld = [job for job, result in answered if self._has_lost_hold(job, result)]
         ended = [(job, result) for job, result in answered if job not in unheld and not self._kept(job, result)]
@@ -326,6 +362,7 @@ class GroupCommit:
 
     def _kept(self, job: _Job, result: Any) -> bool:
         """Keep what must land and failed for itself; False where it did not."""
+        job.is_held_up = isinstance(result, ledger.HeldUp)
         if not job.must_land or not isinstance(result, Exception):
             return False
         if isinstance(result, ledger.ReservationUnknown) and self._may_still_come(job):
@@ -333,6 +370,10 @@ class GroupCommit:
             return True
         if isinstance(result, ledger.AlreadyResolved | ledger.ReservationUnknown):
             return False
+        if isinstance(result, ledger.HeldUp):
+            job.due = self._held_up.due_s(result.tenant)
+            self._stuck.append(job)
+            return True
         job.tries += 1
         pause_s = min(LONGEST_PAUSE_S, PAUSE_S[0] * 2**job.tries)
         job.due = time.monotonic() + pause_s
@@ -355,13 +396,15 @@ class GroupCommit:
         return max(0.0, min(job.due for job in self._stuck) - time.monotonic()) if self._stuck else None
 
     def _retry_stuck(self) -> None:
-        """Try again what is due of that which failed for itself: each alone."""
+        """Try again what is due of that which failed for itself: each alone, and what a lock holds up together."""
         now = time.monotonic()
         # No end of a process waits for what may never come.
         self._retried = [job for job in self._stuck if job.due <= now or (job.looks and self._closing.is_set())]
         self._stuck = [job for job in self._stuck if job not in self._retried]
-        for job in self._retried:
-            self._waiting += self._carry_out([job])
+        held_up = [job for job in self._retried if job.is_held_up]
+        alone = [[job] for job in self._retried if not job.is_held_up]
+        for jobs in (*alone, *(held_up[at : at + BATCH] for at in range(0, len(held_up), BATCH))):
+            self._waiting += self._carry_out(jobs)
         self._retried = []
 
     def _tell(self, job: _Job, error: Exception) -> None:

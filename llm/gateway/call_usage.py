@@ -195,17 +195,19 @@ class CallUsage:
         if entry is None:
             return None
         if found.unit == "token":
-            read, permitted = found.input_tokens, self.quote.input_tokens
+            read, permitted, bound = found.input_tokens, self.quote.input_tokens, entry.context_tokens
             most = self._most_input(entry, beside=HIDDEN_PROMPT_TOKENS)
         else:
-            read, permitted = found.units, self.estimate.held_units
+            read, permitted, bound = found.units, self.estimate.held_units, self.estimate.most_units or None
             most = permitted
         if read <= most:
             return None
         inputs = self.estimate.inputs
-        asked = asked_for(self.estimate.read_by)
-        tokens = _shown(-(-read // inputs), permitted // inputs)
-        return ModelOverrun(self.served.place, asked, tokens, permitted // inputs, side=Side.INPUT)
+        asked, permitted = asked_for(self.estimate.read_by), permitted // inputs
+        tokens = _shown(-(-read // inputs), permitted, bound)
+        if tokens <= permitted:
+            return None
+        return ModelOverrun(self.served.place, asked, tokens, permitted, side=Side.INPUT)
 
     def _most_input(self, entry: Entry, *, beside: int) -> int:
         """Tokens at most that were read, if a provider puts `beside` of its own before each of the client's inputs."""
@@ -221,8 +223,12 @@ class CallUsage:
         reported = found.output_tokens if found is not None and found.unit == "token" else 0
         if reported <= self._most_written() + self._beside_answers and shown_tokens <= self._most_written():
             return None
-        tokens = _shown(-(-max(reported, shown_tokens) // self.quote.answers), self.quote.max_tokens)
-        return ModelOverrun(self.served.place, asked_for(self.estimate.asked), tokens, permitted=self.quote.max_tokens)
+        answers, permitted = self.quote.answers, self.quote.max_tokens
+        bound = None if self._entry is None else self._entry.context_tokens
+        tokens = max(_shown(-(-reported // answers), permitted, bound), -(-shown_tokens // answers))
+        if tokens <= permitted:
+            return None
+        return ModelOverrun(self.served.place, asked_for(self.estimate.asked), tokens, permitted)
 
     @property
     def _beside_answers(self) -> int:
@@ -285,9 +291,14 @@ def _renamed(found: Usage, *, provider: str | None = None, model: str | None = N
     return found if is_there else replace(found, provider=provider, model=model)
 
 
-def _shown(tokens: int, permitted: int) -> int:
-    """What a count shows. None of a model has come to more than the longest context: it says "more than permitted"."""
-    return tokens if tokens <= LONGEST_CONTEXT else permitted + 1
+def _shown(tokens: int, permitted: int, bound: int | None) -> int:
+    """What a count shows. None of a model has come to more than the longest context: it says "more than permitted".
+
+    Not that the model's own bound is none, however often it comes: where that was permitted it shows nothing.
+    """
+    if tokens <= LONGEST_CONTEXT:
+        return tokens
+    return permitted + 1 if bound is None else min(permitted + 1, bound)
 
 
 def _own_id(entry: Entry) -> str:

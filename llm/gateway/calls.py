@@ -183,7 +183,8 @@ async def _reserve(call: GovernedCall, order: Sequence[Candidate]) -> Hold:
     try:
         decision = await call.gateway.commits.submit(reserve)
     except ledger.LedgerUnavailable as error:
-        raise errors.ledger_unavailable() from error
+        held_up = error.tenant if isinstance(error, ledger.HeldUp) else None
+        raise errors.ledger_unavailable(held_up=held_up) from error
     except ledger.OutOfBounds as error:
         # No call is so dear, but by a price or a length that is a mistake.
         raise errors.bad_request(f"What this call may cost at most {error}.", code="out_of_bounds") from error

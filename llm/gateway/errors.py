@@ -156,12 +156,14 @@ def method_not_allowed(allowed: str) -> GatewayError:
     )
 
 
-def ledger_unavailable() -> GatewayError:
+def ledger_unavailable(*, held_up: str | None = None) -> GatewayError:
+    """`held_up`: the tenant, where it can be reached and a lock keeps the rest from it."""
+    what = "cannot be reached" if held_up is None else f"is locked for {held_up}"
     return GatewayError(
         503,
         "service_unavailable",
         "ledger_unavailable",
-        "The spend ledger cannot be reached; nothing was sent to the model. Try again.",
+        f"The spend ledger {what}; nothing was sent to the model. Try again.",
         None,
         (("retry-after", "1"),),
     )

@@ -31,6 +31,9 @@ def problem_with_base(url: str, *, private_allowed: bool) -> str:
         port_known = parts.port is None or parts.port > 0
     except ValueError:
         return "This is no URL."
+    if "[v" in parts.netloc.lower():
+        # RFC 3986 keeps such a place for addresses to come; whatever calls one fails.
+        return "It must name a host, or an IPv4 or IPv6 address."
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_known:
         return "It must be a URL that starts with https:// or http://."
     if "@" in parts.netloc or "?" in url or "#" in url:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import Any
 
 from billing.stripe_api.client import CustomerSnapshot
@@ -20,14 +21,17 @@ CENTS = {"price_standard": 5_000, "price_premium": 20_000, "price_seats": 1_000,
 
 @dataclass
 class Paid:
-    """`nanos` of budget paid for `[starts_at, ends_at)`, less than nothing for a credit. `taken`: in dispute."""
+    """`nanos` of budget paid for `[starts_at, ends_at)` with `cents`, both less than nothing for a credit, which is
+    `of` what it takes back."""
 
     invoice_id: str
     subscription_id: str
+    price: str
     starts_at: datetime
     ends_at: datetime
     nanos: int
-    taken: bool = False
+    cents: int
+    of: Paid | None = None
 
 
 @dataclass
@@ -84,6 +88,28 @@ class StripeAccount:
     def sub(self) -> Sub | None:
         """The subscription that lives."""
         return next((sub for sub in self.subs if sub.status != "canceled"), None)
+
+    def disputed(self) -> set[str]:
+        """The invoices of charges that are in dispute, or were lost in one."""
+        return {one["charge"].removeprefix("ch_") for one in self.disputes.values() if one["status"] != "won"}
+
+    def standing(self, undone: set[str]) -> list[tuple[Paid, Fraction]]:
+        """What was paid, and how much of it stands where some invoices' charges went back: what credits for that paid
+        for does not."""
+        lost: dict[int, Fraction] = {}
+        found = []
+        for invoice, group in itertools.groupby(self.payments, key=lambda one: one.invoice_id):
+            lines = list(group)
+            older = [one for one in lines if one.cents < 0 and (one.of is None or one.of.invoice_id != invoice)]
+            charged = sum(one.cents for one in lines)
+            paid = max(0, charged) - sum(one.cents for one in older)
+            gone = Fraction(max(0, charged) if invoice in undone else 0)
+            gone -= sum(one.cents * lost.get(id(one.of), 0) for one in older)
+            share = gone / paid if paid else Fraction(0)
+            for one in lines:
+                lost[id(one)] = lost.get(id(one.of), Fraction(0)) if one in older else share
+                found.append((one, 1 - lost[id(one)]))
+        return found
 
     # What customers do --------------------------------------------------------------------------------------
 
@@ -222,7 +248,6 @@ class StripeAccount:
             "balance_transactions": [],
         }
         self.disputes[made["id"]] = made
-        self._take(charge["id"], taken=True)
         self._send("charge.dispute.created", made)
 
     def close_dispute(self, *, won: bool) -> None:
@@ -230,15 +255,9 @@ class StripeAccount:
         if found is None:
             return
         found["status"] = "won" if won else "lost"
-        self._take(found["charge"], taken=not won)
         self._send("charge.dispute.closed", found)
 
     # Parts --------------------------------------------------------------------------------------------------
-
-    def _take(self, charge: str, *, taken: bool) -> None:
-        for one in self.payments:
-            if one.invoice_id == charge.removeprefix("ch_"):
-                one.taken = taken
 
     def _end(self, sub: Sub) -> None:
         sub.status = "canceled"
@@ -265,6 +284,7 @@ class StripeAccount:
         invoice = {
             "id": id,
             "object": "invoice",
+            "number": f"ACME-{len(self.invoices) + 1:04}",
             "customer": self.customer,
             "status": "open",
             "billing_reason": reason,
@@ -313,7 +333,12 @@ class StripeAccount:
             return
         nanos = self.value(price, quantity) * ((ends_at - starts_at) // timedelta(seconds=1))
         nanos //= MONTH // timedelta(seconds=1)
-        paid = Paid(invoice["id"], invoice["metadata"]["sub"], starts_at, ends_at, -nanos if credit else nanos)
+        sub, sign = invoice["metadata"]["sub"], -1 if credit else 1
+        paid = Paid(invoice["id"], sub, price, starts_at, ends_at, sign * nanos, line["amount"])
+        if credit:
+            taken_back = {id(one.of) for one in self.payments}
+            same = [one for one in self.payments if (one.price, one.ends_at, one.cents > 0) == (price, ends_at, True)]
+            paid.of = next((one for one in reversed(same) if id(one) not in taken_back), None)
         self.payments.append(paid)
 
     def value(self, price: str, quantity: int) -> int:

@@ -14,7 +14,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from governance.ledger.operations import Adjust, Extend, OpenPeriod, Operation, Record, Release, Reserve, Reset, Settle
-from governance.rules.calls import Caller
+from governance.rules.calls import Caller, Usage
 from governance.rules.windows import WindowKind, span_at
 
 TTL = timedelta(seconds=900)
@@ -291,6 +291,9 @@ class Ledger:
         hold = self.holds.get(op.reservation_id)
         if hold is None:
             return "ReservationUnknown"
+        if hold.status == "expired":
+            late = self.settle(Settle(op.reservation_id, 0, Usage()))
+            return late if isinstance(late, str) else None
         if hold.status != "pending":
             return "AlreadyResolved"
         self.resolve(op.reservation_id, "released", None)

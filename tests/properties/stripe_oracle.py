@@ -1,7 +1,8 @@
 """What a customer of the simulated Stripe may spend at a moment, from the stand-in's own books: no rule of `billing`'s.
 
 Nanodollars as fractions, Unix seconds. A span gives its price's budget times the share of the interval that it covers,
-a credit takes that back; what was paid back whole, or is in dispute, gives nothing. Under a hundred lines.
+a credit takes that back; what was paid back whole, or is in dispute, gives nothing, nor does what credits for it, or
+what they left on the balance, paid for.
 """
 
 import itertools
@@ -48,6 +49,7 @@ class Oracle:
     def bounds(self, customer: str, at: int) -> tuple[Fraction, Fraction]:
         """The least and the most that can be spent of what is current at a moment, where nothing of it is used."""
         least = most = Fraction(0)
+        self.lost = self.undone(customer)
         for sub in self.state.rows("subscription", customer=customer):
             if sub["status"] not in GIVES_NOTHING:
                 spans = [one for one in self.books.paid(customer) if one.subscription == sub["id"] and one.list_amount]
@@ -74,7 +76,7 @@ class Oracle:
         return least, most
 
     def given(self, one: PaidSpan, group: list[PaidSpan], cycle: Cycle, period: Span) -> Fraction:
-        if not (stands := self.stands(one)):
+        if not (stands := 1 - self.lost[one.line]):
             return Fraction(0)
         sold, own = self.sold[one.price], (one.interval, one.interval_count)
         wholes = intervals(one, group, cycle)
@@ -87,15 +89,32 @@ class Oracle:
             return stands * Fraction(one.amount * sold.unit * sold.percent, 100) * number / all
         return stands * (1 if one.list_amount > 0 else -1) * sold.worth(one.quantity, own, wholes[0][0]) * number
 
-    def stands(self, one: PaidSpan) -> Fraction:
-        """How much of a span's charge is paid for: what was paid back whole, or is in dispute, is not; credits are."""
-        paid = self.books.payments.get(one.invoice)
-        total = paid.total if paid else 0
-        disputed = sum(other.amount for other in self.books.undone(one.invoice) if other.kind == "dispute")
-        gone = total if self.books.share_undone(one.invoice) == 1 else disputed
-        credits = -sum(other.amount for other in self.books.spans if other.invoice == one.invoice and other.amount < 0)
-        stands = 1 - min(Fraction(1), Fraction(gone, total + credits)) if total + credits > 0 else Fraction(1)
-        return Fraction(1) if stands and one.amount < 0 else stands
+    def undone(self, customer: str) -> dict[str, Fraction]:
+        """How much of each line stands on no payment; of a credit, how much of what it took back."""
+        lost: dict[str, Fraction] = {}
+        balance, paid = Fraction(0), sorted(self.books.paid(customer), key=self.made_at)
+        for id, group in itertools.groupby(paid, key=lambda one: one.invoice):
+            row, spans, total = self.state.get("invoice", id), list(group), max(0, self.books.payments[id].total)
+            held, moved = max(0, -row["starting_balance"]), row["ending_balance"] - row["starting_balance"]
+            balance = min(balance, Fraction(held))
+            drawn = balance * Fraction(max(0, min(held, moved)), held) if held else Fraction(0)
+            # What an invoice gives back of itself pays nothing.
+            mine = {one.line for one in spans}
+            older = [one for one in spans if one.amount < 0 and one.gives_back and one.gives_back not in mine]
+            in_all = total - sum(one.amount for one in older)
+            gone = drawn - sum(one.amount * lost.get(one.gives_back, 0) for one in older) + self.gone(id, total)
+            share = min(Fraction(1), gone / in_all) if in_all > 0 else Fraction(0)
+            lost |= dict.fromkeys(mine, share) | {one.line: lost.get(one.gives_back, Fraction(0)) for one in older}
+            balance += share * max(0, -moved) - drawn
+        return lost
+
+    def made_at(self, one: PaidSpan) -> tuple[int, str]:
+        return self.state.get("invoice", one.invoice)["created"], one.invoice
+
+    def gone(self, invoice: str, total: int) -> int:
+        """What was paid back whole, or is in dispute: nothing else is."""
+        disputed = sum(one.amount for one in self.books.undone(invoice) if one.kind == "dispute")
+        return total if self.books.share_undone(invoice) == 1 else disputed
 
     def credit(self, sub: dict[str, Any], item: dict[str, Any], spans: list[PaidSpan], at: int) -> Fraction:
         """What the policy may give of a period that is not paid for: all where that was agreed, else a tenth."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import os
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from math import floor
 from typing import Any
 
 import pytest
@@ -227,13 +229,13 @@ class CustomerLife(RuleBasedStateMachine):
         ends_at = window.ends_at or self.stripe.now
         owner = next((sub.id for sub in reversed(self.stripe.subs) if self._begins(sub.id) <= window.starts_at), "")
         total = 0
-        for one in self.stripe.payments:
-            if one.subscription_id != owner or one.taken:
+        for one, stands in self.stripe.standing(self.stripe.disputed()):
+            if one.subscription_id != owner:
                 continue
             shared = min(ends_at, one.ends_at) - max(window.starts_at, one.starts_at)
             if shared > timedelta(0):
                 total += (
-                    one.nanos
+                    floor(one.nanos * stands)
                     * (shared // timedelta(seconds=1))
                     // max(1, (one.ends_at - one.starts_at) // timedelta(seconds=1))
                 )
@@ -264,7 +266,9 @@ class CustomerLife(RuleBasedStateMachine):
         account, sub = BillingAccount.objects.get(), self.stripe.sub
         if sub is None:
             assert account.state == ("closed" if self.stripe.subs else "none")
-            assert Tenant.objects.get().status == ("suspended" if self.stripe.subs else "active")
+            # Top-ups count after a subscription is over, too.
+            stopped = self.stripe.subs and not TopUp.objects.exists()
+            assert Tenant.objects.get().status in (["suspended"] if stopped else ["active", "suspended"])
             return
         paid = [one for one in self.stripe.payments if one.subscription_id == sub.id and one.starts_at == sub.starts_at]
         if sub.status == "incomplete":
@@ -285,12 +289,12 @@ class CustomerLife(RuleBasedStateMachine):
     def _stands(self, sub: Sub) -> int:
         """What was paid for a subscription's period, of payments that were not paid back and are not in dispute."""
         gone = {charge["id"].removeprefix("ch_") for charge in self.stripe.charges.values() if charge["refunded"]}
-        total = 0
-        for one in self.stripe.payments:
-            if one.subscription_id == sub.id and not one.taken and one.invoice_id not in gone:
+        total = Fraction(0)
+        for one, stands in self.stripe.standing(gone | self.stripe.disputed()):
+            if one.subscription_id == sub.id:
                 shared = max(timedelta(0), min(sub.ends_at, one.ends_at) - max(sub.starts_at, one.starts_at))
-                total += one.nanos * (shared // SECOND) // max(1, (one.ends_at - one.starts_at) // SECOND)
-        return max(0, total)
+                total += one.nanos * stands * (shared // SECOND) / max(1, (one.ends_at - one.starts_at) // SECOND)
+        return max(0, floor(total))
 
     def _open(self) -> BudgetWindow | None:
         return BudgetWindow.objects.filter(budget__tenant=self.tenant, closed_at=None).first()

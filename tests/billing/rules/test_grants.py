@@ -389,10 +389,11 @@ class TestALine:
     def test_that_was_paid_back_is_left_out(self) -> None:
         found = of(invoice(line()), invoice(credit(START + 20 * DAY), id="in_2"))
         assert grants.given(found, MONTH, lost={"in_1": Fraction(1)}) == 0
-        assert grants.given(found, MONTH, lost={"in_2": Fraction(1)}) == 1000
         assert grants.given(found, MONTH, lost={"in_1": Fraction(1, 2)}) == 500 - 333 - 1
-        # A credit paid for something.
-        assert grants.given(found, MONTH, lost={"in_2": Fraction(1, 2)}) == grants.given(found, MONTH) == 666
+        # What is left of a credit's own invoice is nothing to it; it takes back what is left of its charge.
+        assert grants.given(found, MONTH, lost={"in_2": Fraction(1)}) == grants.given(found, MONTH) == 666
+        half = {"in_1": Fraction(1, 2), found[1].line_id: Fraction(1, 2)}
+        assert grants.given(found, MONTH, lost=half) == 333
         assert grants.given(found, MONTH, lost={}) == grants.given(found, MONTH, lost={"in_1": Fraction(0)}) == 666
 
     def test_pays_for_a_microsecond(self) -> None:

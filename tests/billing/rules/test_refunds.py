@@ -176,7 +176,7 @@ def test_a_dispute_counts_unless_it_takes_no_money(status: str, kind: str) -> No
 )
 def test_what_a_dispute_took_is_lost_once_nobody_can_win_it(status: str, lost: int) -> None:
     found = became(said("dispute", status=status, moved=-5000))
-    assert (found.lost, found.lost_in_dispute, found.is_open) == (1, lost, not lost)
+    assert (found.undone.lost, found.undone.lost_in_dispute, found.is_open) == (1, lost, not lost)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_an_invoice_that_says_how_it_was_paid_is_paid_by_no_charge_that_it_does_
     ],
 )
 def test_what_went_back_whole_or_is_in_dispute_is_lost(refund: Refund, lost: Fraction) -> None:
-    assert refund.lost == lost
+    assert refund.undone.lost == lost
 
 
 def test_a_dispute_is_over_what_it_says_or_all() -> None:
@@ -367,7 +367,7 @@ def test_a_dispute_is_over_what_it_says_or_all() -> None:
             for number, amount in enumerate(amounts)
         ]
         read = [refunds.Known(objects.payment(one), seconds(START)) for one in known]
-        return refunds.of_invoices([objects.invoice(paid | more)], read)["in_1"].lost
+        return refunds.of_invoices([objects.invoice(paid | more)], read)["in_1"].undone.lost
 
     assert [lost(500), lost(500, 500), lost(5000), lost(9000)] == [Fraction(1, 10), Fraction(1, 5), 1, 1]
     # What was refunded beside it is gone by now; one that does not say how much is over all.
@@ -400,7 +400,7 @@ def test_what_credits_paid_for_stands_whatever_tax_is_on_it(total: int, taxes: t
     paid = {"id": "in_1", "object": "invoice", "status": "paid", "total": total, "amount_paid": total, "charge": "ch_1"}
     known = [said("charge", "ch_1", amount=total, refunded=total)]
     invoice = objects.invoice(paid | {"lines": {"data": lines}})
-    assert refunds.of_invoices([invoice], known)["in_1"].lost == Fraction(3, 4)
+    assert refunds.of_invoices([invoice], known)["in_1"].undone.lost == Fraction(3, 4)
 
 
 def test_of_lines_whose_taxes_differ_each_has_its_own() -> None:
@@ -519,9 +519,12 @@ def test_how_much_of_a_payment_went_back_counts_gifts() -> None:
     ]
     assert [Refund(kind.DISPUTED).gone, Refund(kind.DISPUTED, 10, 50, beside=10).gone] == [1, Fraction(2, 5)]
     # Of that no more is owed than is in dispute.
-    assert [Refund(kind.REFUNDED, 50, 50, 50).disputed, Refund(kind.PARTIAL, 10, 50, 50).disputed] == [0, 0]
-    assert [Refund(kind.DISPUTED, is_open=True).disputed, Refund(kind.DISPUTED).disputed] == [1, 0]
-    assert Refund(kind.DISPUTED, 10, 50, 50, 10, is_open=True).disputed == Fraction(1, 5)
+    assert [Refund(kind.REFUNDED, 50, 50, 50).undone.disputed, Refund(kind.PARTIAL, 10, 50, 50).undone.disputed] == [
+        0,
+        0,
+    ]
+    assert [Refund(kind.DISPUTED, is_open=True).undone.disputed, Refund(kind.DISPUTED).undone.disputed] == [1, 0]
+    assert Refund(kind.DISPUTED, 10, 50, 50, 10, is_open=True).undone.disputed == Fraction(1, 5)
 
 
 def test_of_what_is_in_disputes_that_is_lost_which_says_so() -> None:
@@ -529,7 +532,7 @@ def test_of_what_is_in_disputes_that_is_lost_which_says_so() -> None:
         known = [said("charge", "ch_1", amount=paid, refunded=refunded)] if paid else []
         known += [said("dispute", f"dp_{number}", status=how, amount=of) for number, (how, of) in enumerate(disputes)]
         found = became(*known, amount_paid=paid)
-        return [found.disputed, found.lost_in_dispute]
+        return [found.undone.disputed, found.undone.lost_in_dispute]
 
     assert lost(("needs_response", 5000)) == lost(("under_review", 0)) == lost(("charge_refunded", 5000)) == [1, 0]
     assert lost(("lost", 5000)) == lost(("lost", 0)) == [1, 1]

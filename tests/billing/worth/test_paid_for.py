@@ -665,7 +665,7 @@ def test_an_upgrade_that_was_paid_back_leaves_what_was_paid_before() -> None:
     first = bill("in_1", "subscription_create", line(a, 1, 5000, start, end), at=start)
     rest = line(a, 1, -2500, NOW, end, prorated=True), line(b, 1, 10000, NOW, end, prorated=True)
     upgrade = bill("in_2", "subscription_update", *rest, at=NOW)
-    back = {"in_2": refunds.Refund(refunds.RefundKind.REFUNDED)}
+    back = {"in_2": refunds.Refund(refunds.RefundKind.REFUNDED, 7500, 7500, 10_000)}
     found = comes_to(sub(item(b, 1, start, end)), first, upgrade, refunds=back)
     assert (found.state, found.limit_nanos) == (EntitlementState.ACTIVE, 50 * USD)
     assert [(part.paid_nanos, part.forgiven_nanos) for part in found.parts] == [(50 * USD, 75 * USD)]

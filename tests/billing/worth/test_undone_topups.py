@@ -26,10 +26,10 @@ from tests.billing.worth.test_simulated import read
 USD = 10**9
 
 
-def subscriber(shop: Shop) -> str:
+def subscriber(shop: Shop, dollars: int = 50) -> str:
     """A customer with a plan of $50 a month."""
     customer = shop.customer(metadata={"tenant_id": "acme"})
-    shop.subscribe(customer, shop.price(5000, metadata={"llm_budget_usd": "50"}))
+    shop.subscribe(customer, shop.price(100 * dollars, metadata={"llm_budget_usd": str(dollars)}))
     hear(shop)
     return customer
 

@@ -156,6 +156,13 @@ def test_windows_that_never_hold_still_are_worth_another_try(
         assert answer["Retry-After"] == "1"
 
 
+def test_whom_a_lock_holds_up_is_told_so(agent: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "apply", lambda ops, **_: [ledger.HeldUp("acme") for _ in ops])
+    answer = agent.post("/api/reservations", ASK)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ledger_unavailable")
+    assert answer.json()["error"]["message"] == "The ledger is locked for acme; nothing was done. Try again."
+
+
 def test_the_status_of_an_exhausted_budget_is_the_one_that_is_set(agent: Api, settings: Any) -> None:
     settings.OVER_BUDGET_STATUS = 429
     factories.budget("0.05")
@@ -256,6 +263,15 @@ def test_a_late_settlement_posts_the_difference_once(agent: Api) -> None:
     assert window() == (nanos("0.03"), 0)
     assert act(agent, held, "settle", cost="0.03").status_code == 409
     assert agent.get(f"/api/reservations/{held['id']}").json()["cost"] == "0.03"
+
+
+def test_what_is_released_late_costs_nothing_once(agent: Api) -> None:
+    factories.budget("1")
+    held = reserve(agent, ttl_s=1)
+    expire(held)
+    late = act(agent, held, "release").json()
+    assert (late["status"], late["cost"], window()) == ("expired", "0.00", (0, 0))
+    assert act(agent, held, "release").status_code == 409
 
 
 def test_what_costs_more_than_was_held_is_posted_in_full(agent: Api) -> None:
@@ -486,12 +502,16 @@ def test_a_run_that_died_after_it_settled_is_answered_as_settled(agent: Api, lat
     assert window() == (nanos("0.04"), 0)
 
 
-def test_a_run_that_died_after_it_released_is_answered_as_released(agent: Api) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_died_after_it_released_is_answered_as_released(agent: Api, late: bool) -> None:
     held = reserve(agent)
+    if late:
+        expire(held)
     path = f"/api/reservations/{held['id']}/release"
     keyed(agent, path, "k1", {})
     died("k1")
-    assert keyed(agent, path, "k1", {}).json()["status"] == "released"
+    again = keyed(agent, path, "k1", {})
+    assert (again.status_code, again.json()["status"]) == (200, "expired" if late else "released")
 
 
 def died(key: str) -> None:

@@ -14,12 +14,13 @@ from governance import ledger
 from governance.audit import Actor
 from governance.ledger import book, claims, sql, sql_dialect
 from governance.ledger.batch import Batch
+from governance.ledger.call_rules import CONFIRMED, VOIDED
 from governance.ledger.operations import Adjust, ChangeLimit, Expire, Extend, OpenPeriod, Release, Reset
 from governance.ledger.results import HoldBeyondBound, InReview, RequestIdReused
 from governance.models import Budget, BudgetEvent, BudgetWindow, RateLimit, Reservation, SpendEntry, SpendRollup
 from governance.rules.decision import Action, Call, Quote, Reason
 from governance.rules.reports import OWN_VERSION, ReportTrust
-from governance.upkeep import retention
+from governance.upkeep import reconcile, retention
 from tests import factories as make
 from tests.factories import NOON, nanos
 
@@ -132,6 +133,36 @@ def test_expiry_charges_the_hold_as_an_estimate_and_a_late_settle_posts_the_diff
     assert result.charged_nanos == nanos("0.04")
     with pytest.raises(ledger.AlreadyResolved):
         ledger.settle(make.settling(op.reservation_id, "0.04"), now=later)
+
+
+def test_what_is_released_after_its_expiry_costs_nothing_once():
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    later = NOON + timedelta(hours=1)
+    assert ledger.expire_due(now=later) == 1
+    ledger.release(make.releasing(op.reservation_id), now=later)
+    charge, posted = SpendEntry.objects.order_by("id")
+    assert (posted.corrects_id, posted.cost_nanos, posted.reason) == (charge.pk, -nanos("0.10"), "late_settle")
+    assert (window().settled_nanos, window().reserved_nanos) == (0, 0)
+    with pytest.raises(ledger.AlreadyResolved):
+        ledger.release(make.releasing(op.reservation_id), now=later)
+    assert window().settled_nanos == 0
+    assert reconcile.check() == []
+
+
+@pytest.mark.parametrize("reason", [CONFIRMED, VOIDED])
+def test_a_late_release_takes_back_nothing_that_an_operator_has_decided_on(reason: str):
+    make.budget("1.00")
+    op = make.reserving("0.10")
+    ledger.reserve(op, now=NOON)
+    later = NOON + timedelta(hours=1)
+    ledger.expire_due(now=later)
+    charge = SpendEntry.objects.get()
+    ledger.adjust(Adjust(uuids.uuid7(), charge.id, -nanos("0.03"), reason), now=later)
+    with pytest.raises(ledger.AlreadyResolved, match="decided on by an operator"):
+        ledger.release(make.releasing(op.reservation_id), now=later)
+    assert window().settled_nanos == nanos("0.07")
 
 
 def test_a_late_settle_after_an_operator_voided_the_expiry_charges_the_true_cost():
@@ -600,7 +631,7 @@ def test_a_correction_of_an_entry_that_is_purged_at_that_moment_finds_none(monke
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("sqlstate", book.RETRYABLE_SQLSTATES)
+@pytest.mark.parametrize("sqlstate", ledger.RETRYABLE_SQLSTATES)
 @pytest.mark.parametrize("times", [2, book.ATTEMPTS])
 def test_a_deadlock_runs_again_a_few_times(monkeypatch, sqlstate, times):
     make.budget("1.00")

@@ -552,7 +552,7 @@ def test_no_lock_is_waited_for_for_ever(by: Any, monkeypatch: pytest.MonkeyPatch
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         monkeypatch.setattr(book, "by_index", in_a_hurry)
-        with pytest.raises(ledger.LedgerUnavailable, match="lock timeout"):
+        with pytest.raises(ledger.HeldUp, match="holds up acme"):
             ledger.reserve(make.reserving("0.10", by=by), now=NOON)
     finally:
         rival.close()

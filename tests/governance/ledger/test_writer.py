@@ -170,7 +170,7 @@ async def test_what_waited_for_the_database_lands_in_batches(commit, by, fault):
 async def test_each_call_of_a_batch_that_fails_has_an_error_of_its_own(commit, by, monkeypatch, error):
     """Who is done with an error empties its frames; those of the others' calls still run."""
 
-    def failing(operations, *, now):
+    def failing(operations, *, now, **_):
         raise ledger.LedgerUnavailable("away", unsure=True) if isinstance(error, OperationalError) else error
 
     monkeypatch.setattr(ledger, "apply", failing)
@@ -223,7 +223,7 @@ async def test_so_is_one_whose_commit_comes_after_that_was_tried(commit, by, mon
     """The server carries a COMMIT out whose connection is gone."""
     apply, held = ledger.apply, []
 
-    def later(operations, *, now):
+    def later(operations, *, now, **_):
         if not held:
             held.extend(operations)
             raise ledger.LedgerUnavailable("the connection broke", unsure=True)
@@ -241,7 +241,7 @@ async def test_so_is_one_whose_commit_comes_after_that_was_tried(commit, by, mon
 async def test_one_that_never_comes_is_looked_for_no_longer_than_it_may(commit, by, monkeypatch):
     apply, broken = ledger.apply, []
 
-    def never(operations, *, now):
+    def never(operations, *, now, **_):
         if not broken:
             broken.append(operations)
             raise ledger.LedgerUnavailable("the connection broke", unsure=True)

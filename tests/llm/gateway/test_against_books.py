@@ -705,6 +705,22 @@ def test_one_that_ends_in_good_order_may_have_brought_the_call_there_and_is_trie
     assert holds_by_the_books(booked)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [[b"HTTP/1.1 200 OK\r\nno header\r\n\r\n"], [b"garbage\r\n\r\n"], [b"HTTP/1", "close"], [b"HTTP/1", 0.02, "reset"]],
+    ids=["header", "status", "cut", "reset"],
+)
+def test_one_that_ends_after_anything_came_had_brought_it_there_too(
+    product: Product, booked: BookedUpstream, key: str, said: list[Any]
+) -> None:
+    assert ask(product, key, stream=False)[0] == 200
+    booked.next(Answer(script=said, tokens=20))
+    assert ask(product, key, stream=False)[0] == 200
+    first, broken, stand_in = [entry.model for entry in booked.books.entries]
+    assert first == broken == MODEL != stand_in
+    assert holds_by_the_books(booked)
+
+
 def test_one_that_ends_only_later_had_brought_the_call_there_and_is_not_tried_again(
     product: Product, booked: BookedUpstream, key: str
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -304,8 +304,20 @@ def test_a_lie_beyond_all_measure_makes_its_own_model_dear_and_no_other(
     assert ask(product, key) == 200
     assert ask(product, key, model="mistral-small-latest") == 200
     assert held_nanos() < 1_000 * OUTPUT
-    assert ask(product, key) == 200
+    # Nor does it take that away, however often it is told.
+    booked.next(*[Answer(tokens=10, usage="peta")] * 2)
+    assert [ask(product, key) for _ in range(3)] == [200] * 3
     assert nanos("0.02") > held_nanos() >= CONTEXT * OUTPUT
+    assert all(one.tokens <= CONTEXT for one in Overrun.objects.all())
+
+
+@pytest.mark.parametrize("pages", [None, [0]], ids=["unmeasured", "measured"])
+def test_nor_does_one_about_pages(product: Product, booked: BookedUpstream, pages: list[int] | None) -> None:
+    make.budget("100.00")
+    key = product.key()
+    booked.next(*[scanned(10**8)] * 3)
+    assert [scan(product, key, pages=pages) for _ in range(3)] == [200] * 3
+    assert all(one.tokens <= 1_000 for one in Overrun.objects.all())
 
 
 def reading(tokens: int) -> Answer:
@@ -333,9 +345,10 @@ def embed(product: Product, key: str, text: Any = "Hi") -> int:
     return product.post("/v1/embeddings", key, model="mistral-embed", input=text).status_code
 
 
-def scan(product: Product, key: str) -> int:
+def scan(product: Product, key: str, *, pages: Sequence[int] | None = (0,)) -> int:
     document = {"type": "document_url", "document_url": "https://example.com/a.pdf"}
-    return product.post("/v1/ocr", key, model="mistral-ocr-latest", document=document, pages=[0]).status_code
+    asked = {} if pages is None else {"pages": pages}
+    return product.post("/v1/ocr", key, model="mistral-ocr-latest", document=document, **asked).status_code
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])

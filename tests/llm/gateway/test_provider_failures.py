@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
+from governance import ledger
 from governance.ledger import batch
 from governance.models import Alert, SpendEntry
 from llm.gateway.application import gateway
@@ -65,6 +66,14 @@ def test_windows_that_never_hold_still_are_worth_another_try(product: Product, m
     assert (answer.status_code, answer.json()["code"]) == (503, "ledger_unavailable")
     assert answer.headers["retry-after"] == "1"
     assert not product.sandbox.requests
+
+
+def test_whom_a_lock_holds_up_is_told_so(product: Product, monkeypatch) -> None:
+    make.budget("1.00")
+    monkeypatch.setattr(ledger, "apply", lambda ops, **_: [ledger.HeldUp("acme") for _ in ops])
+    answer = product.chat(product.key())
+    assert (answer.status_code, answer.json()["code"]) == (503, "ledger_unavailable")
+    assert "The spend ledger is locked for acme; nothing was sent to the model." in answer.json()["message"]
 
 
 GUARDED = {"guardrails": [{"block_on_error": True, "moderation_llm_v2": {"action": "block"}}]}

@@ -63,6 +63,8 @@ def test_private_addresses_need_leave(url: str) -> None:
         "https://example.com /v1",
         "https://exämple.com/v1",
         "https://[::1/v1",
+        "http://[v1.x]/",
+        "http://[V1.fe80::a]/v1",
     ],
 )
 def test_other_than_plain_web_addresses_are_refused_everywhere(url: str) -> None:

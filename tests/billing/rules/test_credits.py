@@ -1,0 +1,130 @@
+"""What credits carry on of payments that went back; in cents, of months of $50 and $200."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import Any
+
+import pytest
+
+from billing.rules import refunds
+from billing.rules.credits import charges_of
+from billing.rules.refunds import Known, Losses, Refund, RefundKind
+from billing.stripe_api.objects import Line, StripeInvoice, StripePayment, StripePrice
+
+DAY = timedelta(days=1)
+START = datetime(2026, 3, 1, tzinfo=UTC)
+END = START + 30 * DAY
+HALF = Fraction(1, 2)
+
+
+def line(id: str, amount: int, price: str = "price_a", *, day: int = 0, **fields: Any) -> Line:
+    values = {"credit": amount < 0, "proration": day > 0, "recurring": day == 0, "listed": amount} | fields
+    return Line(id, StripePrice(id=price), 1, START + day * DAY, END, amount=amount, **values)
+
+
+def invoice(id: str, *lines: Line, day: int = 0, **fields: Any) -> StripeInvoice:
+    total = sum(one.amount for one in lines)
+    values = {"total": total, "amount_paid": max(0, total), "created_at": START + day * DAY} | fields
+    return StripeInvoice(id, "sub_1", "paid", "", lines, payments=frozenset({f"ch_{id}"}), **values)
+
+
+def back(invoice: StripeInvoice, kind: str = "charge", **fields: Any) -> Known:
+    """Its payment went back whole."""
+    amount, charge_id = invoice.amount_paid, f"ch_{invoice.id}"
+    id = charge_id if kind == "charge" else f"{kind}_{invoice.id}"
+    values = {"status": "succeeded", "refunded": amount if kind == "charge" else 0} | fields
+    return Known(StripePayment(id, kind, amount=amount, charge_id=charge_id, **values), 0)
+
+
+def lost(*invoices: StripeInvoice, to: tuple[Known, ...]) -> dict[str, Fraction]:
+    return refunds.lost(refunds.of_invoices(invoices, to))
+
+
+FIRST = invoice("in_1", line("il_1", 20_000))
+# Half of it is credited, and pays for $100 of the other plan together with $50.
+OTHER = invoice("in_2", line("il_2", -10_000, day=15), line("il_3", 15_000, "price_b", day=15), day=15)
+
+
+class TestACharge:
+    def test_is_the_one_that_was_billed_last_to_the_same_end(self) -> None:
+        again = invoice("in_3", line("il_4", -7_500, "price_b", day=20), line("il_5", 5_000, day=20), day=20)
+        last = invoice("in_4", line("il_6", -2_500, day=25), day=25)
+        found = charges_of([FIRST, OTHER, again, last])
+        assert {id: charge.id for id, (_, charge) in found.items()} == {"il_2": "il_1", "il_4": "il_3", "il_6": "il_5"}
+
+    def test_is_of_the_same_invoice_where_it_was_charged_and_credited_at_once(self) -> None:
+        both = [line("il_4", -9_000, "price_b", day=20), line("il_3", 15_000, "price_b", day=15)]
+        found = charges_of([FIRST, invoice("in_2", *both, line("il_2", -10_000, day=15), day=20)])
+        assert {id: charge.id for id, (_, charge) in found.items()} == {"il_4": "il_3", "il_2": "il_1"}
+
+    def test_is_not_known_of_what_no_paid_invoice_charged_nor_of_what_has_no_price(self) -> None:
+        assert charges_of([OTHER, invoice("in_3", line("il_4", 500, ""), line("il_5", -500, ""))]) == {}
+
+
+def test_an_upgrade_loses_what_its_credit_took_back_and_the_credit_takes_back_nothing() -> None:
+    assert lost(FIRST, OTHER, to=(back(FIRST),)) == {"in_1": 1, "in_2": Fraction(2, 3), "il_2": 1}
+    assert lost(FIRST, OTHER, to=(back(OTHER),)) == {"in_2": Fraction(1, 3), "il_2": 0}
+    assert lost(FIRST, OTHER, to=(back(FIRST), back(OTHER))) == {"in_1": 1, "in_2": 1, "il_2": 1}
+
+
+def test_what_becomes_of_an_older_payment_is_told_of_what_it_paid_for() -> None:
+    def told(*known: Known) -> dict[str, RefundKind]:
+        return {id: one.told for id, one in refunds.of_invoices([FIRST, OTHER], known).items()}
+
+    assert told(back(FIRST)) == {"in_1": RefundKind.REFUNDED, "in_2": RefundKind.REFUNDED}
+    assert told(back(FIRST, "dispute", status="lost")) == {"in_1": RefundKind.DISPUTED, "in_2": RefundKind.DISPUTED}
+    assert Refund(RefundKind.NONE).told == RefundKind.NONE
+
+
+@pytest.mark.parametrize(("status", "lost_in_it"), [("lost", 1), ("needs_response", 0)])
+def test_a_dispute_is_carried_on_as_one(status: str, lost_in_it: int) -> None:
+    found = refunds.of_invoices([FIRST, OTHER], [back(FIRST, "dispute", status=status)])
+    share = Fraction(2, 3)
+    assert found["in_2"].undone == Losses(share, share, share * lost_in_it)
+    assert refunds.disputed(found) == {"in_1": 1, "in_2": share, "il_2": 1}
+    assert refunds.lost_in_dispute(found) == {"in_1": lost_in_it, "in_2": share * lost_in_it, "il_2": lost_in_it}
+
+
+def test_what_an_invoice_credits_of_itself_pays_for_nothing() -> None:
+    charged = [line("il_2", 15_000, "price_b", day=15), line("il_3", -9_000, "price_b", day=20)]
+    only = invoice("in_2", *charged, day=20)
+    assert lost(only, to=(back(only),)) == {"in_2": 1, "il_3": 1}
+
+
+def test_of_a_line_that_a_credit_note_took_whole_a_credit_takes_back_nothing() -> None:
+    bought = invoice("in_1", line("il_1", 20_000), line("il_0", 5_000, "price_once"))
+    note = Known(
+        StripePayment("cn_1", "credit_note", "issued", 20_000, invoice_id="in_1", lines=(("il_1", 20_000),)), 0
+    )
+    assert lost(bought, OTHER, to=(note,)) == {"in_1": 0, "il_1": 1, "in_2": Fraction(2, 3), "il_2": 1}
+
+
+class TestABalance:
+    LESS = invoice(
+        "in_2",
+        line("il_2", -10_000, day=15),
+        line("il_3", 2_500, "price_b", day=15),
+        day=15,
+        balance_after=-7_500,
+    )
+
+    def month(self, **fields: Any) -> StripeInvoice:
+        values = {"amount_paid": 0, "balance_before": -7_500, "balance_after": -2_500} | fields
+        return invoice("in_3", line("il_4", 5_000, "price_b", recurring=True), day=30, **values)
+
+    def test_carries_on_what_credits_left_there(self) -> None:
+        last = invoice("in_4", line("il_5", 5_000, "price_b"), day=60, amount_paid=2_500, balance_before=-2_500)
+        found = lost(FIRST, self.LESS, self.month(), last, to=(back(FIRST),))
+        assert found == {"in_1": 1, "in_2": 1, "il_2": 1, "in_3": 1, "in_4": HALF}
+
+    def test_carries_as_much_as_it_has_left_and_its_share_of_what_was_added(self) -> None:
+        taken_away = self.month(balance_before=-5_000, balance_after=0)
+        assert lost(FIRST, self.LESS, taken_away, to=(back(FIRST),))["in_3"] == 1
+        given_more = self.month(balance_before=-15_000, balance_after=-10_000)
+        assert lost(FIRST, self.LESS, given_more, to=(back(FIRST),))["in_3"] == HALF
+        none = self.month(balance_before=0, balance_after=0, amount_paid=5_000)
+        assert "in_3" not in lost(FIRST, self.LESS, none, to=(back(FIRST),))
+        owed = self.month(balance_before=500, balance_after=0, amount_paid=5_500)
+        assert "in_3" not in lost(FIRST, self.LESS, owed, to=(back(FIRST),))

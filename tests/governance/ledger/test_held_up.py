@@ -1,0 +1,307 @@
+"""A lock that somebody else has on a tenant's rows holds up that tenant, and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import connection, connections
+from django.utils import timezone
+
+from governance import ledger
+from governance.ledger import held_up, locks, writer
+from governance.ledger import sql_dialect as words
+from governance.ledger.held_up import HeldUpTenants
+from governance.ledger.results import HeldUp
+from governance.ledger.writer import GroupCommit
+from governance.models import Alert, BudgetWindow, Reservation
+from governance.rules.reports import ReportTrust
+from tests import factories as make
+from tests.factories import nanos
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_holds")]
+
+
+class Rival:
+    """Somebody's psql, which locks a budget's windows until it is told to let go."""
+
+    def __init__(self) -> None:
+        given = connection.get_connection_params()
+        names = ("dbname", "user", "password", "host", "port")
+        self._connection = psycopg.connect(**{name: given[name] for name in names if name in given})
+
+    def lock(self, budget: Any) -> None:
+        self._connection.execute("SELECT 1 FROM governance_budgetwindow WHERE budget_id = %s FOR UPDATE", [budget.pk])
+
+    def let_go(self) -> None:
+        self._connection.rollback()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture
+def rival(db: None) -> Iterator[Rival]:
+    made = Rival()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def commit() -> Iterator[GroupCommit]:
+    made = GroupCommit()
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def platform(db: None) -> Any:
+    """The budget in which all calls count."""
+    return make.budget("100", scope_type="platform")
+
+
+@pytest.fixture
+def acme(platform: Any) -> Any:
+    return make.budget("10")
+
+
+@pytest.fixture
+def other(platform: Any) -> Any:
+    return make.budget("10", tenant=make.tenant("other"))
+
+
+@pytest.fixture
+def mine(acme: Any) -> Any:
+    return make.caller()
+
+
+@pytest.fixture
+def theirs(other: Any) -> Any:
+    return make.caller(other.tenant)
+
+
+@pytest.fixture(autouse=True)
+def _deadline(settings: Any) -> None:
+    """What it is by default; tests give slow machines longer."""
+    settings.LEDGER_DEADLINE_S = 2
+
+
+@pytest.fixture(autouse=True)
+async def _connections_closed() -> Any:
+    yield
+    await sync_to_async(connections.close_all)()
+
+
+async def until(condition: Any) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen in time")
+
+
+async def held(commit: GroupCommit, by: Any, count: int = 1) -> list[Any]:
+    ops = [make.reserving("0.10", by=by) for _ in range(count)]
+    for op in ops:
+        assert (await commit.submit(op)).allowed
+    return [op.reservation_id for op in ops]
+
+
+@pytest.mark.postgres_only
+@pytest.mark.parametrize("names_caller", [False, True])
+async def test_one_tenants_locked_window_is_no_outage_for_the_others(
+    commit: GroupCommit, acme: Any, mine: Any, theirs: Any, rival: Rival, names_caller: bool
+) -> None:
+    [first, second, third], [fourth] = await held(commit, mine, 3), await held(commit, theirs)
+    rival.lock(acme)
+    naming = {"caller": mine} if names_caller else {}
+    landing = [asyncio.create_task(commit.submit(make.settling(first, "0.04", **naming)))]
+    began = time.monotonic()
+    settled = await asyncio.wait_for(commit.submit(make.settling(fourth, "0.04")), 10)
+    assert settled.charged_nanos == nanos("0.04")
+    # Nothing rides along with what waits: neither what was kept, nor what comes in addition.
+    landing += [asyncio.create_task(commit.submit(op)) for op in (make.settling(second, "0.05"), make.releasing(third))]
+    waits, refused = [], 0
+    while time.monotonic() - began < 3:
+        asked = time.monotonic()
+        assert (await commit.submit(make.reserving("0.01", by=theirs))).allowed
+        waits.append(time.monotonic() - asked)
+        with pytest.raises(HeldUp, match="a lock in the database holds up acme"):
+            await commit.submit(make.reserving("0.01", by=mine))
+        refused += 1
+        assert commit.why_closed() is None
+        assert writer.why_away() is None
+        await asyncio.sleep(0.01)
+    assert refused > 20
+    assert sorted(waits)[len(waits) // 2] < locks.again_s()
+    assert max(waits) < 1.5
+    assert not any(task.done() for task in landing)
+    rival.let_go()
+    await asyncio.wait_for(asyncio.gather(*landing), 10)
+    await until(lambda: commit._held_up.is_due("acme"))
+    assert (await commit.submit(make.reserving("0.01", by=mine))).allowed
+    await until(lambda: not commit.unsettled and not commit._held_up.names())
+    window = await BudgetWindow.objects.aget(budget=acme)
+    assert (window.settled_nanos, window.reserved_nanos) == (nanos("0.09"), nanos("0.01"))
+    # It was nobody's fault that an operator could mend in the ledger.
+    assert not await Alert.objects.filter(kind=writer.STUCK).aexists()
+
+
+@pytest.mark.postgres_only
+async def test_a_lock_in_everybodys_way_is_said_to_each_and_waited_for_no_longer(
+    commit: GroupCommit, platform: Any, rival: Rival
+) -> None:
+    tenants = [await sync_to_async(make.tenant)(f"tenant-{n}") for n in range(12)]
+    callers = [make.caller(tenant) for tenant in tenants]
+    for by in callers:
+        await held(commit, by)
+    rival.lock(platform)
+    began = time.monotonic()
+    done = await asyncio.gather(
+        *(commit.submit(make.reserving("0.01", by=by), timeout_s=30) for by in callers), return_exceptions=True
+    )
+    assert {str(each) for each in done} == {f"a lock in the database holds up tenant-{n}" for n in range(12)}
+    assert time.monotonic() - began < 5
+    assert writer.why_away() is None
+    rival.let_go()
+    await until(lambda: all(commit._held_up.is_due(by.tenant) for by in callers))
+    assert (await commit.submit(make.reserving("0.01", by=callers[0]))).allowed
+
+
+@pytest.mark.postgres_only
+async def test_so_is_one_that_the_next_process_meets_while_the_first_waits_for_it(
+    commit: GroupCommit, acme: Any, mine: Any, theirs: Any, rival: Rival
+) -> None:
+    """It holds the platform's window meanwhile, and soon gives it back."""
+    [first], [second] = await held(commit, mine), await held(commit, theirs)
+    rival.lock(acme)
+    direct = asyncio.create_task(
+        sync_to_async(ledger.apply, thread_sensitive=False)([make.settling(first)], now=timezone.now())
+    )
+    await asyncio.sleep(0.05)
+    await asyncio.wait_for(commit.submit(make.settling(second)), 5)
+    [refused] = await direct
+    assert isinstance(refused, HeldUp)
+    rival.let_go()
+
+
+async def test_where_nobody_says_whose_they_are_they_are_refused(
+    commit: GroupCommit, mine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit._held_up.learn({"other"}, tried=None)
+
+    def away(_: Any) -> Any:
+        raise ledger.LedgerUnavailable("away")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(ledger, "tenants_of", away)
+        with pytest.raises(ledger.LedgerUnavailable, match="away"):
+            await commit.submit(make.reserving("0.01", by=mine))
+    assert (await commit.submit(make.reserving("0.01", by=mine))).allowed
+
+
+@pytest.mark.postgres_only
+def test_expiry_passes_over_what_a_lock_holds_up(acme: Any, other: Any, rival: Rival) -> None:
+    for by in (make.caller(), make.caller(other.tenant)):
+        ledger.reserve(make.reserving(by=by), now=timezone.now())
+    Reservation.objects.update(expires_at=timezone.now())
+    rival.lock(acme)
+    assert ledger.expire_due(now=timezone.now()) == 1
+    assert not Alert.objects.exists()
+    rival.let_go()
+    assert ledger.expire_due(now=timezone.now()) == 1
+
+
+@pytest.mark.postgres_only
+def test_whose_turn_to_report_it_is_may_be_waited_for_longer(acme: Any, settings: Any) -> None:
+    """A tenant's reports queue for it, and hold nothing meanwhile."""
+    settings.LEDGER_DEADLINE_S = 0.4
+    shown, select = [], words.select
+
+    def noting() -> None:
+        shown.append(select("SELECT current_setting('lock_timeout')", [])[0][0])
+
+    op = make.reserving()
+    ledger.reserve(op, now=timezone.now())
+    with pytest.MonkeyPatch.context() as patch:
+        run = words.run
+
+        def running(statement: str, params: Any) -> None:
+            if "pg_advisory" in statement:
+                noting()
+            run(statement, params)
+
+        patch.setattr(words, "run", running)
+        trust = ReportTrust(acme.tenant_id, 0)
+        ledger.settle(make.settling(op.reservation_id, trust=trust), now=timezone.now())
+    assert shown == ["10s"]
+    with words.waiting(0.1), words.committed():
+        words.keep_deadlines()
+        noting()
+    with ledger.patiently(), words.waiting(0.1), words.committed():
+        words.keep_deadlines()
+        noting()
+    assert shown[1:] == ["100ms", "1h"]
+
+
+def test_operations_are_told_apart_by_whose_they_are(acme: Any, other: Any) -> None:
+    op, by = make.reserving(), make.caller(other.tenant)
+    ledger.reserve(op, now=timezone.now())
+    unknown = make.reserving().reservation_id
+    operations: list[Any] = [make.releasing(op.reservation_id), make.reserving(by=by), make.releasing(unknown)]
+    assert ledger.tenants_of(operations) == ["acme", "other", ""]
+    assert ledger.tenants_of([make.reporting(by=by)]) == ["other"]
+
+
+def test_not_all_are_tried_where_each_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+
+    def apply(mine: Any) -> list[Any]:
+        tried.append(mine)
+        time.sleep(0.03)
+        return [None for _ in mine]
+
+    monkeypatch.setattr(locks, "wait_s", lambda: 0.01)
+    ops = [make.reserving(by=object()) for _ in range(4)]  # type: ignore[arg-type]
+    results = locks.around(ops, ["a", "b", "a", "c"], apply)
+    assert tried == [[ops[0], ops[2]]]
+    assert [str(each) for each in results] == [
+        "None",
+        "a lock in the database holds up b",
+        "None",
+        "a lock in the database holds up c",
+    ]
+    assert str(HeldUp("")) == "a lock in the database holds up this"
+
+
+class TestWhoIsKnown:
+    def test_tries_are_further_and_further_apart_and_one_that_goes_through_ends_it(self) -> None:
+        known = HeldUpTenants()
+        known.learn({"acme"}, tried=None)
+        assert not known.is_due("acme")
+        assert known.is_due("other")
+        pauses = []
+        for _ in range(8):
+            known.learn({"acme"}, tried="acme")
+            pauses.append(round(known.due_s("acme") - time.monotonic(), 1))
+        assert pauses == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0, 2.0]
+        known.learn((), tried="acme")
+        assert not known.names()
+
+    def test_one_of_whom_nobody_asks_is_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        known = HeldUpTenants()
+        known.learn({"acme"}, tried=None)
+        assert known.names() == {"acme"}
+        monkeypatch.setattr(held_up, "FORGOTTEN_S", -1.0)
+        assert known.names() == set()
+
+    def test_what_is_theirs_is_told_from_what_is_others(self) -> None:
+        known = HeldUpTenants()
+        known.learn({"acme", "third"}, tried=None)
+        assert known.apart([1, 2, 3], ["acme", "other", "acme"]) == ([2], {"acme": [1, 3]})
