@@ -25,7 +25,7 @@ from billing.models import (
     Subscription,
     TopUp,
 )
-from billing.rules import refunds
+from billing.rules import standing
 from billing.rules.refunds import Known, Refund
 from billing.stripe_api import objects
 
@@ -275,14 +275,16 @@ def _names_any(data: Mapping[str, Any], ids: Collection[str]) -> bool:
 
 def facts(account: BillingAccount) -> Facts:
     subscriptions = [row.data for row in account.subscriptions.order_by("stripe_id")]
-    rows = account.invoices.filter(status__in=("paid", "open")).order_by("stripe_id")
+    # Those that are void or given up charged what a credit may take back all the same.
+    rows = account.invoices.exclude(status="draft").order_by("stripe_id")
     invoices = [row.data for row in rows]
     # The same few prices are on all of them.
     known = catalog_of([*subscriptions, *invoices])
     subs = [objects.subscription(with_catalog(data, known)) for data in subscriptions]
     read = [objects.invoice(with_catalog(data, known)) for data in invoices]
     paid = payments(account, read)
-    return Facts({one.id: one for one in subs}, read, paid, refunds.of_invoices(read, paid))
+    current = [one for one in read if one.status in ("paid", "open")]
+    return Facts({one.id: one for one in subs}, current, paid, standing.of_invoices(read, paid))
 
 
 def catalog_of(read: Sequence[Mapping[str, Any]]) -> Catalog:

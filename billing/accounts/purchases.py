@@ -55,7 +55,9 @@ def note(
     of_lines = _taken_back(known, invoices, refunds)
     for key, row in known.items():
         refund = _gone(row, refunds, payments)
-        _refund(row, of_lines.get(key, refund.gone), refund.undone.lost_in_dispute)
+        # What a note gave back of its line is in no dispute.
+        lost = refund.undone.lost_in_dispute * (1 - refund.lines.get(key, Fraction(0)))
+        _refund(row, of_lines.get(key, refund.gone), lost)
     return reasons
 
 

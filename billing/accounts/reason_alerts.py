@@ -34,6 +34,11 @@ ALERTS = {
         "A payment of {customer} ({tenant}) was refunded: what it paid for allows no more than what is used.",
     ),
     "partial_refund": ("info", "A payment of {customer} ({tenant}) was refunded in part; its budget is unchanged."),
+    "credit_undone": (
+        "warning",
+        "{customer} ({tenant}) paid with credit for what was refunded or never paid, which allows nothing: take what is"
+        " left of its balance away.",
+    ),
     "tenant_taken": ("warning", "{customer} names the tenant {detail}, which another customer pays for already."),
     "unknown_tenant": ("warning", "{customer} names the tenant {detail}, which does not exist."),
     "unproven_claim": (

@@ -38,6 +38,7 @@ REASONS = {
     "refunded": "A payment was refunded: what it paid for allows no more than what is used.",
     "partial_refund": "A part of a payment was refunded; nothing changes.",
     "disputed": "A payment is in dispute.",
+    "credit_undone": "Credit for what was refunded or never paid has paid for it: that allows nothing.",
     "free_tier": "The free tier's limit holds.",
     "override": "An operator set the limit.",
     "owed": "${} was used beyond what was paid for, and is less to spend until it is paid.",

@@ -38,6 +38,7 @@ KINDS: Mapping[str, AlertKind] = {
     "disputed": _kind("A payment is in dispute", "billing_payment_changelist"),
     "refunded": _kind("A payment was refunded", "billing_payment_changelist"),
     "partial_refund": _kind("A payment was refunded in part", "billing_payment_changelist"),
+    "credit_undone": _kind("A customer paid with credit that is no money", "billing_payment_changelist"),
     "tenant_taken": _kind("Two customers pay for one tenant", _UNBOUND, button="Decide who pays"),
     "unknown_tenant": _kind("A Stripe customer is bound to nobody", _UNBOUND, button="Bind the customer"),
     "unproven_claim": _kind("A Stripe customer is bound to nobody", _UNBOUND, button="Bind or dismiss the claim"),

@@ -17,7 +17,10 @@ Charge = tuple[StripeInvoice, Line]
 
 
 def charges_of(invoices: Iterable[StripeInvoice]) -> Mapping[str, Charge]:
-    """Credit line's id -> the charge that it takes back, where one is known; `invoices` are paid, the oldest first."""
+    """The id of a credit on a paid invoice -> the charge that it takes back, where one is known, paid or not.
+
+    `invoices` are of any status, the oldest first.
+    """
     found: dict[str, Charge] = {}
     standing: dict[tuple[str, str, datetime | None], list[Charge]] = defaultdict(list)
     for invoice in invoices:
@@ -29,7 +32,11 @@ def charges_of(invoices: Iterable[StripeInvoice]) -> Mapping[str, Charge]:
             if not line.credit:
                 own[_key(line, invoice)].append((invoice, line))
         for line in reversed(lines):
-            if line.credit and (charges := standing[_key(line, invoice)] or own[_key(line, invoice)]):
+            if (
+                invoice.status == "paid"
+                and line.credit
+                and (charges := standing[_key(line, invoice)] or own[_key(line, invoice)])
+            ):
                 found[line.id] = charges.pop()
         for key, charges in own.items():
             standing[key] += reversed(charges)

@@ -22,7 +22,7 @@ from math import floor
 
 from billing.rules import grants, valuation
 from billing.rules.grants import Cycle, Period
-from billing.rules.refunds import Refund, RefundKind
+from billing.rules.refunds import Refund
 from billing.rules.shares import OVER, WindowShare, paid_for
 from billing.rules.valuation import Kept, PlanPolicy, PlanRule, Priced, Pricing
 from billing.stripe_api.objects import Item, Line, StripeInvoice, StripeSubscription
@@ -42,11 +42,6 @@ class EntitlementState(StrEnum):
     NONE = "none"
 
 
-REFUND_REASONS = {
-    RefundKind.PARTIAL: "partial_refund",
-    RefundKind.REFUNDED: "refunded",
-    RefundKind.DISPUTED: "disputed",
-}
 # A customer's state is the first of these that one of its subscriptions is in.
 STATE_ORDER = tuple(EntitlementState)
 LIVE = (
@@ -338,8 +333,7 @@ class _Subscription:
         nanos = grants.given(lines, period) if part.frozen else max(part.paid_nanos, part.given_nanos)
         part = replace(part, limit_nanos=self._changed(nanos, cycle, period, whole))
         billed = [one for one in lines if one.span.overlap(period)]
-        told = {refunds[one.invoice_id].told for one in billed if one.invoice_id in refunds}
-        gone = {REFUND_REASONS[kind] for kind in told if kind}
+        gone = {refunds[one.invoice_id].reason for one in billed if one.invoice_id in refunds} - {""}
         priced = self._priced(self.items.get(cycle, ())) or [(one.price, one.worth) for one in billed]
         state = EntitlementState.FROZEN if part.frozen else EntitlementState.ACTIVE
         return self._is(state, *sorted(gone), part=part, priced=priced, until=period.ends_at)

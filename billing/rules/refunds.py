@@ -1,8 +1,5 @@
 """Which paid invoices were paid back, wholly or in part, and which are in dispute. Pure.
 
-What goes back takes what was paid with it, wherever that went: credits for it, and what they left on the customer's
-balance, pay for later invoices, and those stand on it as well.
-
 Stripe's newer charges do not name their invoice, nor its invoices their charges unless they are asked to, as with an
 API key: then a charge that no invoice names belongs to none. Where nothing names the other a charge belongs to the
 invoice of its customer that was paid with the same amount at about the same time.
@@ -12,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import IntEnum
 from fractions import Fraction
 
-from billing.rules.credits import Charge, charges_of
-from billing.rules.grants import age
+from billing.rules.credits import Charge
+from billing.rules.grants import FIRST
 from billing.stripe_api.objects import Line, StripeInvoice, StripePayment
 
 # An inquiry takes no money yet, and what prevents a dispute need not: what either moved says it.
@@ -43,6 +40,14 @@ class RefundKind(IntEnum):
         return self >= RefundKind.REFUNDED
 
 
+REASONS = {
+    RefundKind.NONE: "",
+    RefundKind.PARTIAL: "partial_refund",
+    RefundKind.REFUNDED: "refunded",
+    RefundKind.DISPUTED: "disputed",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Losses:
     """Shares, or amounts: `lost` stands on no payment any more, `disputed` of it is in dispute or was lost in one, and
@@ -58,7 +63,7 @@ class Losses:
     def __mul__(self, number: Fraction | int) -> Losses:
         return self._each(lambda name: getattr(self, name) * number)
 
-    def at_most(self, most: int) -> Losses:
+    def at_most(self, most: int | Fraction) -> Losses:
         return self._each(lambda name: min(getattr(self, name), Fraction(most)))
 
     def _each(self, of: Callable[[str], Fraction]) -> Losses:
@@ -66,6 +71,8 @@ class Losses:
 
 
 NOTHING = Losses()
+# Of what was never paid.
+ALL = Losses(lost=Fraction(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,8 @@ class Refund:
     was for those that they took whole. `lost_share` of the refunded was lost in a dispute; `is_open`: another may still
     be won, and as it is then, what is refunded beside it is a gift. `carried` of what was charged was paid by credits
     for what was undone itself, or from the balance that they left; `credits`: how much was undone of what each took
-    back, by its line's id."""
+    back, by its line's id. `to_balance`: when credit notes put how much on the balance; `beyond`: what went back in
+    money beyond what these left of the payment, so that they stand on none."""
 
     kind: RefundKind
     refunded: int = 0
@@ -89,13 +97,15 @@ class Refund:
     is_open: bool = field(default=False, compare=False)
     carried: Losses = NOTHING
     credits: Mapping[str, Losses] = field(default_factory=dict, compare=False)
+    to_balance: Sequence[tuple[datetime, int]] = field(default=(), compare=False)
+    beyond: Losses = field(default=NOTHING, compare=False)
 
     @property
-    def told(self) -> RefundKind:
-        """What it is called: by what became of another invoice where nothing did of its own payment."""
+    def reason(self) -> str:
+        """What it is called: by what became of what credits took back where nothing did of its own payment."""
         if self.kind or not self.carried.lost:
-            return self.kind
-        return RefundKind.DISPUTED if self.carried.disputed else RefundKind.REFUNDED
+            return REASONS[self.kind]
+        return REASONS[RefundKind.DISPUTED] if self.carried.disputed else "credit_undone"
 
     @property
     def gone(self) -> Fraction:
@@ -110,9 +120,11 @@ class Refund:
         in part is a gift."""
         if not self.kind.is_whole:
             return NOTHING
-        charged = self.charged - self.noted
-        lost = min(Fraction(1), max(Fraction(0), self.refunded - self.noted) / charged) if charged > 0 else Fraction(1)
-        in_dispute = lost * self.lost_share
+        charged, noted = self.charged - self.noted, max(Fraction(0), self.noted - self.beside)
+        if charged <= 0:
+            return Losses(Fraction(1), Fraction(1) if self.is_open else self.lost_share, self.lost_share)
+        lost = min(Fraction(1), max(Fraction(0), self.refunded - noted) / charged)
+        in_dispute = min(lost, self.lost_share * self.refunded / charged)
         return Losses(lost, lost if self.is_open else in_dispute, in_dispute)
 
     @property
@@ -130,81 +142,31 @@ class Known:
     said_at_s: int
 
 
-def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Mapping[str, Refund]:
-    """Invoice id -> what became of what paid it, for those that anything became of."""
+def of_invoices(
+    invoices: Sequence[StripeInvoice], known: Sequence[Known], charges: Mapping[str, Charge]
+) -> dict[str, Refund]:
+    """Invoice id -> what became of its own payment, for those that anything became of."""
     found = {}
     links = _links(invoices, [one.payment for one in known])
-    paid = sorted((one for one in invoices if one.status == "paid"), key=age)
-    charges = charges_of(paid)
     for invoice in invoices:
         mine = [one for one in known if links.get(one.payment.id) == invoice.id]
         refund = _of(max(invoice.total, invoice.amount_paid), invoice.credited, mine, before=invoice.credited_before)
         if refund.kind:
-            refund = replace(refund, charged=_charged(refund.paid, invoice, charges), lines=_credited(invoice, mine))
-            found[invoice.id] = replace(refund, noted=_noted(refund, invoice))
-    return _carried(paid, charges, found) if found else {}
-
-
-def _carried(
-    paid: Sequence[StripeInvoice], charges: Mapping[str, Charge], found: Mapping[str, Refund]
-) -> Mapping[str, Refund]:
-    """With what credits and the customer's balance carry on of it, from the oldest invoice to the newest."""
-    found, balance = dict(found), NOTHING
-    for invoice in paid:
-        most = max(0, invoice.total, invoice.amount_paid)
-        refund = found.get(invoice.id, Refund(RefundKind.NONE, charged=_charged(most, invoice, charges)))
-        credit, added = max(0, -invoice.balance_before), invoice.balance_before - invoice.balance_after
-        balance = balance.at_most(credit)
-        drawn = balance * Fraction(min(credit, max(0, -added)), credit) if credit else NOTHING
-        older = [line for line in invoice.lines if line.id in charges and charges[line.id][0] is not invoice]
-        credits = {line.id: _of_charge(found, *charges[line.id]) for line in older}
-        carried = sum((credits[line.id] * -min(0, line.with_tax) for line in older), drawn)
-        charged = refund.charged - refund.noted
-        refund = replace(refund, carried=carried * (1 / charged) if charged > 0 else NOTHING)
-        credits |= {
-            line.id: _of_charge({invoice.id: refund}, *charges[line.id])
-            for line in invoice.lines
-            if line.id in charges and line not in older
-        }
-        balance = balance + drawn * -1 + refund.undone * max(0, added)
-        if refund.kind or refund.carried != NOTHING or any(one != NOTHING for one in credits.values()):
-            found[invoice.id] = replace(refund, credits=credits)
+            notes = tuple(_to_balance(one.payment) for one in mine if one.payment.to_balance and _is_note(one.payment))
+            lines = _credited(invoice, mine)
+            refund = replace(refund, charged=charged(refund.paid, invoice, charges), lines=lines, to_balance=notes)
+            found[invoice.id] = with_notes(refund, invoice)
     return found
 
 
-def _of_charge(found: Mapping[str, Refund], invoice: StripeInvoice, line: Line) -> Losses:
-    if invoice.id not in found:
-        return NOTHING
-    refund = found[invoice.id]
-    return replace(refund.undone, lost=Fraction(1)) if refund.lines.get(line.id) == 1 else refund.undone
-
-
-def _charged(paid: int, invoice: StripeInvoice, charges: Mapping[str, Charge]) -> int:
+def charged(paid: int, invoice: StripeInvoice, charges: Mapping[str, Charge]) -> int:
     """What was paid of an invoice in any way, and with credits. One for what it charged itself pays nothing."""
     mine = (line for line in invoice.lines if line.id not in charges or charges[line.id][0] is not invoice)
     return paid - sum(min(0, line.with_tax) for line in mine)
 
 
-def lost(found: Mapping[str, Refund]) -> dict[str, Fraction]:
-    """How much stands on no payment any more: of what invoices charged, by their ids; of lines that credit notes took
-    whole, and of what credits took back, by those lines'."""
-    notes = {id: share for one in found.values() for id, share in one.lines.items() if share == 1}
-    return _by_id(found, lambda one: one.lost) | notes
-
-
-def disputed(found: Mapping[str, Refund]) -> dict[str, Fraction]:
-    """How much is in dispute, or was lost in one, by the same ids."""
-    return _by_id(found, lambda one: one.disputed)
-
-
-def lost_in_dispute(found: Mapping[str, Refund]) -> dict[str, Fraction]:
-    """How much was lost in a dispute, by the same ids."""
-    return _by_id(found, lambda one: one.lost_in_dispute)
-
-
-def _by_id(found: Mapping[str, Refund], of: Callable[[Losses], Fraction]) -> dict[str, Fraction]:
-    credits = {id: of(share) for one in found.values() for id, share in one.credits.items()}
-    return {id: of(one.undone) for id, one in found.items()} | credits
+def with_notes(refund: Refund, invoice: StripeInvoice) -> Refund:
+    return replace(refund, noted=_noted(refund, invoice))
 
 
 def taken_back(gone: Refund, invoice: StripeInvoice, sold: Sequence[Line]) -> list[Fraction]:
@@ -229,7 +191,7 @@ def _noted(gone: Refund, invoice: StripeInvoice) -> Fraction:
     """What was for whole lines of credit notes, of what went back of all that was paid."""
     paid = _paid_for(gone, invoice)
     whole = (line for line in invoice.lines if gone.lines.get(line.id) == 1)
-    return sum((paid(line, Fraction(1)) for line in whole if gone.kind == RefundKind.REFUNDED), Fraction(0))
+    return sum((paid(line, Fraction(1)) for line in whole if gone.kind.is_whole), Fraction(0))
 
 
 def _paid_for(gone: Refund, invoice: StripeInvoice) -> Callable[[Line, Fraction], Fraction]:
@@ -250,8 +212,7 @@ def of_intent(intent_id: str, known: Sequence[Known]) -> Refund:
 def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> Refund:
     disputes = [one.payment for one in mine if one.payment.kind == "dispute"]
     disputes = [one for one in disputes if _takes_money(one)]
-    notes = [one.payment for one in mine if one.payment.kind == "credit_note"]
-    notes = [note for note in notes if note.status != "void"]
+    notes = [one.payment for one in mine if _is_note(one.payment)]
     noted, beside = sum(note.amount for note in notes), sum(note.unrefunded for note in notes)
     # A credit note's refund is in both sums; what was credited without one, or before there was a payment, is in the
     # notes alone.
@@ -262,14 +223,25 @@ def _of(paid: int, credited: int, mine: Sequence[Known], *, before: int = 0) -> 
     charges = [one.payment for one in mine if one.payment.kind == "charge" and one.payment.status not in FAILED]
     paid = max(paid, sum(charge.amount for charge in charges))
     if not disputes:
-        return Refund(RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL, refunded, paid, paid)
+        kind = RefundKind.REFUNDED if refunded >= paid else RefundKind.PARTIAL
+        return Refund(kind, refunded, paid, paid, beyond=Losses(Fraction(max(0, refunded - paid))))
     disputed = _in_all(disputes, paid)
     gone, beside = (paid, 0) if disputed + refunded >= paid else (disputed, refunded)
     lost = [one for one in disputes if one.status in LOST]
     # Where nobody knows what was paid, all of it was lost, or none.
     share = Fraction(_in_all(lost, gone), gone) if gone > 0 else Fraction(int(bool(lost)))
     is_open = len(lost) < len(disputes)
-    return Refund(RefundKind.DISPUTED, gone, paid, paid, beside, lost_share=share, is_open=is_open)
+    over, lost_over = (Fraction(max(0, one + refunded - paid)) for one in (disputed, _in_all(lost, paid)))
+    beyond = Losses(over, over if is_open else lost_over, lost_over if lost else Fraction(0))
+    return Refund(RefundKind.DISPUTED, gone, paid, paid, beside, lost_share=share, is_open=is_open, beyond=beyond)
+
+
+def _is_note(payment: StripePayment) -> bool:
+    return payment.kind == "credit_note" and payment.status != "void"
+
+
+def _to_balance(note: StripePayment) -> tuple[datetime, int]:
+    return note.created_at or FIRST, note.to_balance
 
 
 def _takes_money(dispute: StripePayment) -> bool:
@@ -287,7 +259,7 @@ def _in_all(disputes: Sequence[StripePayment], most: int) -> int:
 
 def _credited(invoice: StripeInvoice, mine: Sequence[Known]) -> dict[str, Fraction]:
     """How much of each line credit notes took."""
-    notes = [one.payment for one in mine if one.payment.kind == "credit_note" and one.payment.status != "void"]
+    notes = [one.payment for one in mine if _is_note(one.payment)]
     listed = {line.id: line.listed for line in invoice.lines if line.listed > 0}
     found: dict[str, Fraction] = {}
     for id, amount in (pair for note in notes for pair in note.lines if pair[0] in listed):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from billing.rules import grants, refunds
+from billing.rules import grants, standing
 from billing.rules.grants import Grant, Period
 from billing.rules.refunds import Refund
 from billing.stripe_api.objects import StripeSubscription
@@ -42,10 +42,10 @@ class WindowShare:
 def paid_for(part: WindowShare, lines: Sequence[Grant], became: Mapping[str, Refund]) -> WindowShare:
     """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
     for in arrears is what was used, so that none of it is left."""
-    gone = refunds.lost(became)
+    gone = standing.lost(became)
     all, kept, undisputed, stands = (
         grants.given(lines, part.period, lost=shares)
-        for shares in ({}, refunds.lost_in_dispute(became), refunds.disputed(became), gone)
+        for shares in ({}, standing.lost_in_dispute(became), standing.disputed(became), gone)
     )
     billed = [one for one in lines if one.span.overlap(part.period) and not one.is_credit]
     forgiven, disputed = max(0, undisputed - stands), max(0, kept - undisputed)

@@ -112,7 +112,7 @@ class StripeInvoice:
     """`payments` are the ids of its charges and payment intents, as far as the object names them; `tells_payments`: all
     that it has. `total` is what they, the customer's balance and credit notes `credited_before` paid together,
     `credited` what later ones took back. The customer's balance was `balance_before`, less than nothing where it is
-    credit, and `balance_after`. `due_at` has one that is sent, to be paid by then."""
+    credit, and `balance_after`; `overpaid` went there beside. `due_at` has one that is sent, to be paid by then."""
 
     id: str
     subscription_id: str
@@ -131,6 +131,8 @@ class StripeInvoice:
     created_at: datetime | None = None
     due_at: datetime | None = None
     paid_at: datetime | None = None
+    finalized_at: datetime | None = None
+    overpaid: int = 0
     number: str = ""
     payments: frozenset[str] = frozenset()
     tells_payments: bool = False
@@ -142,8 +144,8 @@ class StripePayment:
 
     `refunded` is a charge's. `moved` is what a dispute put into the business's balance, less than nothing where it took
     more; None where it says nothing of that. `unrefunded` is what a credit note gave back after the payment without a
-    refund: to the customer's balance, or outside Stripe. `lines`: what it credits of an invoice's lines, by their ids,
-    before discounts and tax.
+    refund: to the customer's balance (`to_balance`), or outside Stripe. `lines`: what it credits of an invoice's lines,
+    by their ids, before discounts and tax.
     """
 
     id: str
@@ -155,6 +157,7 @@ class StripePayment:
     invoice_id: str = ""
     refunded: int = 0
     unrefunded: int = 0
+    to_balance: int = 0
     lines: tuple[tuple[str, int], ...] = ()
     currency: str = ""
     moved: int | None = None
@@ -281,6 +284,8 @@ def invoice(data: Object) -> StripeInvoice:
         created_at=moment(data.get("created")) or moment(data.get("date")),
         due_at=moment(data.get("due_date")),
         paid_at=moment(mapping(data.get("status_transitions")).get("paid_at")),
+        finalized_at=moment(mapping(data.get("status_transitions")).get("finalized_at")),
+        overpaid=whole(data.get("amount_overpaid")),
         number=text(data.get("number")),
         payments=frozenset(_payments(data)),
         tells_payments="payments" in data or whole(data.get("amount_paid_off_stripe")) > 0,
@@ -304,6 +309,7 @@ def payment(data: Object) -> StripePayment:
     by_refunds = sum(whole(raw.get("amount_refunded")) for raw in members(data.get("refunds")))
     # Older versions name one refund, without its amount.
     is_told = kind == "credit_note" and "refunds" in data
+    unrefunded = max(0, whole(data.get("post_payment_amount")) - by_refunds) if is_told else 0
     return StripePayment(
         id=id,
         kind=kind,
@@ -313,7 +319,8 @@ def payment(data: Object) -> StripePayment:
         intent_id=identifier(data.get("payment_intent")),
         invoice_id=identifier(data.get("invoice")),
         refunded=whole(data.get("amount_refunded")),
-        unrefunded=max(0, whole(data.get("post_payment_amount")) - by_refunds) if is_told else 0,
+        unrefunded=unrefunded,
+        to_balance=max(0, unrefunded - whole(data.get("out_of_band_amount"))),
         lines=tuple(
             (id, whole(raw.get("amount")))
             for raw in members(data.get("lines"))

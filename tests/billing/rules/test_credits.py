@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from billing.rules import refunds
+from billing.rules import standing
 from billing.rules.credits import charges_of
 from billing.rules.refunds import Known, Losses, Refund, RefundKind
 from billing.stripe_api.objects import Line, StripeInvoice, StripePayment, StripePrice
@@ -39,7 +39,7 @@ def back(invoice: StripeInvoice, kind: str = "charge", **fields: Any) -> Known:
 
 
 def lost(*invoices: StripeInvoice, to: tuple[Known, ...]) -> dict[str, Fraction]:
-    return refunds.lost(refunds.of_invoices(invoices, to))
+    return standing.lost(standing.of_invoices(invoices, to))
 
 
 FIRST = invoice("in_1", line("il_1", 20_000))
@@ -70,21 +70,21 @@ def test_an_upgrade_loses_what_its_credit_took_back_and_the_credit_takes_back_no
 
 
 def test_what_becomes_of_an_older_payment_is_told_of_what_it_paid_for() -> None:
-    def told(*known: Known) -> dict[str, RefundKind]:
-        return {id: one.told for id, one in refunds.of_invoices([FIRST, OTHER], known).items()}
+    def told(*known: Known) -> dict[str, str]:
+        return {id: one.reason for id, one in standing.of_invoices([FIRST, OTHER], known).items()}
 
-    assert told(back(FIRST)) == {"in_1": RefundKind.REFUNDED, "in_2": RefundKind.REFUNDED}
-    assert told(back(FIRST, "dispute", status="lost")) == {"in_1": RefundKind.DISPUTED, "in_2": RefundKind.DISPUTED}
-    assert Refund(RefundKind.NONE).told == RefundKind.NONE
+    assert told(back(FIRST)) == {"in_1": "refunded", "in_2": "credit_undone"}
+    assert told(back(FIRST, "dispute", status="lost")) == {"in_1": "disputed", "in_2": "disputed"}
+    assert Refund(RefundKind.NONE).reason == ""
 
 
 @pytest.mark.parametrize(("status", "lost_in_it"), [("lost", 1), ("needs_response", 0)])
 def test_a_dispute_is_carried_on_as_one(status: str, lost_in_it: int) -> None:
-    found = refunds.of_invoices([FIRST, OTHER], [back(FIRST, "dispute", status=status)])
+    found = standing.of_invoices([FIRST, OTHER], [back(FIRST, "dispute", status=status)])
     share = Fraction(2, 3)
     assert found["in_2"].undone == Losses(share, share, share * lost_in_it)
-    assert refunds.disputed(found) == {"in_1": 1, "in_2": share, "il_2": 1}
-    assert refunds.lost_in_dispute(found) == {"in_1": lost_in_it, "in_2": share * lost_in_it, "il_2": lost_in_it}
+    assert standing.disputed(found) == {"in_1": 1, "in_2": share, "il_2": 1}
+    assert standing.lost_in_dispute(found) == {"in_1": lost_in_it, "in_2": share * lost_in_it, "il_2": lost_in_it}
 
 
 def test_what_an_invoice_credits_of_itself_pays_for_nothing() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from billing.models import BillingAccount
-from billing.rules import refunds
+from billing.rules import refunds, standing
 from billing.rules.refunds import Refund, RefundKind
 from billing.stripe_api import objects
 from billing.stripe_api.objects import Line, StripeInvoice, StripePayment, StripePrice
@@ -145,7 +145,7 @@ def became(*known: refunds.Known, **fields: Any) -> Refund:
     paid = StripeInvoice(
         "in_1", "sub_1", "paid", "", (), **{"amount_paid": 5000} | fields, payments=frozenset({"ch_1"})
     )
-    return refunds.of_invoices([paid], known).get("in_1", Refund(RefundKind.NONE))
+    return standing.of_invoices([paid], known).get("in_1", Refund(RefundKind.NONE))
 
 
 @pytest.mark.parametrize(
@@ -270,12 +270,12 @@ def loose_charge(at: Any = START, **fields: Any) -> refunds.Known:
 
 def test_what_names_no_invoice_belongs_to_the_nearest_of_its_amount() -> None:
     near, far = paid_on(1, "in_1"), paid_on(-2, "in_2")
-    assert list(refunds.of_invoices([far, near], [loose_charge()])) == ["in_1"]
-    assert list(refunds.of_invoices([paid_on(3)], [loose_charge()])) == ["in_1"]
+    assert list(standing.of_invoices([far, near], [loose_charge()])) == ["in_1"]
+    assert list(standing.of_invoices([paid_on(3)], [loose_charge()])) == ["in_1"]
     late = START + 3 * DAY + timedelta(seconds=1)
-    assert list(refunds.of_invoices([paid_on(0)], [loose_charge(late)])) == []
+    assert list(standing.of_invoices([paid_on(0)], [loose_charge(late)])) == []
     dispute_later = said("dispute", "dp_9", status="lost", charge_id="ch_9", currency="usd", created_at=late)
-    assert list(refunds.of_invoices([paid_on(0)], [dispute_later])) == ["in_1"]
+    assert list(standing.of_invoices([paid_on(0)], [dispute_later])) == ["in_1"]
 
 
 @pytest.mark.parametrize(
@@ -289,26 +289,26 @@ def test_what_names_no_invoice_belongs_to_the_nearest_of_its_amount() -> None:
     ids=["another amount", "another currency", "no time", "paid by a charge that it names"],
 )
 def test_an_invoice_that_does_not_fit_is_not_guessed(invoice: StripeInvoice) -> None:
-    assert refunds.of_invoices([invoice], [loose_charge()]) == {}
+    assert standing.of_invoices([invoice], [loose_charge()]) == {}
 
 
 def test_an_invoice_is_guessed_once_and_a_refund_never_guesses() -> None:
     two = [loose_charge(), said("charge", "ch_8", refunded=5000, currency="usd", created_at=START)]
-    found = refunds.of_invoices([paid_on(0, "in_1"), paid_on(1, "in_2")], two)
+    found = standing.of_invoices([paid_on(0, "in_1"), paid_on(1, "in_2")], two)
     assert {id: one.refunded for id, one in found.items()} == {"in_1": 5000, "in_2": 5000}
     free = paid_on(0, amount_paid=0)
-    assert refunds.of_invoices([free], [loose_charge(amount=0)]) == {}
-    assert refunds.of_invoices([paid_on(0, currency="")], [loose_charge()]).keys() == {"in_1"}
-    assert refunds.of_invoices([paid_on(0)], [loose_charge(created_at=None)]) == {}
+    assert standing.of_invoices([free], [loose_charge(amount=0)]) == {}
+    assert standing.of_invoices([paid_on(0, currency="")], [loose_charge()]).keys() == {"in_1"}
+    assert standing.of_invoices([paid_on(0)], [loose_charge(created_at=None)]) == {}
     declined = said("charge", "ch_7", status="failed", currency="usd", created_at=START)
-    assert refunds.of_invoices([paid_on(0)], [declined, loose_charge()]).keys() == {"in_1"}
+    assert standing.of_invoices([paid_on(0)], [declined, loose_charge()]).keys() == {"in_1"}
     for intent_id in ("", "pi_9"):
         fields = {"charge_id": "", "intent_id": intent_id, "currency": "usd", "created_at": START}
-        assert refunds.of_invoices([paid_on(0)], [said("credit_note", "cn_1", status="issued", **fields)]) == {}
+        assert standing.of_invoices([paid_on(0)], [said("credit_note", "cn_1", status="issued", **fields)]) == {}
         # One that never guesses keeps no other from it.
         refund = said("refund", "a_1", **fields)
-        assert refunds.of_invoices([paid_on(0)], [refund, loose_charge()]).keys() == {"in_1"}
-    assert refunds.of_invoices([paid_on(0, amount_paid=1)], [loose_charge(amount=1)]).keys() == {"in_1"}
+        assert standing.of_invoices([paid_on(0)], [refund, loose_charge()]).keys() == {"in_1"}
+    assert standing.of_invoices([paid_on(0, amount_paid=1)], [loose_charge(amount=1)]).keys() == {"in_1"}
 
 
 def test_a_charge_ties_the_names_together_that_others_know_one_of() -> None:
@@ -316,9 +316,9 @@ def test_a_charge_ties_the_names_together_that_others_know_one_of() -> None:
     by_intent = said("dispute", "dp_1", status="lost", charge_id="", intent_id="pi_1")
     by_charge = said("dispute", "dp_1", status="lost", charge_id="ch_1")
     for one in (by_intent, by_charge):
-        assert refunds.of_invoices([paid_on(0)], [charge, one]) == {"in_1": Refund(RefundKind.DISPUTED, 5000)}
+        assert standing.of_invoices([paid_on(0)], [charge, one]) == {"in_1": Refund(RefundKind.DISPUTED, 5000)}
     guessed = loose_charge(intent_id="pi_1", refunded=0)
-    assert refunds.of_invoices([paid_on(0)], [guessed, by_intent]) == {"in_1": Refund(RefundKind.DISPUTED, 5000)}
+    assert standing.of_invoices([paid_on(0)], [guessed, by_intent]) == {"in_1": Refund(RefundKind.DISPUTED, 5000)}
 
 
 def test_an_invoice_that_says_how_it_was_paid_is_paid_by_no_charge_that_it_does_not_name(tenant: Tenant) -> None:
@@ -335,7 +335,7 @@ def test_an_invoice_that_says_how_it_was_paid_is_paid_by_no_charge_that_it_does_
         ({"payments": {"object": "list", "data": [{"payment": {"charge": "ch_2"}}]}}, None),
         ({"payments": {"object": "list", "data": [{"payment": {"charge": "ch_1"}}]}}, RefundKind.REFUNDED),
     ):
-        found = refunds.of_invoices([objects.invoice(plain | told)], known).get("in_1")
+        found = standing.of_invoices([objects.invoice(plain | told)], known).get("in_1")
         assert (found.kind if found else None) == kind
 
 
@@ -367,7 +367,7 @@ def test_a_dispute_is_over_what_it_says_or_all() -> None:
             for number, amount in enumerate(amounts)
         ]
         read = [refunds.Known(objects.payment(one), seconds(START)) for one in known]
-        return refunds.of_invoices([objects.invoice(paid | more)], read)["in_1"].undone.lost
+        return standing.of_invoices([objects.invoice(paid | more)], read)["in_1"].undone.lost
 
     assert [lost(500), lost(500, 500), lost(5000), lost(9000)] == [Fraction(1, 10), Fraction(1, 5), 1, 1]
     # What was refunded beside it is gone by now; one that does not say how much is over all.
@@ -400,7 +400,7 @@ def test_what_credits_paid_for_stands_whatever_tax_is_on_it(total: int, taxes: t
     paid = {"id": "in_1", "object": "invoice", "status": "paid", "total": total, "amount_paid": total, "charge": "ch_1"}
     known = [said("charge", "ch_1", amount=total, refunded=total)]
     invoice = objects.invoice(paid | {"lines": {"data": lines}})
-    assert refunds.of_invoices([invoice], known)["in_1"].undone.lost == Fraction(3, 4)
+    assert standing.of_invoices([invoice], known)["in_1"].undone.lost == Fraction(3, 4)
 
 
 def test_of_lines_whose_taxes_differ_each_has_its_own() -> None:
@@ -410,7 +410,7 @@ def test_of_lines_whose_taxes_differ_each_has_its_own() -> None:
 
     def taken(cents: int) -> Fraction:
         known = [said("charge", "ch_1", amount=7730, refunded=cents)]
-        return refunds.taken_back(refunds.of_invoices([invoice], known)["in_1"], invoice, [invoice.lines[1]])[0]
+        return refunds.taken_back(standing.of_invoices([invoice], known)["in_1"], invoice, [invoice.lines[1]])[0]
 
     assert [taken(cents) for cents in (1190, 2380, 7000)] == [Fraction(1, 2), 1, 1]
 
@@ -469,8 +469,8 @@ def test_what_credits_paid_for_stands_of_everything_alike_when_all_the_rest_goes
         known = [said("charge", "ch_1", amount=6000, refunded=6000)]
         fields: dict[str, Any] = {"invoice_id": "in_1", "charge_id": "", "amount": sum(amount for _, amount in notes)}
         known += [said("credit_note", "cn_1", status="issued", lines=notes, **fields)] if notes else []
-        found = refunds.of_invoices([invoice], known)
-        [gone, lost] = found["in_1"], refunds.lost(found)
+        found = standing.of_invoices([invoice], known)
+        [gone, lost] = found["in_1"], standing.lost(found)
         plan = max(lost["in_1"], lost.get("il_plan", Fraction(0)))
         taken = [plan, *refunds.taken_back(gone, invoice, [TOPUP, OTHER])]
         return [round(one.amount * (1 - share)) for one, share in zip((PLAN, TOPUP, OTHER), taken, strict=True)]
@@ -499,10 +499,10 @@ def test_what_credit_notes_are_of_is_told_by_line() -> None:
     discounted = sold_once("il_topup", 1000, listed=2000)
     invoice = paid_on(0, lines=(PLAN, discounted))
     notes = [note("cn_1", ("il_topup", 500), ("il_plan", 4000)), note("cn_2", ("il_plan", 4000), ("il_else", 9))]
-    found = refunds.of_invoices([invoice], [*notes, note("cn_3", ("il_topup", 2000), status="void")])
+    found = standing.of_invoices([invoice], [*notes, note("cn_3", ("il_topup", 2000), status="void")])
     # By what a line was before its discount, and of none more than all.
     assert found["in_1"].lines == {"il_topup": Fraction(1, 4), "il_plan": 1}
-    assert refunds.lost(found) == {"in_1": 0, "il_plan": 1}
+    assert standing.lost(found) == {"in_1": 0, "il_plan": 1}
     read = objects.payment({"object": "credit_note", "id": "cn_1", "lines": {"data": [{"amount": 7}, NOTED]}})
     assert read.lines == (("il_1", 8),)
 

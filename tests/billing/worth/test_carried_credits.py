@@ -11,11 +11,12 @@ from fractions import Fraction
 import pytest
 
 from billing.models import BillingAccount
+from governance.models import Tenant
 from tests.billing.sandbox.conftest import DAY, Shop
 from tests.billing.worth.test_after_deletion import hear
 from tests.billing.worth.test_calls_under_way import first_charge, left, renew
 from tests.billing.worth.test_open_disputes import after_a_reconcile, close, dispute
-from tests.billing.worth.test_undone_topups import subscriber, topup_price, undo
+from tests.billing.worth.test_undone_topups import subscriber, topup_price, undo, use
 
 
 def three_of_one(shop: Shop) -> None:
@@ -25,14 +26,14 @@ def three_of_one(shop: Shop) -> None:
     hear(shop)
 
 
-def change(shop: Shop, dollars: int, *, also: Sequence[str] = ()) -> str:
+def change(shop: Shop, dollars: int, *, how: str = "always_invoice", also: Sequence[str] = ()) -> str:
     """To one of another plan, at once, with more that is sold on the same invoice; the charge, where there is one."""
     before, sub = {one["id"] for one in shop.all("charges")}, shop.all("subscriptions")[0]["id"]
     price = shop.price(100 * dollars, metadata={"llm_budget_usd": str(dollars)})
     for one in also:
         shop.post("invoiceitems", customer=shop.sub(sub)["customer"], pricing={"price": one})
     items = [{"id": shop.item(sub), "price": price, "quantity": 1}]
-    shop.post(f"subscriptions/{sub}", items=items, proration_behavior="always_invoice")
+    shop.post(f"subscriptions/{sub}", items=items, proration_behavior=how)
     hear(shop)
     return next((str(one["id"]) for one in shop.all("charges") if one["id"] not in before), "")
 
@@ -100,3 +101,171 @@ def test_what_an_operator_took_off_the_balance_carries_nothing_on(shop: Shop) ->
     undo(shop, "refund", charge)
     # The month was paid for in money.
     assert after_a_reconcile(shop) == 50
+
+
+# What was never paid ------------------------------------------------------------------------------------------------
+
+
+def decline(shop: Shop, customer: str) -> None:
+    shop.post(f"customers/{customer}", invoice_settings={"default_payment_method": "pm_card_chargeCustomerFail"})
+
+
+def spent_by(shop: Shop, months: int) -> float:
+    """All that a customer can spend from now on, month by month."""
+    spent = 0.0
+    for _ in range(months):
+        rest = after_a_reconcile(shop)
+        if rest >= 0.01 and Tenant.objects.get(slug="acme").status == Tenant.Status.ACTIVE:
+            use(shop, rest)
+            spent += rest
+        shop.account.advance(by=31 * DAY + 7200)
+        hear(shop)
+    return spent
+
+
+@pytest.mark.parametrize("how", ["always_invoice", "create_prorations"])
+@pytest.mark.parametrize("voided", [False, True])
+def test_a_month_that_was_never_paid_pays_for_no_other_when_it_is_credited(shop: Shop, how: str, voided: bool) -> None:
+    customer = subscriber(shop, 200)
+    use(shop, 200)
+    decline(shop, customer)
+    renew(shop)
+    shop.account.advance(by=8 * DAY)
+    hear(shop)
+    change(shop, 50, how=how)
+    for invoice in shop.all("invoices", status="open") if voided else ():
+        shop.post(f"invoices/{invoice['id']}/void")
+    hear(shop)
+    assert spent_by(shop, 4) == 0
+
+
+def test_a_year_after_a_trial_that_was_never_paid_pays_for_no_month(shop: Shop) -> None:
+    customer = shop.customer("pm_card_chargeCustomerFail", metadata={"tenant_id": "acme"})
+    worth = {"llm_budget_usd": "600", "llm_budget_period": "billing"}
+    shop.subscribe(customer, shop.price(60_000, "year", metadata=worth), trial_period_days=5)
+    shop.account.advance(by=15 * DAY)
+    hear(shop)
+    change(shop, 50)
+    assert shop.get(f"customers/{customer}")["balance"] < -50_000
+    assert spent_by(shop, 3) == 0
+
+
+def test_an_upgrade_that_was_never_paid_buys_no_top_up(shop: Shop) -> None:
+    customer = subscriber(shop)
+    shop.account.advance(by=DAY)
+    decline(shop, customer)
+    change(shop, 1000)
+    change(shop, 50)
+    shop.post("invoiceitems", customer=customer, pricing={"price": topup_price(shop)})
+    invoice = shop.post("invoices", customer=customer, pending_invoice_items_behavior="include")["id"]
+    shop.post(f"invoices/{invoice}/pay")
+    hear(shop)
+    assert shop.get(f"invoices/{invoice}")["status"] == "paid"
+    # And what was paid for stays.
+    assert after_a_reconcile(shop) == 50
+
+
+@pytest.mark.parametrize("seats", [3, 12])
+def test_seats_that_were_never_paid_are_not_those_that_were(shop: Shop, seats: int) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    worth = {"llm_budget_usd": "50", "llm_budget_per_unit": "true"}
+    sub = shop.subscribe(customer, shop.price(5000, metadata=worth))["id"]
+    hear(shop)
+    shop.account.advance(by=DAY)
+    decline(shop, customer)
+    for quantity in (seats, 1):
+        items = [{"id": shop.item(sub), "quantity": quantity}]
+        shop.post(f"subscriptions/{sub}", items=items, proration_behavior="always_invoice")
+        hear(shop)
+    assert (after_a_reconcile(shop), shop.get(f"customers/{customer}")["balance"] < 0) == (50, True)
+    assert spent_by(shop, 2) == 50
+
+
+# What comes to the balance otherwise --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("used", [0, 50])
+@pytest.mark.parametrize("won", [True, False])
+def test_what_a_credit_note_put_on_the_balance_stands_on_what_it_credits(shop: Shop, used: int, won: bool) -> None:
+    customer = subscriber(shop)
+    if used:
+        use(shop, used)
+    charge, invoice = first_charge(shop), shop.invoices(customer)[0]["id"]
+    shop.post("credit_notes", invoice=invoice, amount=5000, credit_amount=5000)
+    hear(shop)
+    renew(shop)
+    assert after_a_reconcile(shop) == 50
+    close(shop, dispute(shop, charge), won=won)
+    assert after_a_reconcile(shop) == (50 if won else 0)
+
+
+@pytest.mark.parametrize("won", [True, False])
+def test_so_does_what_was_paid_beyond_what_was_asked(shop: Shop, won: bool) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    terms = {"collection_method": "send_invoice", "days_until_due": 30}
+    shop.subscribe(customer, shop.price(5000, metadata={"llm_budget_usd": "50"}), **terms)
+    shop.account.advance(by=3700)
+    [invoice] = shop.invoices(customer)
+    about = {"amount": 10_000, "currency": "usd", "payment_method": "pm_card_visa", "confirm": True}
+    intent = shop.post("payment_intents", customer=customer, **about)["id"]
+    shop.post(f"invoices/{invoice['id']}/attach_payment", payment_intent=intent)
+    shop.account.advance(by=31 * DAY + 7200)
+    hear(shop)
+    assert after_a_reconcile(shop) == 50
+    close(shop, dispute(shop, first_charge(shop)), won=won)
+    assert after_a_reconcile(shop) == (50 if won else 0)
+
+
+@pytest.mark.parametrize("how", ["refund", "dispute"])
+def test_nothing_is_left_of_a_month_where_both_that_paid_for_it_went_back(shop: Shop, how: str) -> None:
+    subscriber(shop, 200)
+    shop.account.advance(by=15 * DAY)
+    change(shop, 50)
+    renew(shop)
+    renew(shop)
+    charges = [one["id"] for one in shop.all("charges")]
+    assert len(charges) == 2
+    for charge in charges:
+        undo(shop, how, charge)
+    assert after_a_reconcile(shop) == 0
+
+
+def test_the_balance_pays_when_an_invoice_is_finalized(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    plans = [shop.price(100 * dollars, metadata={"llm_budget_usd": str(dollars)}) for dollars in (200, 50, 10)]
+    high = shop.subscribe(customer, plans[0])["id"]
+    charge = first_charge(shop)
+    shop.account.advance(by=10 * DAY)
+    low = shop.subscribe(customer, plans[1])["id"]
+    hear(shop)
+    ends = {sub: shop.sub(sub)["items"]["data"][0]["current_period_end"] for sub in (high, low)}
+    shop.account.advance(to=ends[high] + 7200)
+    hear(shop)
+    charge = next(one["id"] for one in shop.all("charges") if one["amount"] == 20_000 and one["id"] != charge)
+    # The month of the other is a draft when the balance comes about.
+    shop.account.advance(to=ends[low] + 60)
+    items = [{"id": shop.item(high), "price": plans[2]}]
+    shop.post(f"subscriptions/{high}", items=items, proration_behavior="always_invoice")
+    shop.account.advance(by=7200)
+    hear(shop)
+    before = left(shop)
+    close(shop, dispute(shop, charge), won=False)
+    # Nothing but the share of the first plan's month that is over.
+    assert (before > 50, after_a_reconcile(shop)) == (True, 0)
+
+
+def test_of_a_payment_for_both_what_a_note_gave_back_of_the_top_up_is_not_lost(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.post("invoiceitems", customer=customer, pricing={"price": topup_price(shop)})
+    shop.subscribe(customer, shop.price(5000, metadata={"llm_budget_usd": "50"}))
+    hear(shop)
+    use(shop, 50)
+    [invoice] = shop.invoices(customer)
+    [line] = [one["id"] for one in invoice["lines"]["data"] if one["amount"] == 2000]
+    lines = [{"type": "invoice_line_item", "invoice_line_item": line, "amount": 2000}]
+    shop.post("credit_notes", invoice=invoice["id"], lines=lines, refund_amount=2000)
+    hear(shop)
+    close(shop, dispute(shop, first_charge(shop), amount=5000), won=False)
+    renew(shop)
+    assert after_a_reconcile(shop) == 0
+    assert "owed:50.00" in BillingAccount.objects.get().reasons

@@ -15,7 +15,7 @@ import pytest
 from billing.accounts import sync
 from billing.inbox import handlers
 from billing.models import BillingAccount
-from billing.rules import refunds
+from billing.rules import refunds, standing
 from billing.rules.entitlement import BillingPolicy, Entitlement, EntitlementState, entitle
 from billing.rules.valuation import PlanPolicy, PlanRule
 from billing.stripe_api import objects
@@ -265,7 +265,7 @@ def test_S13_a_refund_of_the_card_part_is_partial_where_credit_paid_the_rest() -
         starting_balance=-4500,
         **_paid_by("ch_1"),
     )
-    assert refunds.of_invoices([paid], [_charge("ch_1", 500, 500)])["in_1"].kind == refunds.RefundKind.PARTIAL
+    assert standing.of_invoices([paid], [_charge("ch_1", 500, 500)])["in_1"].kind == refunds.RefundKind.PARTIAL
 
 
 # With the database ------------------------------------------------------------------------------------------------
@@ -634,7 +634,7 @@ def undone(total: int, *charges: refunds.Known, **more: Any) -> refunds.RefundKi
         **_paid_by(*ids),
         **more,
     )
-    found = refunds.of_invoices([paid], charges).get("in_1")
+    found = standing.of_invoices([paid], charges).get("in_1")
     return found.kind if found else refunds.RefundKind.NONE
 
 

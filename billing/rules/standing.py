@@ -1,0 +1,130 @@
+"""How much of what invoices charged stands on a payment. Pure.
+
+What goes back takes what was paid with it, wherever that went: credits for it, and what they left on the customer's
+balance, pay for later invoices, and those stand on it as well. Stripe credits what was never paid as it does what was:
+that is no money.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from fractions import Fraction
+from functools import partial
+
+from billing.rules import refunds
+from billing.rules.credits import Charge, charges_of
+from billing.rules.grants import FIRST, age
+from billing.rules.refunds import ALL, NOTHING, Known, Losses, Refund, RefundKind
+from billing.stripe_api.objects import Line, StripeInvoice
+
+Step = tuple[tuple[datetime, int, str, str], int, Callable[[], None]]
+
+
+def of_invoices(invoices: Sequence[StripeInvoice], known: Sequence[Known]) -> Mapping[str, Refund]:
+    """Invoice id -> what became of what paid it, for those that anything became of. `invoices` are of any status."""
+    charges = charges_of(sorted(invoices, key=_finalized))
+    return _Walk(charges, refunds.of_invoices(invoices, known, charges)).along(invoices)
+
+
+class _Walk:
+    """From the oldest invoice to the newest, with what of the customer's balance stands on no payment."""
+
+    def __init__(self, charges: Mapping[str, Charge], found: dict[str, Refund]) -> None:
+        self._charges, self._found = charges, found
+        # By currency.
+        self._balances: dict[str, Losses] = defaultdict(Losses)
+
+    def along(self, invoices: Sequence[StripeInvoice]) -> Mapping[str, Refund]:
+        steps: list[Step] = []
+        for number, invoice in enumerate(invoices):
+            if invoice.status == "paid":
+                steps.append((_finalized(invoice), number, partial(self._take, invoice)))
+                if invoice.overpaid:
+                    steps.append((_after(invoice, invoice.paid_at), number, partial(self._keep_overpaid, invoice)))
+            for at, amount in self._found[invoice.id].to_balance if invoice.id in self._found else ():
+                steps.append((_after(invoice, at), number, partial(self._keep_note, invoice, amount)))
+        for _, _, step in sorted(steps, key=lambda one: one[:2]):
+            step()
+        return self._found
+
+    def _take(self, invoice: StripeInvoice) -> None:
+        """What paid an invoice; and what it left of that."""
+        most = max(0, invoice.total, invoice.amount_paid)
+        charged = refunds.charged(most, invoice, self._charges)
+        refund = self._found.get(invoice.id, Refund(RefundKind.NONE, charged=charged))
+        credit, added = max(0, -invoice.balance_before), invoice.balance_before - invoice.balance_after
+        balance = self._balances[invoice.currency].at_most(credit)
+        drawn = balance * Fraction(min(credit, max(0, -added)), credit) if credit else NOTHING
+        older, mine = self._credits(invoice)
+        credits = {line.id: self._of_charge(line) for line in older}
+        money = sum((credits[line.id] * -min(0, line.with_tax) for line in older), drawn)
+        if refund.kind == RefundKind.PARTIAL and refund.refunded + money.lost >= refund.charged:
+            # The rest of it was no payment: nothing is left that a refund in part could be a gift beside.
+            refund = refunds.with_notes(replace(refund, kind=RefundKind.REFUNDED), invoice)
+        whole = refund.charged - refund.noted
+        refund = replace(refund, carried=money * (1 / whole) if whole > 0 else NOTHING)
+        credits |= {line.id: refund.undone for line in mine}
+        self._balances[invoice.currency] = balance + drawn * -1 + refund.undone * max(0, added)
+        if refund.kind or refund.carried != NOTHING or any(one != NOTHING for one in credits.values()):
+            self._found[invoice.id] = replace(refund, credits=credits)
+
+    def _credits(self, invoice: StripeInvoice) -> tuple[list[Line], list[Line]]:
+        """The credits of an invoice that take back what another charged, if any did, and those for its own charges."""
+        credits = [line for line in invoice.lines if line.credit and line.price.id and line.proration]
+        mine = [line for line in credits if line.id in self._charges and self._charges[line.id][0] is invoice]
+        return [line for line in credits if line not in mine], mine
+
+    def _of_charge(self, credit: Line) -> Losses:
+        """How much was undone of what a credit takes back."""
+        invoice, line = self._charges.get(credit.id, (None, None))
+        if invoice is None or line is None or invoice.status != "paid":
+            return ALL
+        if (refund := self._found.get(invoice.id)) is None:
+            return NOTHING
+        return replace(refund.undone, lost=Fraction(1)) if refund.lines.get(line.id) == 1 else refund.undone
+
+    def _keep_overpaid(self, invoice: StripeInvoice) -> None:
+        if invoice.id in self._found:
+            self._balances[invoice.currency] += self._found[invoice.id].undone * invoice.overpaid
+
+    def _keep_note(self, invoice: StripeInvoice, amount: int) -> None:
+        """What a credit note put on the balance: what it credits was paid with, and what went back beside it."""
+        refund = self._found[invoice.id]
+        beyond = refund.beyond * Fraction(amount, sum(each for _, each in refund.to_balance))
+        self._balances[invoice.currency] += (beyond + refund.carried * amount).at_most(amount)
+
+
+def _finalized(invoice: StripeInvoice) -> tuple[datetime, int, str, str]:
+    """Puts first what was finalized first: the balance pays then."""
+    return invoice.finalized_at or invoice.created_at or FIRST, *age(invoice)[1:]
+
+
+def _after(invoice: StripeInvoice, at: datetime | None) -> tuple[datetime, int, str, str]:
+    """Puts what happened to an invoice after all that was finalized by then."""
+    return max(at or FIRST, _finalized(invoice)[0]), sys.maxsize, "", ""
+
+
+def lost(found: Mapping[str, Refund]) -> dict[str, Fraction]:
+    """How much stands on no payment: of what invoices charged, by their ids; of lines that credit notes took whole, and
+    of what credits took back, by those lines'."""
+    notes = {id: share for one in found.values() for id, share in one.lines.items() if share == 1}
+    return _by_id(found, lambda one: one.lost) | notes
+
+
+def disputed(found: Mapping[str, Refund]) -> dict[str, Fraction]:
+    """How much is in dispute, or was lost in one, by the same ids; with what was never paid."""
+    return _by_id(found, lambda one: one.disputed)
+
+
+def lost_in_dispute(found: Mapping[str, Refund]) -> dict[str, Fraction]:
+    """How much was lost in a dispute, by the same ids."""
+    return _by_id(found, lambda one: one.lost_in_dispute)
+
+
+def _by_id(found: Mapping[str, Refund], of: Callable[[Losses], Fraction]) -> dict[str, Fraction]:
+    credits = {id: of(share) for one in found.values() for id, share in one.credits.items()}
+    return {id: of(one.undone) for id, one in found.items()} | credits
