@@ -1,5 +1,7 @@
 """Fixtures for every suite. A suite's own are in the conftest.py of its folder."""
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +14,6 @@ import time_machine
 from django.apps import apps
 from django.core.management.commands import flush
 from django.db import connections, transaction
-from django.db.models import Model
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from whitenoise.middleware import WhiteNoiseMiddleware
@@ -24,9 +25,11 @@ from governance.ledger import clock
 from governance.upkeep import reconcile
 from llm.sandbox import Sandbox
 from llm.state.breakers import Breakers
+from tests import migrated
 from tests.billing.signing import SECRET as WEBHOOK_SECRET
 from tests.product import Product
 from tests.servers import served
+from tests.tables import Kept, emptying
 
 # A test on the true clock does not begin in the last seconds of an hour, where its budget's window, or the hour its
 # spend is summed under, would end half-way. What happens there is tested with a clock of the test's own.
@@ -42,7 +45,7 @@ hypothesis_settings.load_profile("same")
 # A hash is to take long, which shows nothing a thousand times over. Servers of the product take theirs.
 Hasher.iterations = 1_000
 
-MIGRATED = pytest.StashKey[list[list[Model]]]()
+MIGRATED = pytest.StashKey[list[Kept]]()
 BLOCKER = pytest.StashKey[Any]()
 
 # Those that others point at come first.
@@ -59,6 +62,9 @@ LONG = (
     "tests/config/test_shipped",
     "tests/config/test_wheel",
 )
+
+# A server of the product, a browser and thirty days of calls serve the whole folder: on one worker, and not on each.
+TOGETHER = ("tests/browser/",)
 
 DATABASE_FIXTURES = {"db", "transactional_db", "live_database", "django_db_reset_sequences", "product"}
 
@@ -82,6 +88,7 @@ def pytest_configure() -> None:
     Where tables are emptied, what migrations left is put back as it was. Each client of a test has middleware of its
     own, which would look for all static files once more.
     """
+    flush.sql_flush = emptying
     flush.emit_post_migrate_signal = lambda *args, **kwargs: None  # type: ignore[assignment]
     WhiteNoiseMiddleware.add_files_from_finders = static_files_once(WhiteNoiseMiddleware.add_files_from_finders)
 
@@ -96,6 +103,19 @@ def static_files_once(add_files: Callable[[WhiteNoiseMiddleware], None]) -> Call
         middleware.files = found | middleware.files
 
     return add_found
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers are given a file at a time (--dist=loadfile), and what is to be together at once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrFolder(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder = next((name for name in TOGETHER if nodeid.startswith(name)), "")
+            return folder or super()._split_scope(nodeid)
+
+    return ByFileOrFolder(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -150,8 +170,32 @@ def a_test_may_be_one_long_transaction(request: pytest.FixtureRequest) -> Iterat
 
 
 @pytest.fixture(scope="session")
+def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def migrated_database(django_db_modify_db_settings: None, django_db_blocker: Any, shared_by_workers: Path) -> Path:
+    """What this worker's test database begins as: SQLite's file, or PostgreSQL's as SQL."""
+    with django_db_blocker.unblock():
+        return migrated.laid_down(shared_by_workers)
+
+
+@pytest.fixture(scope="session")
+def django_db_keepdb(request: pytest.FixtureRequest) -> bool:
+    """The test database is there before pytest-django looks for it, and goes with the run's folder or server."""
+    if connections["default"].vendor == "postgresql" and "TEST_DATABASE_URL" in os.environ:
+        return False
+    request.getfixturevalue("migrated_database")
+    return True
+
+
+@pytest.fixture(scope="session")
 def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """The test database, which PostgreSQL drops once nobody is in it: a process that was ended is so a moment later."""
+    """The test database, which a PostgreSQL that is not ours drops once nobody is in it: a process that was ended is so
+    a moment later."""
     yield
     if connections["default"].vendor == "postgresql":
         with django_db_blocker.unblock(), connections["default"].cursor() as cursor:
@@ -183,10 +227,10 @@ def process_environment(live_database: str, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def migrated_catalogue(django_db_setup: None, django_db_blocker: Any) -> list[list[Model]]:
+def migrated_catalogue(django_db_setup: None, django_db_blocker: Any) -> list[Kept]:
     """What migrations left, read before a test empties its tables: models, aliases, prices, plans, roles."""
     with django_db_blocker.unblock():
-        return [list(apps.get_model(name)._default_manager.all()) for name in LEFT_BY_MIGRATIONS]
+        return [Kept.of(apps.get_model(name)._meta.db_table) for name in LEFT_BY_MIGRATIONS]
 
 
 @pytest.fixture(autouse=True)
@@ -208,11 +252,10 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
                 put_back(item.config.stash[MIGRATED])
 
 
-def put_back(kept: list[list[Model]]) -> None:
+def put_back(kept: list[Kept]) -> None:
     with transaction.atomic():
-        for rows in kept:
-            if not type(rows[0])._default_manager.exists():
-                type(rows[0])._default_manager.bulk_create(rows)
+        for table in kept:
+            table.put_back()
 
 
 def commits(item: pytest.Item) -> bool:

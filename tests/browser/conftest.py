@@ -101,7 +101,7 @@ def chromium() -> str:
 
 
 @pytest.fixture(scope="package")
-def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(chromium: str, migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     port = free_port("127.0.0.1")
     folder = tmp_path_factory.mktemp("site")
     environment = os.environ | {
@@ -112,7 +112,8 @@ def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
         "CORS_ALLOWED_ORIGINS": APP_ORIGIN,
     }
     site = Site(url=f"http://127.0.0.1:{port}", environment=environment)
-    set_up(site, folder / DATABASE, like=shared_by_workers(tmp_path_factory) / "site.sqlite3")
+    shutil.copyfile(migrated_database, folder / DATABASE)
+    site.manage("createsuperuser", "--noinput", "--username", OPERATOR, "--email", "olivia@example.test")
     command = [sys.executable, "manage.py", "serve", "--port", str(port), "--no-sandbox"]
     log = folder / "serve.log"
     with log.open("w") as output:
@@ -123,24 +124,6 @@ def site(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     finally:
         server.terminate()
         assert server.wait(timeout=20) == 0, log.read_text()
-
-
-def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-def set_up(site: Site, database: Path, *, like: Path) -> None:
-    """A database with an operator: a copy of the first one that a run has made, which takes long."""
-    if like.exists():
-        shutil.copyfile(like, database)
-        return
-    site.manage("migrate", "--verbosity", "0")
-    site.manage("createsuperuser", "--noinput", "--username", OPERATOR, "--email", "olivia@example.test")
-    # Two may make one at once; neither is seen in part.
-    made = database.with_suffix(".made")
-    shutil.copyfile(database, made)
-    made.replace(like)
 
 
 def wait_until_up(server: subprocess.Popen[bytes], url: str, log: Path) -> None:

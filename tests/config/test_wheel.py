@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -182,12 +183,15 @@ def test_the_wheel_serves_the_demo_from_an_empty_folder(installed: Environment, 
     assert installed.files() == before
 
 
-def test_the_wheel_serves_in_production(installed: Environment, tmp_path: Path) -> None:
+def test_the_wheel_serves_in_production(installed: Environment, migrated_database: Path, tmp_path: Path) -> None:
     here, var_dir, env_file = tmp_path / "here", tmp_path / "var", tmp_path / "settings"
     here.mkdir()
     secret = "7h1s-15-a-l0ng-k3y-f0r-t35t5-wh1ch-n0b0dy-e1se-u5ed-y3t"
     env_file.write_text(f"SECRET_KEY={secret}\nMISTRAL_API_KEY=a-key-for-tests\nVAR_DIR={var_dir}\n")
     before = installed.files()
+    # That the wheel's migrations make it is tried by the demo's.
+    var_dir.mkdir(mode=0o700)
+    shutil.copyfile(migrated_database, var_dir / "governor.sqlite3")
     run(installed.command, "migrate", "--verbosity", "0", cwd=here, env=bare(here, ENV_FILE=str(env_file)))
 
     with served(installed, here, ENV_FILE=str(env_file)) as url:
