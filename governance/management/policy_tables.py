@@ -41,7 +41,7 @@ Act = Callable[[Actor, datetime, str], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class FieldDifference:
     """A field of an entry that is not so yet. Dollars and shares are text; `old` is None where nothing was."""
 
     field: str
@@ -58,7 +58,7 @@ class PolicyChange:
     key: tuple[Any, ...]
     name: str
     action: str
-    differences: tuple[Difference, ...]
+    differences: tuple[FieldDifference, ...]
     act: Act = field(compare=False, repr=False)
 
 
@@ -114,14 +114,14 @@ def _planned_rule(
     return PolicyChange(table, key, name, CHANGED if differences else UNCHANGED, differences, change)
 
 
-def _differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> tuple[Difference, ...]:
+def _differences(old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> tuple[FieldDifference, ...]:
     """Of what was there, or of nothing."""
 
     def plain(column: str, value: Any) -> Any:
         return money.format_dollars(value) if column in MONEY and value is not None else value
 
     return tuple(
-        Difference(MONEY.get(column, column), plain(column, old and old[column]), plain(column, new[column]))
+        FieldDifference(MONEY.get(column, column), plain(column, old and old[column]), plain(column, new[column]))
         for column in new
         if old is None or old[column] != new[column]
     )
