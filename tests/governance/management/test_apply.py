@@ -109,7 +109,7 @@ def test_the_difference_is_shown_and_applied_and_then_nothing_differs(file: Path
     assert applied(file, ALL) == f"{DIFFERENCE}Applied: 3 created, 3 changed.\n"
     tenant = Tenant.objects.get()
     assert (tenant.status, tenant.time_zone, tenant.agents.get().status) == ("paused", "Europe/Paris", "paused")
-    assert str(Budget.objects.get(window="day").downgrade_rules[1]) == "{'from': ['*'], 'to': 'tiny', 'at': '0.95'}"
+    assert Budget.objects.get(window="day").downgrade_rules[1] == {"from": ["*"], "to": "tiny", "at": "0.95"}
     assert not Budget.objects.get(window="hour").enabled
     assert (RateLimit.objects.get().requests_per_minute, AnomalyRule.objects.get().act) == (5, "pause")
     done = list(AuditEntry.objects.order_by("id").values_list("action", flat=True))
