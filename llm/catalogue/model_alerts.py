@@ -1,6 +1,7 @@
 """Models in use that somebody should look at: unpriced, deprecated, gone, or priced differently by another source.
 
-In use is what was called in the last days, and what budgets' downgrade rules lead to.
+In use is what was called in the last days, and what budgets' downgrade rules lead to; also a name that led to such a
+model, and now leads to one that nobody can call: what is refused leaves no spend.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from governance import alerts
-from governance.models import Alert, Budget, SpendRollup
+from governance.models import Alert, AuditEntry, Budget, RefusedCall, SpendRollup
 from llm.catalogue import comparison, snapshot
 from llm.models import Model, ModelAlias
 from llm.rules.pricing import DEFAULT_PROVIDER, ZONE_PROVIDERS
@@ -34,12 +35,28 @@ def look(*, now: datetime) -> int:
 
 
 def in_use(*, now: datetime) -> set[tuple[str, str]]:
-    """(provider, name) of the models that were called lately or that a downgrade rule leads to."""
+    """(provider, name) of the models that were called lately or that a downgrade rule leads to, and of lost aliases."""
     recent = SpendRollup.objects.filter(hour__gte=now - timedelta(days=USED_DAYS)).order_by()
     used = {(provider, name) for provider, name in recent.values_list("provider", "model").distinct() if name}
     for rules in Budget.objects.filter(enabled=True).values_list("downgrade_rules", flat=True):
         used |= {("", rule["to"]) for rule in rules}
-    return used
+    return used | _lost_aliases(used, now=now)
+
+
+def _lost_aliases(used: Iterable[tuple[str, str]], *, now: datetime) -> set[tuple[str, str]]:
+    """Aliases that meant a model in use, or were asked for in vain, and mean one now that is not served or unpriced."""
+    catalogue, since = snapshot.read(now=now), now - timedelta(days=USED_DAYS)
+    models = {(_home(provider), name) for provider, name in used}
+    lost = set()
+    for provider, name in ModelAlias.objects.values_list("provider", "name"):
+        entry = catalogue.resolve(f"{provider}/{name}")
+        if entry is not None and entry.rates is not None:
+            continue
+        moves = AuditEntry.objects.filter(action="modelalias.change", target=name).values_list("old__model", flat=True)
+        refused = RefusedCall.objects.filter(refused_at__gte=since, model__in=[name, f"{provider}/{name}"])
+        if any((provider, before) in models for before in moves) or refused.exists():
+            lost.add((provider, name))
+    return lost
 
 
 def _of_models(used: Iterable[tuple[str, str]], *, now: datetime) -> dict[tuple[str, str], tuple[str, str]]:
@@ -51,7 +68,8 @@ def _of_models(used: Iterable[tuple[str, str]], *, now: datetime) -> dict[tuple[
         row = _row(provider, name)
         if entry is None or entry.rates is None or (provider and entry.provider != provider):
             shown = f"{provider}/{name}" if provider else name
-            what = "the catalogue does not have it" if row is None else "it is not served, or has no price"
+            which = "it" if row is None or row.name == name.rpartition("/")[2] else f"{row}, which it means,"
+            what = "the catalogue does not have it" if row is None else f"{which} is not served, or has no price"
             message = f"{shown} is in use, and {what}: calls of it through the gateway are refused."
             # Of a model that is not ours agents may report what it cost; one of ours should be callable.
             found[UNPRICED, shown] = (message, "warning" if row is None else "critical")
@@ -89,9 +107,14 @@ def _row(provider: str, name: str) -> Model | None:
     """The catalogue's row of a model, served or not, by its id or an alias."""
     if not provider and "/" in name:
         provider, _, name = name.partition("/")
-    home = DEFAULT_PROVIDER if provider in ("", *ZONE_PROVIDERS) else provider
+    home = _home(provider)
     row = Model.objects.filter(provider=home, name=name).first()
     if row is None:
         alias = ModelAlias.objects.select_related("model").filter(provider=home, name=name).first()
         return alias.model if alias else None
     return row
+
+
+def _home(provider: str) -> str:
+    """Whose rows a provider's models are."""
+    return DEFAULT_PROVIDER if provider in ("", *ZONE_PROVIDERS) else provider

@@ -139,12 +139,15 @@ class CallUsage:
         """What served, at the price that the call was held for; what had none then, at that of now.
 
         A price that begins meanwhile is for later calls; one that was put right meanwhile was wrong for this one, too.
+        What a name meant when the call began it means to its end.
         """
-        now = snapshot.current()
-        has_begun = now.last_change_at != self.catalogue.last_change_at
-        first, then = (self.catalogue, now) if has_begun else (now, self.catalogue)
-        entry = first.used(found)
-        return entry if entry is not None and entry.rates is not None else then.used(found) or entry
+        current = snapshot.current()
+        then = self.catalogue.used(found)
+        # By its own id, which no alias takes from it.
+        now = current.used(found) if then is None else current.resolve(f"{then.provider}/{then.upstream}")
+        has_begun = current.last_change_at != self.catalogue.last_change_at
+        first, second = (then, now) if has_begun else (now, then)
+        return first if first is not None and first.rates is not None else second or first
 
     def _implausible(self, found: Usage, answer_bytes: int | None) -> bool:
         if found.unit != "token":

@@ -7,10 +7,12 @@ from dataclasses import replace
 from llm.gateway import caller_status, callers, errors
 from llm.gateway.asked import Asked
 from llm.gateway.http import Exchange
+from llm.gateway.identities import Identity
 from llm.gateway.process import Gateway
 from llm.gateway.routes import Route
-from llm.rules import bounds, forms
+from llm.rules import bounds, forms, transcription
 from llm.rules.client_requests import Request
+from llm.rules.estimates import Estimate
 from llm.rules.request_checks import DialectError
 
 
@@ -23,7 +25,7 @@ async def read(gateway: Gateway, asked: Asked, route: Route) -> None:
         asked.request = request = route.parse(body, exchange.header("content-type"), gateway.providers.extra_fields)
         _check_names(exchange, request)
         estimate = route.estimate(request, identity.default_max_tokens)
-        more = request.lengthening - estimate.asked
+        more = (request.lengthening | _whose(estimate, identity)) - estimate.asked
         asked.estimate = replace(estimate, asked=estimate.asked | more) if more else estimate
 
     try:
@@ -36,6 +38,14 @@ async def read(gateway: Gateway, asked: Asked, route: Route) -> None:
         raise errors.bad_request(f"{error}.", param=error.param, code="unbounded_input") from error
     exchange.turn.leave()
     asked.caller = identity.caller(**callers.named(exchange, asked.request))
+
+
+def _whose(estimate: Estimate, identity: Identity) -> frozenset[str]:
+    """Of a sound whose it is: a file that is longer than it seems says nothing of other tenants' files.
+
+    A model's tokens are the model's own, but the seconds of a sound are its sender's.
+    """
+    return frozenset({f"tenant-{identity.tenant_id}"} if estimate.kind == transcription.KIND else ())
 
 
 def _check_names(exchange: Exchange, request: Request) -> None:

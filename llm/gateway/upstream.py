@@ -196,7 +196,7 @@ class ProviderFailures:
 
     def overran(self, overrun: ModelOverrun) -> None:
         """A model wrote or read more than was permitted; from the next call on all that it may have is held for."""
-        whose = f"Calls that ask for {overrun.asked.replace(' ', ', ')}" if overrun.asked else "Its calls"
+        whose = f"Calls with {overrun.asked.replace(' ', ', ')}" if overrun.asked else "Its calls"
         seen, remedy = _OVERRUNS[overrun.side]
         seen = seen.format(place=overrun.place, tokens=overrun.tokens, permitted=overrun.permitted)
         message = (

@@ -53,7 +53,8 @@ class Estimate:
     tokens_beside: int = 0
     # Bytes of the request that each answer may begin with.
     echoed_bytes: int = 0
-    # What is asked for that may lengthen an answer, by the words of `request_fields.lengthening`, or UNMEASURED.
+    # What is asked for that may lengthen an answer, by the words of `request_fields.lengthening`, or UNMEASURED; of a
+    # sound, whose it is.
     asked: frozenset[str] = frozenset()
     # Bytes of an answer at most that are not shown before its end: they may become what it is to stop at.
     withheld_bytes: int = 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from governance.rules.calls import Usage
-from llm.rules import forms
+from llm.rules import forms, packed_sound
 from llm.rules.bounds import UnboundedInput
 from llm.rules.client_requests import Request
 from llm.rules.estimates import UNMEASURED, Estimate
@@ -37,11 +38,13 @@ ONCE = (
 )
 # What an answer may come as: of a text alone nobody could tell what it used.
 _FORMATS = (b"", b"json", b"verbose_json")
-# PCM, floats, A-law and mu-law; "extensible" says further on which of them.
-_WAV_FORMATS = frozenset({1, 3, 6, 7})
-_WAV_EXTENSIBLE = 0xFFFE
-# More is no sound that anybody records: a reader would make something else of such a header.
-_WAV_MOST_RATE, _WAV_MOST_CHANNELS, _WAV_SAMPLE_BITS = 768_000, 32, (8, 16, 24, 32, 64)
+# The bits that a sample has of PCM, floats, A-law and mu-law; "extensible" says further on which of them.
+_WAV_SAMPLE_BITS = {1: (8, 16, 24, 32, 64), 3: (32, 64), 6: (8,), 7: (8,)}
+_WAV_EXTENSIBLE, _WAV_GUID = 0xFFFE, bytes.fromhex("000000001000800000aa00389b71")
+# What speech is recorded in. Of another header a reader may make something else, or what is packed in it is too much.
+_WAV_RATES, _WAV_MOST_CHANNELS = range(8_000, 48_001), 2
+# Some readers take the first, others the last part that is called data; samples may have the word by chance.
+_WAV_DATA, _WAV_MOST_DATA = re.compile(b"data"), 4
 
 
 def parse(body: bytes, content_type: str) -> Request:
@@ -165,14 +168,28 @@ def _wav_seconds(file: bytes) -> int | None:
     while at + 8 <= len(file):
         name, size, start = file[at : at + 4], _number(file[at + 4 : at + 8]), at + 8
         if name == b"fmt ":
-            if bits_per_second:
-                return None
             bits_per_second = _wav_bits_per_second(file[start : start + size])
         if name == b"data":
+            if not bits_per_second or _may_mean_else(file, start):
+                return None
             # What the header says of the data's size may be wrong; the bytes that are there cannot be.
-            return -(-(len(file) - start) * 8 // bits_per_second) if bits_per_second else None
+            return -(-(len(file) - start) * 8 // bits_per_second)
         at = start + size + size % 2
     return None
+
+
+def _may_mean_else(file: bytes, start: int) -> bool:
+    """Whether a reader may find other sound in a WAV than plain samples from `start` on.
+
+    By another count of a header's bytes there may be another description in it (XMA2 is one of compressed sound).
+    """
+    head = file[:start]
+    if head.count(b"fmt ") != 1 or head.count(b"data") != 1 or b"XMA2" in head:
+        return True
+    starts = [start, *(found.end() + 4 for found in _WAV_DATA.finditer(file, start))]
+    return len(starts) > _WAV_MOST_DATA or any(
+        packed_sound.is_packed(file[at : at + packed_sound.LOOKED_AT_BYTES]) for at in starts
+    )
 
 
 def _is_recorders(file: bytes) -> bool:
@@ -185,14 +202,12 @@ def _wav_bits_per_second(described: bytes) -> int:
     """Zero for what is compressed or makes no sense."""
     kind, channels, rate = (_number(described[at:stop]) for at, stop in ((0, 2), (2, 4), (4, 8)))
     frame_bytes, sample_bits = (_number(described[at:stop]) for at, stop in ((12, 14), (14, 16)))
-    if kind == _WAV_EXTENSIBLE:
+    if kind == _WAV_EXTENSIBLE and described[26:40] == _WAV_GUID:
         kind = _number(described[24:26])
-    if kind not in _WAV_FORMATS or len(described) < 16 or sample_bits not in _WAV_SAMPLE_BITS:
+    if sample_bits not in _WAV_SAMPLE_BITS.get(kind, ()) or rate not in _WAV_RATES or channels > _WAV_MOST_CHANNELS:
         return 0
-    if rate > _WAV_MOST_RATE or channels > _WAV_MOST_CHANNELS:
-        return 0
-    # Readers go by the one or the other; the smaller frame makes the longer sound.
-    return rate * min(channels * sample_bits, frame_bytes * 8)
+    # Readers go by the one or the other.
+    return rate * frame_bytes * 8 if frame_bytes * 8 == channels * sample_bits else 0
 
 
 def _number(data: bytes) -> int:

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from governance import ledger
 from governance.ledger.operations import Record
-from governance.models import Alert, AuditEntry, SpendRollup
+from governance.models import Alert, AuditEntry, RefusedCall, SpendRollup
 from governance.rules.calls import Usage
 from llm import tasks
 from llm.catalogue import model_alerts, snapshot, sync
@@ -162,6 +162,38 @@ def test_models_in_use_without_a_price_are_told_of_and_cleared_when_they_have_on
     Model.objects.filter(name="mistral-large-4").update(status="ga")
     model_alerts.look(now=NOW)
     assert open_alerts() == {("price_missing", "openai/gpt-9")}
+
+
+@pytest.mark.parametrize("provider", ["mistral", "mistral-eu"])
+def test_an_alias_in_use_that_moves_to_a_model_without_a_price_is_told_of_until_it_has_one(provider: str) -> None:
+    """Spend is by models' ids, and what is refused has none."""
+    used(provider=provider)
+    take_over({"id": SMALL, "aliases": []}, {"id": "mistral-small-2611", "aliases": ["mistral-small-latest"]})
+    assert model_alerts.look(now=NOW) == 1
+    alert = Alert.objects.get(kind="price_missing", subject="mistral/mistral-small-latest", severity="critical")
+    assert "mistral-small-2611, which it means, is not served, or has no price" in alert.message
+    row = Model.objects.get(name="mistral-small-2611")
+    for unit in ("input", "output"):
+        Price.objects.create(model=row, unit=unit, picos_per_unit=1)
+    Model.objects.filter(pk=row.pk).update(status="ga")
+    model_alerts.look(now=NOW)
+    assert not open_alerts()
+
+
+def test_an_alias_that_nobody_uses_is_not_told_of_and_one_that_is_refused_stays_so() -> None:
+    used("mistral-large-2512")
+    take_over({"id": SMALL, "aliases": []}, {"id": "mistral-small-2611", "aliases": ["mistral-small-latest"]})
+    assert model_alerts.look(now=NOW) == 0
+    RefusedCall.objects.create(
+        tenant=factories.tenant(),
+        request_id="r1",
+        refused_at=NOW,
+        model="mistral-small-latest",
+        reason="model_not_priced",
+        status=400,
+    )
+    assert model_alerts.look(now=NOW) == 1
+    assert open_alerts() == {("price_missing", "mistral/mistral-small-latest")}
 
 
 def test_what_was_used_long_ago_is_not_in_use() -> None:

@@ -502,6 +502,24 @@ def test_seconds_that_a_sound_cannot_have_are_held_for_from_then_on(product: Pro
     assert [hear(product, key) for _ in range(2)] == [200, 400]
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["measured", "unmeasured"])
+def test_a_sound_that_is_longer_than_it_seems_makes_other_tenants_sounds_no_dearer(
+    product: Product, booked: BookedUpstream, packed: bool
+) -> None:
+    ours, theirs = make.tenant("acme"), make.tenant("beta")
+    for tenant in (ours, theirs):
+        make.budget("100.00", tenant=tenant)
+    key, other = product.key(of=ours), product.key(of=theirs)
+    said = {"model": "voxtral-mini-latest", "text": "hi", "usage": {"prompt_audio_seconds": 20_000}}
+    booked.next(scripted(said))
+    assert hear(product, key, packed=packed) == 200
+    assert str(ours.pk) in Overrun.objects.get().asked
+    assert hear(product, key, packed=packed) == 400
+    booked.next(scripted(said | {"usage": {"prompt_audio_seconds": 1}}))
+    assert hear(product, other, packed=packed) == 200
+    assert held_nanos() == (10_800 if packed else 60) * 50_000
+
+
 def test_sound_that_is_counted_up_to_minutes_passes_no_cap(product: Product, booked: BookedUpstream) -> None:
     """At once, of a second each, in window after window."""
     budget = make.budget("0.01")

@@ -22,7 +22,7 @@ from governance.models import Reservation, SpendEntry
 from governance.upkeep import reconcile
 from llm.catalogue import prices, repricing, snapshot
 from llm.gateway.application import gateway
-from llm.models import Model, Price
+from llm.models import Model, ModelAlias, Price
 from tests import factories as make
 from tests.llm.gateway.test_against_books import ask
 from tests.product import Product, eventually
@@ -79,6 +79,30 @@ def test_the_price_that_was_held_for_is_charged(
     later = timezone.now() + timedelta(minutes=1)
     done = repricing.run(model=small(), starts_at=None, ends_at=later, reason="to see", by=OLGA, now=later)
     assert done.changed == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("name", ["mistral-small-2701", "mistral-large-2701"])
+def test_an_alias_that_moves_in_mid_call_changes_no_price_of_it(
+    product: Product, booked: BookedUpstream, name: str, stream: bool
+) -> None:
+    make.budget("1.00")
+    key = product.key()
+    booked.next(Answer(tokens=600, pace=300, model="mistral-small-latest"))
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(ask, product, key, stream=stream, max_tokens=4_000)
+        assert eventually(lambda: bool(booked.books.entries) and booked.books.entries[0].output_tokens > 50)
+        dearer = Model.objects.create(name=name, provider="mistral", owned_by="mistralai", kinds=["chat"])
+        for unit, picos in (("input", 1_500_000), ("output", 6_000_000)):
+            Price(model=dearer, unit=unit, picos_per_unit=picos).save()
+        assert ModelAlias.objects.filter(name="mistral-small-latest").update(model=dearer)
+        snapshot.forget()
+        snapshot.current()
+        assert asked.result()[0] == 200
+    assert eventually(lambda: SpendEntry.objects.exists())
+    row = SpendEntry.objects.get()
+    assert (row.cost_nanos, row.certainty) == (booked.books.spent_nanos, "confirmed")
+    assert row.price_rule.startswith("mistral/mistral-small-2603@")
 
 
 def test_a_price_that_is_put_right_in_mid_call_counts_for_it(product: Product, booked: BookedUpstream) -> None:

@@ -220,13 +220,14 @@ def test_a_long_sound_is_charged_in_full_and_ends_the_route_for_nobody_else(
 ) -> None:
     make.budget("100.00")
     key = product.key()
+    whose = f"tenant-{make.tenant().pk}"
     said = {"model": "voxtral-mini-latest", "text": "hi", "usage": {"prompt_audio_seconds": 14_400}}
     booked.next(scripted(said))
     assert hear(product, key, packed=True) == 200
     row = SpendEntry.objects.get()
     assert (row.units, row.certainty) == (14_400, "confirmed")
     assert row.overage_nanos > 0
-    assert Overrun.objects.get().asked == "unmeasured"
+    assert Overrun.objects.get().asked == f"{whose} unmeasured"
     booked.next(scripted(said | {"usage": {"prompt_audio_seconds": 1}}))
     assert hear(product, key) == 200
     assert hear(product, key, packed=True) == 400
