@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import connections
 
 # What pg_dump and psql need to know of the server; PostgreSQL's own names.
@@ -23,9 +24,12 @@ def laid_down(shared: Path) -> Path:
         # Whoever comes second waits for the first, who frees it by closing the file.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
+            name = connection.settings_dict["NAME"]
             connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
             connection.close()
             _keep(connection, kept)
+            # Whoever makes the test database next names it after that which is not for tests.
+            connection.settings_dict["NAME"] = settings.DATABASES["default"]["NAME"] = name
             return kept
     _copy(connection, kept)
     return kept

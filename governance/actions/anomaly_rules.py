@@ -53,6 +53,11 @@ def create(*, tenant: Tenant | None = None, agent: str = "", by: Actor, now: dat
     return RULES.create(_of(tenant, agent), values, by=by, now=now)
 
 
+def find(*, tenant: Tenant | None = None, agent: str = "") -> AnomalyRule | None:
+    """The rule for an agent, a customer or everybody, where there is one. Raises FieldError for what is no name."""
+    return RULES.same(_of(tenant, agent))
+
+
 def change(*, rule: AnomalyRule, changes: Mapping[str, Any], by: Actor, now: datetime, reason: str = "") -> AnomalyRule:
     """Have a rule do something else. What was done under it stays. Raises FieldError."""
     return RULES.change(rule, changes, by=by, now=now, reason=reason)

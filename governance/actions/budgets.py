@@ -127,9 +127,12 @@ def _deleted(budget: Budget) -> Budget | None:
 
 
 def find(*, scope_type: str, window: str, tenant: Tenant | None = None, scope_key: str = "") -> Budget | None:
-    """The budget of a scope and window, where there is one. Raises FieldError for a scope that none can have."""
-    scope = stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)
-    return BUDGETS.same(Budget(**scope, window=window))
+    """The budget of a scope and window, where there is one. Raises FieldError for a scope that none can have.
+
+    One that was deleted, and is kept for its history alone, is none: `create` makes it anew.
+    """
+    asked = Budget(**stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant), window=window)
+    return None if _deleted(asked) else BUDGETS.same(asked)
 
 
 @ledger.run_again

@@ -65,6 +65,11 @@ def create(
     return RATE_LIMITS.create(limit, values, by=by, now=now)
 
 
+def find(*, scope_type: str, scope_key: str = "", tenant: Tenant | None = None) -> RateLimit | None:
+    """The rate limit of a scope, where there is one. Raises FieldError for a scope that none can have."""
+    return RATE_LIMITS.same(RateLimit(**stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)))
+
+
 def change(*, limit: RateLimit, changes: Mapping[str, Any], by: Actor, now: datetime, reason: str = "") -> RateLimit:
     """Change ceilings, or switch the limit off or on. Its scope stays: that is another one. Raises FieldError."""
     return RATE_LIMITS.change(limit, changes, by=by, now=now, reason=reason)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import copy
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,12 +37,12 @@ def tenant_named(slug: str, *, field: str = "tenant") -> Tenant:
         raise Unknown(field, f"There is no tenant {slug!r}.") from None
 
 
-def agent_named(tenant: Tenant, slug: str) -> Agent:
-    slug = names.checked("agent", slug)
+def agent_named(tenant: Tenant, slug: str, *, field: str = "agent") -> Agent:
+    slug = names.checked("agent", slug, field=field)
     try:
         return Agent.objects.select_related("tenant").get(tenant=tenant, slug=slug)
     except Agent.DoesNotExist:
-        raise Unknown("agent", f"{tenant.slug} has no agent {slug!r}.") from None
+        raise Unknown(field, f"{tenant.slug} has no agent {slug!r}.") from None
 
 
 @transaction.atomic
@@ -73,10 +75,21 @@ def change_tenant(*, tenant: Tenant, changes: dict[str, Any], by: audit.Actor, n
     return tenant
 
 
+def check_tenant(*, tenant: Tenant, changes: Mapping[str, Any]) -> None:
+    """Raise what `change_tenant`, `pause_tenant` or `resume_tenant` to these values would. Nothing is written."""
+    status = changes.get("status", tenant.status)
+    if status != tenant.status and tenant.status == Tenant.Status.SUSPENDED:
+        raise _suspended(tenant, status)
+    tried = copy(tenant)
+    for field, value in changes.items():
+        setattr(tried, field, value)
+    _checked(tried)
+
+
 def pause_tenant(*, tenant: Tenant, reason: str, by: audit.Actor, now: datetime) -> Tenant:
     """Refuse every call of the tenant from the next one on. One that billing suspended stays suspended."""
     if tenant.status == Tenant.Status.SUSPENDED:
-        raise Conflict("status", f"{tenant.slug} is suspended by billing already.")
+        raise _suspended(tenant, Tenant.Status.PAUSED)
     return _set_status(tenant, Tenant.Status.PAUSED, "tenant.pause", reason, by, now)
 
 
@@ -84,9 +97,15 @@ def pause_tenant(*, tenant: Tenant, reason: str, by: audit.Actor, now: datetime)
 def resume_tenant(*, tenant: Tenant, reason: str, by: audit.Actor, now: datetime) -> Tenant:
     """Undo a pause. Billing's suspension is not an operator's to lift: it goes when the subscription is good."""
     if tenant.status == Tenant.Status.SUSPENDED:
-        raise Conflict("status", f"{tenant.slug} is suspended by billing; its subscription lifts that.")
+        raise _suspended(tenant, Tenant.Status.ACTIVE)
     _undo_acts(tenant, "", by, now)
     return _set_status(tenant, Tenant.Status.ACTIVE, "tenant.resume", reason, by, now)
+
+
+def _suspended(tenant: Tenant, asked: str) -> Conflict:
+    already = asked == Tenant.Status.PAUSED
+    ending = " already." if already else "; its subscription lifts that."
+    return Conflict("status", f"{tenant.slug} is suspended by billing{ending}")
 
 
 @transaction.atomic

@@ -22,11 +22,12 @@ CENTS = {"price_standard": 5_000, "price_premium": 20_000, "price_seats": 1_000,
 @dataclass
 class Paid:
     """`nanos` of budget paid for `[starts_at, ends_at)` with `cents`, both less than nothing for a credit, which is
-    `of` what it takes back."""
+    `of` what it takes back, where that was paid."""
 
     invoice_id: str
     subscription_id: str
     price: str
+    quantity: int
     starts_at: datetime
     ends_at: datetime
     nanos: int
@@ -104,10 +105,10 @@ class StripeAccount:
             charged = sum(one.cents for one in lines)
             paid = max(0, charged) - sum(one.cents for one in older)
             gone = Fraction(max(0, charged) if invoice in undone else 0)
-            gone -= sum(one.cents * lost.get(id(one.of), 0) for one in older)
+            gone -= sum(one.cents * lost.get(id(one.of), 1) for one in older)
             share = gone / paid if paid else Fraction(0)
             for one in lines:
-                lost[id(one)] = lost.get(id(one.of), Fraction(0)) if one in older else share
+                lost[id(one)] = lost.get(id(one.of), Fraction(1)) if one in older else share
                 found.append((one, 1 - lost[id(one)]))
         return found
 
@@ -334,10 +335,11 @@ class StripeAccount:
         nanos = self.value(price, quantity) * ((ends_at - starts_at) // timedelta(seconds=1))
         nanos //= MONTH // timedelta(seconds=1)
         sub, sign = invoice["metadata"]["sub"], -1 if credit else 1
-        paid = Paid(invoice["id"], sub, price, starts_at, ends_at, sign * nanos, line["amount"])
+        paid = Paid(invoice["id"], sub, price, quantity, starts_at, ends_at, sign * nanos, line["amount"])
         if credit:
             taken_back = {id(one.of) for one in self.payments}
-            same = [one for one in self.payments if (one.price, one.ends_at, one.cents > 0) == (price, ends_at, True)]
+            what = price, quantity, ends_at, True
+            same = [one for one in self.payments if (one.price, one.quantity, one.ends_at, one.cents > 0) == what]
             paid.of = next((one for one in reversed(same) if id(one) not in taken_back), None)
         self.payments.append(paid)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from billing.sandbox import PaidSpan, SimulatedStripe, times
 
-DAY = 86_400
+DAY, HOUR = 86_400, 3_600
 GRACE_S = 7 * DAY
 GIVES_NOTHING = ("canceled", "incomplete", "incomplete_expired", "unpaid", "paused")
 Cycle = tuple[str, int]
@@ -92,24 +92,52 @@ class Oracle:
     def undone(self, customer: str) -> dict[str, Fraction]:
         """How much of each line stands on no payment; of a credit, how much of what it took back."""
         lost: dict[str, Fraction] = {}
-        balance, paid = Fraction(0), sorted(self.books.paid(customer), key=self.made_at)
-        for id, group in itertools.groupby(paid, key=lambda one: one.invoice):
-            row, spans, total = self.state.get("invoice", id), list(group), max(0, self.books.payments[id].total)
-            held, moved = max(0, -row["starting_balance"]), row["ending_balance"] - row["starting_balance"]
-            balance = min(balance, Fraction(held))
-            drawn = balance * Fraction(max(0, min(held, moved)), held) if held else Fraction(0)
-            # What an invoice gives back of itself pays nothing.
-            mine = {one.line for one in spans}
-            older = [one for one in spans if one.amount < 0 and one.gives_back and one.gives_back not in mine]
-            in_all = total - sum(one.amount for one in older)
-            gone = drawn - sum(one.amount * lost.get(one.gives_back, 0) for one in older) + self.gone(id, total)
-            share = min(Fraction(1), gone / in_all) if in_all > 0 else Fraction(0)
-            lost |= dict.fromkeys(mine, share) | {one.line: lost.get(one.gives_back, Fraction(0)) for one in older}
-            balance += share * max(0, -moved) - drawn
+        # A credit note is after all that was finalized by then, and what was overpaid as well.
+        paid = {one.invoice for one in self.books.paid(customer)}
+        steps = [(self.finalized_at(id), "invoice", id) for id in paid]
+        notes = self.state.rows("credit_note", customer=customer)
+        steps += [((one["created"], "~"), "note", one["id"]) for one in notes if one["customer_balance_transaction"]]
+        steps += [((self.books.payments[id].at, "~"), "overpaid", id) for id in paid]
+        balance = Fraction(0)
+        for _, what, id in sorted(steps):
+            if what == "invoice":
+                balance = self.pay(id, balance, lost)
+            elif what == "note":
+                note = self.state.get("credit_note", id)
+                moved = sum(one["post_payment_amount"] for one in notes if one["invoice"] == note["invoice"])
+                balance += min(Fraction(note["post_payment_amount"]), self.beyond(note["invoice"], moved))
+            elif beyond := self.state.get("invoice", id)["amount_overpaid"]:
+                balance += beyond * max(lost[one.line] for one in self.books.paid(customer) if one.invoice == id)
         return lost
 
-    def made_at(self, one: PaidSpan) -> tuple[int, str]:
-        return self.state.get("invoice", one.invoice)["created"], one.invoice
+    def pay(self, id: str, balance: Fraction, lost: dict[str, Fraction]) -> Fraction:
+        """An invoice is finalized and paid: what is lost of its lines, and of the balance that it leaves."""
+        row, spans = self.state.get("invoice", id), [one for one in self.books.spans if one.invoice == id]
+        total, mine = max(0, self.books.payments[id].total), {one.line for one in spans}
+        held, moved = max(0, -row["starting_balance"]), row["ending_balance"] - row["starting_balance"]
+        balance = min(balance, Fraction(held))
+        drawn = balance * Fraction(max(0, min(held, moved)), held) if held else Fraction(0)
+        # What an invoice gives back of itself pays nothing; nor does what gives back what was never paid.
+        older = [one for one in spans if one.amount < 0 and one.gives_back and one.gives_back not in mine]
+        in_all = total - sum(one.amount for one in older)
+        carried = drawn - sum(one.amount * lost.get(one.gives_back, 1) for one in older)
+        back = self.gone(id, total)
+        # A refund in part is a gift, unless nothing else is left.
+        in_part = sum((one.amount for one in self.books.undone(id)), 0)
+        back = in_part if in_part + carried >= in_all else back
+        share = min(Fraction(1), (carried + back) / in_all) if in_all > 0 else Fraction(0)
+        lost |= dict.fromkeys(mine, share) | {one.line: lost.get(one.gives_back, Fraction(1)) for one in older}
+        return balance + share * max(0, -moved) - drawn
+
+    def beyond(self, invoice: str, noted: int) -> Fraction:
+        """What went back of a payment beyond what notes to the balance left of it."""
+        paid = self.books.payments[invoice]
+        back = sum(one.amount for one in self.books.undone(invoice))
+        return Fraction(max(0, min(noted, back - max(paid.total, paid.cash))))
+
+    def finalized_at(self, id: str) -> tuple[int, str]:
+        row = self.state.get("invoice", id)
+        return row["status_transitions"]["finalized_at"] or row["created"], row["number"]
 
     def gone(self, invoice: str, total: int) -> int:
         """What was paid back whole, or is in dispute: nothing else is."""
@@ -129,7 +157,9 @@ class Oracle:
         whole = one if sub["status"] == "trialing" else min(typed, one + self.known(sub, spans))
         in_grace, status = at - start < GRACE_S, sub["status"]
         by_agreement = about["usage_type"] == "metered" and status != "trialing" and (in_grace or status != "past_due")
-        if at - start < (sub["days_until_due"] or 0) * DAY or by_agreement:
+        # An invoice is finalized an hour after its period began, and due so long after that.
+        terms = (sub["days_until_due"] or 0) * DAY + HOUR
+        if (sub["days_until_due"] and at - start < terms) or by_agreement:
             return whole
         return whole / 10 if in_grace or status == "trialing" else Fraction(0)
 

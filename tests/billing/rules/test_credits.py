@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import Any
@@ -128,3 +129,62 @@ class TestABalance:
         assert "in_3" not in lost(FIRST, self.LESS, none, to=(back(FIRST),))
         owed = self.month(balance_before=500, balance_after=0, amount_paid=5_500)
         assert "in_3" not in lost(FIRST, self.LESS, owed, to=(back(FIRST),))
+
+    def test_is_each_currencys_own(self) -> None:
+        other = invoice("in_9", line("il_9", 5_000, "price_c"), day=20, currency="eur")
+        assert lost(FIRST, self.LESS, other, self.month(), to=(back(FIRST),))["in_3"] == 1
+
+    def test_pays_when_an_invoice_is_finalized(self) -> None:
+        """The month was a draft when the credit came about."""
+        month = self.month(created_at=START + 14 * DAY, finalized_at=START + 16 * DAY)
+        assert lost(FIRST, self.LESS, month, to=(back(FIRST),))["in_3"] == 1
+
+    def test_leaves_nothing_of_a_month_whose_rest_was_refunded(self) -> None:
+        month = self.month(balance_before=-2_500, balance_after=0, amount_paid=2_500)
+        assert lost(FIRST, self.LESS, month, to=(back(FIRST),))["in_3"] == HALF
+        assert lost(FIRST, self.LESS, month, to=(back(FIRST), back(month)))["in_3"] == 1
+        # Where the rest of it stands, that is a gift.
+        assert lost(FIRST, self.LESS, month, to=(back(month),))["in_3"] == 0
+
+    def note(self, amount: int, day: int = 5, **fields: Any) -> Known:
+        values = {"invoice_id": "in_1", "unrefunded": amount, "to_balance": amount, "created_at": START + day * DAY}
+        return Known(StripePayment("cn_1", "credit_note", "issued", amount, **values | fields), 0)
+
+    def test_has_what_credit_notes_gave_as_far_as_the_payment_stands(self) -> None:
+        month = self.month(balance_before=-5_000, balance_after=0)
+        whole = (self.note(5_000), back(FIRST, "dispute", status="lost"))
+        found = standing.of_invoices([FIRST, month], whole)
+        assert found["in_3"].undone == Losses(Fraction(1), Fraction(1), Fraction(1))
+        open_one = standing.of_invoices(
+            [FIRST, month], (self.note(5_000), back(FIRST, "dispute", status="under_review"))
+        )
+        assert open_one["in_3"].undone == Losses(Fraction(1), Fraction(1), Fraction(0))
+        part = (self.note(5_000), back(FIRST, "charge", refunded=17_000))
+        assert lost(FIRST, month, to=part)["in_3"] == Fraction(2, 5)
+        assert "in_3" not in lost(FIRST, month, to=(self.note(5_000),))
+
+    def test_has_what_was_overpaid_as_far_as_the_payment_stands(self) -> None:
+        charged = {"amount_paid": 25_000, "overpaid": 5_000, "paid_at": START + DAY}
+        first = invoice("in_1", line("il_1", 20_000), **charged)
+        month = self.month(balance_before=-5_000, balance_after=0)
+        assert lost(first, month, to=(back(first),))["in_3"] == 1
+        assert lost(first, month, to=()) == {}
+
+
+class TestWhatWasNeverPaid:
+    OPEN = replace(invoice("in_2", line("il_2", -10_000, day=15), line("il_3", 15_000, "price_b", day=15), day=15))
+    BACK = invoice("in_3", line("il_4", -15_000, "price_b", day=15), line("il_5", 10_000, day=15), day=16)
+
+    @pytest.mark.parametrize("status", ["open", "void", "uncollectible"])
+    def test_is_no_money_when_it_is_credited(self, status: str) -> None:
+        opened = replace(self.OPEN, status=status)
+        assert lost(FIRST, opened, self.BACK, to=()) == {"in_3": 1, "il_4": 1}
+        # Nor is what nobody charged at all.
+        assert lost(FIRST, self.BACK, to=()) == {"in_3": 1, "il_4": 1}
+
+    def test_is_so_when_it_is_paid_afterwards(self) -> None:
+        assert lost(FIRST, self.OPEN, self.BACK, to=()) == {}
+
+    def test_a_discount_is_no_credit_for_time(self) -> None:
+        given = invoice("in_1", line("il_1", 20_000), line("il_2", -5_000, proration=False))
+        assert lost(given, to=()) == {}

@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from governance import ledger
-from governance.actions import stops
+from governance.actions import budgets, stops
 from governance.audit import Actor
 from governance.models import AuditEntry, Budget, BudgetWindow
 from tests import factories as make
@@ -119,6 +119,17 @@ def test_a_changed_limit_takes_hold_of_the_open_window() -> None:
     ledger.record(make.reporting("0.50"), now=timezone.now())
     set_budget("--limit", "0.50")
     assert BudgetWindow.objects.get().state == "stopped"
+
+
+def test_set_budget_makes_a_deleted_one_anew() -> None:
+    kept = make.budget("1.00", disabled_tools=["search"])
+    ledger.record(make.reporting("0.50"), now=timezone.now())
+    assert not budgets.delete(budget=kept, by=Actor("ada"), now=timezone.now())
+    with pytest.raises(CommandError, match="--limit: a new budget needs one"):
+        run("set_budget", *DAY)
+    told = set_budget("--limit", "2")
+    assert (told["action"], told["budget"]["id"]) == ("created", kept.pk)
+    assert (told["budget"]["enabled"], told["budget"]["disabled_tools"]) == (True, [])
 
 
 def test_set_budget_s_dry_run_checks_and_keeps_nothing() -> None:
