@@ -109,17 +109,18 @@ def try_for(tenant: str, act: Callable[[], T]) -> T:
     tried = tenant if was_known else None
     if not known.may_try(tenant):
         raise HeldUp(tenant)
-    for is_last in (was_known, True):
+    left = 1 if was_known else 2
+    while True:
+        left -= 1
         try:
             with locks.briefly_waited_for():
                 done = act()
         except (LedgerUnavailable, OperationalError) as error:
             if not locks.is_in_the_way(error):
                 raise
-            if is_last:
+            if not left:
                 known.learn({tenant: locks.is_of_tenant(error)}, tried=tried)
                 raise HeldUp(tenant) from error
         else:
             known.learn({}, tried=tried)
-            break
-    return done
+            return done
