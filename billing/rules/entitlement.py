@@ -264,7 +264,9 @@ class _Subscription:
         self.facts, self.id, self.now = facts, id, facts.now
         self.sub = sub or StripeSubscription(id, "active", ())
         self.reasons: set[str] = set()
-        self.grants = grants.of(sub, id, facts.invoices, facts.pricing, self.reasons)
+        known = grants.of(sub, id, facts.invoices, facts.pricing, self.reasons)
+        # Of what was never paid there may be credits alone.
+        self.grants = {cycle: lines for cycle, lines in known.items() if not all(one.is_credit for one in lines)}
         self.spans = {cycle: grants.spans(lines) for cycle, lines in self.grants.items()}
         prices = [item.price for item in self.sub.items]
         self.worths = facts.pricing.worths(prices, self.reasons)

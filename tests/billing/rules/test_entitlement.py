@@ -52,6 +52,15 @@ def test_unpaid_first_invoice_gives_nothing(status: str) -> None:
     assert (found.state, found.limit_nanos, found.period) == (EntitlementState.PENDING, None, None)
 
 
+def test_credit_for_what_was_never_paid_is_no_period() -> None:
+    """A year whose card was declined is credited, and the month that comes after it is not paid for."""
+    invoice = events.invoice()
+    for line in invoice["lines"]["data"]:
+        line["amount"] = -5000
+    found = entitled([sub()], [objects.invoice(invoice)])
+    assert (found.state, found.parts) == (EntitlementState.PENDING, ())
+
+
 @pytest.mark.parametrize("status", ["unpaid", "paused"])
 def test_unpaid_and_paused_are_suspended_now(status: str) -> None:
     assert entitled([sub(status=status)], [paid()]).state == EntitlementState.SUSPENDED
