@@ -21,7 +21,7 @@ from whitenoise.middleware import WhiteNoiseMiddleware
 from benchmarks.own_books import BookedUpstream
 from config.passwords import Hasher
 from governance import ledger
-from governance.ledger import clock
+from governance.ledger import clock, held_up
 from governance.upkeep import reconcile
 from llm.sandbox import Sandbox
 from llm.state.breakers import Breakers
@@ -157,6 +157,12 @@ def travelled_clock_is_the_databases(monkeypatch: pytest.MonkeyPatch) -> None:
 def a_moment_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     """However long a busy machine takes: a test that says what time it is has that time."""
     monkeypatch.setattr(clock, "passed", lambda since_s: clock.NONE)
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process knows of locks is of the tests before."""
+    monkeypatch.setattr(held_up, "known", held_up.HeldUpTenants())
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ a call under way in the gateway, whose id its caller knows, can never be settled
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -52,13 +53,17 @@ def own(reservation: Reservation) -> Reservation:
     return reservation
 
 
-def carry_out(operation: Act, *, operator: Actor | None, now: datetime) -> Any:
-    """The ledger's answer to the operation. Where an operator acts for a tenant, an audit row says who it was.
+def carry_out(operation: Act, *, tenant: str, operator: Actor | None, now: datetime) -> Any:
+    """The ledger's answer to an operation for a tenant, by its slug; where an operator acts, an audit row says who.
 
     Raises what `ledger.reserve`, `settle`, `extend` and `release` raise.
     """
     if operator is not None:
-        return _audited(operation, operator, now)
+        return ledger.try_for(tenant, functools.partial(_audited, operation, operator, now))
+    return ledger.try_for(tenant, functools.partial(_applied, operation, now))
+
+
+def _applied(operation: Act, now: datetime) -> Any:
     [result] = ledger.apply([operation], now=now)
     if isinstance(result, Exception):
         raise result

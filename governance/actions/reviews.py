@@ -6,6 +6,7 @@ kept whole, listed, and counts nowhere until an operator accepts it: no cent is 
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
@@ -54,21 +55,22 @@ def report(*, report: Record, now: datetime) -> RecordResult | PendingReport:
     The report says how far it is believed (`trust`). A repeat of one that was kept is answered with the row that is.
     Raises TooManyWaiting.
     """
+    act = functools.partial(_report, report, now)
     try:
-        return _report(report, now)
+        return ledger.try_for(report.caller.tenant, act)
     except IntegrityError:
         # Reported by an operator between our look and our insert; the second look finds it.
-        return _report(report, now)
+        return ledger.try_for(report.caller.tenant, act)
 
 
-def settle(*, operation: Settle, now: datetime) -> SettleResult | PendingReport:
+def settle(*, operation: Settle, tenant: str, now: datetime) -> SettleResult | PendingReport:
     """Charge what a tenant's key says a held call cost; beyond its bound the hold, and the rest is kept for review.
 
-    A repeat of one that was kept is answered with the row that is. Raises TooManyWaiting, and what `ledger.settle`
-    raises.
+    The tenant is named by its slug. A repeat of one that was kept is answered with the row that is. Raises
+    TooManyWaiting, and what `ledger.settle` raises.
     """
     try:
-        return _settle(operation, now)
+        return ledger.try_for(tenant, functools.partial(_settle, operation, now))
     except AlreadyResolved:
         kept = PendingReport.objects.filter(reservation=operation.reservation_id, cost_nanos=operation.cost_nanos)
         if row := kept.select_related("tenant", "key").first():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime
 from typing import cast
 
@@ -15,11 +16,12 @@ from governance.ledger.results import RecordResult
 
 def record(*, report: Record, by: Actor, now: datetime) -> RecordResult:
     """Charge a call made elsewhere, with its audit row; a repeated request id changes nothing and says so."""
+    act = functools.partial(_record, report, by, now)
     try:
-        return _record(report, by, now)
+        return ledger.try_for(report.caller.tenant, act)
     except IntegrityError:
         # Reported by somebody else between our look and our insert; the second look finds it.
-        return _record(report, by, now)
+        return ledger.try_for(report.caller.tenant, act)
 
 
 @ledger.run_again

@@ -167,7 +167,7 @@ class Reservations(RefusingView, OnceView):
             is_unpriced=self.by.tenant is not None and not _has_price(asked),
         )
         try:
-            decision = _carry_out(self, operation)
+            decision = _carry_out(self, operation, caller.tenant)
         except AlreadyResolved:
             return self._reserved_before(id)
         if not decision.allowed:
@@ -235,7 +235,7 @@ class ReservationSettle(ReservationAct):
         refuse_misdated(asked, reserved_at=held.reserved_at)
         operation = _settlement(held, asked, trust=trust_in(self.by))
         try:
-            done = self._settle(operation)
+            done = self._settle(operation, held.tenant.slug)
         except AlreadyResolved:
             if self.claim and self.claim.taken_over and (before := _settled_before(operation)):
                 return before
@@ -244,10 +244,10 @@ class ReservationSettle(ReservationAct):
             return self._reviewed(held, done)
         return _settled(id, done.entry_id, done.charged_nanos, overage_nanos=done.overage_nanos, late=done.late)
 
-    def _settle(self, operation: Settle) -> SettleResult | PendingReport:
+    def _settle(self, operation: Settle, tenant: str) -> SettleResult | PendingReport:
         if operation.trust is None:
-            return cast(SettleResult, _carry_out(self, operation))
-        return reviews.settle(operation=operation, now=self.now)
+            return cast(SettleResult, _carry_out(self, operation, tenant))
+        return reviews.settle(operation=operation, tenant=tenant, now=self.now)
 
     def _reviewed(self, held: Reservation, row: PendingReport) -> Response:
         """The answer where more was claimed than could be charged at once; after it was accepted, as if it had been."""
@@ -313,7 +313,7 @@ class ReservationExtend(RefusingView, ReservationAct):
             trust=trust_in(self.by),
         )
         try:
-            _carry_out(self, extension)
+            _carry_out(self, extension, held.tenant.slug)
         except ExtendRefused as error:
             if error.decision.reason == Reason.KEY_INVALID and not extension.by_holder:
                 # Not the key of whoever asks, to whom a 401 would say so.
@@ -333,7 +333,7 @@ class ReservationRelease(ReservationAct):
         held = self.held(id)
         self.valid(Strict, request.data)
         try:
-            _carry_out(self, Release(held.pk))
+            _carry_out(self, Release(held.pk), held.tenant.slug)
         except AlreadyResolved as error:
             # An earlier run of this very request may have done it and died before it could answer.
             is_released = error.status == Reservation.Status.RELEASED or reservations.settlement(held.pk, 0)
@@ -346,9 +346,9 @@ def _seen(view: ControlView) -> Any:
     return reservations.seen_by(view.by.reader)
 
 
-def _carry_out(view: ControlView, operation: reservations.Act) -> Any:
+def _carry_out(view: ControlView, operation: reservations.Act, tenant: str) -> Any:
     operator = view.by.actor if view.by.tenant is None else None
-    return reservations.carry_out(operation, operator=operator, now=view.now)
+    return reservations.carry_out(operation, tenant=tenant, operator=operator, now=view.now)
 
 
 def _settlement(held: Reservation, asked: dict[str, Any], *, trust: ReportTrust | None) -> Settle:

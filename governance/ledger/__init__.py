@@ -30,6 +30,7 @@ from governance.ledger.book import (
     tenants_of,
     try_to_write,
 )
+from governance.ledger.held_up import try_for
 from governance.ledger.locks import RETRYABLE_SQLSTATES
 from governance.ledger.results import (
     AdjustResult,
@@ -87,5 +88,6 @@ __all__ = [
     "settle",
     "take_report_turn",
     "tenants_of",
+    "try_for",
     "try_to_write",
 ]

@@ -121,9 +121,11 @@ def apply(operations: Sequence[Operation], *, now: datetime, lock_wait_s: float 
     except LedgerUnavailable as error:
         if not locks.is_in_the_way(error):
             raise
-        tenants, apart = tenants_of(operations), functools.partial(apply, now=now, lock_wait_s=locks.again_s())
+        ask = functools.partial(locks.is_of_tenant, error)
+        tenants, is_own = _durably(lambda _: (locks.tenants_of(operations), ask()))
         with _perhaps_in_part():
-            return locks.around(operations, tenants, apart)
+            apart = functools.partial(apply, now=now, lock_wait_s=locks.again_s())
+            return locks.around(operations, tenants, apart, is_own=is_own)
     except Exception as error:
         failure = error
     else:
@@ -399,12 +401,6 @@ def _explained(operation: Operation, error: Exception) -> Any:
     return error
 
 
-def _unavailable(error: Exception, *, unsure: bool = False) -> LedgerUnavailable:
-    unavailable = LedgerUnavailable(str(error), unsure=unsure)
-    unavailable.__cause__ = error
-    return unavailable
-
-
 def _beyond_bounds(error: IntegrityError) -> OutOfBounds | None:
     """What it means that one of the constraints on sums refused a statement; their names end alike."""
     if BOUNDS not in str(error):
@@ -472,7 +468,8 @@ def _durably(work: Callable[[Manner], T]) -> T:
             # Away, read-only, full, forbidden, too slow, broken: whatever it is, nothing can be written now.
             if not _may_run_again(error, attempt):
                 _let_go(error)
-                raise _unavailable(error, unsure=committing and not is_refusal(error.__cause__)) from error
+                unsure = committing and not is_refusal(error.__cause__)
+                raise LedgerUnavailable(str(error), unsure=unsure) from error
             _pause(attempt)
 
 

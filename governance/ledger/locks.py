@@ -6,10 +6,12 @@ back. What waited is then tried tenant by tenant: one of them waits again, and t
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, cast
 from uuid import UUID
 
@@ -18,12 +20,15 @@ from django.conf import settings
 from governance.ledger import needs, sql
 from governance.ledger import sql_dialect as words
 from governance.ledger.operations import Operation, Record, Reserve, Settle
-from governance.ledger.results import HeldUp, LedgerUnavailable
+from governance.ledger.results import HeldUp
 
 # PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
 RETRYABLE_SQLSTATES = ("40P01", "40001")
 # And its lock_not_available.
 _SQLSTATES = ("55P03", *RETRYABLE_SQLSTATES)
+# Where its server says on which row a lock is, whatever its language: (page,place) in relation "name".
+_ROW = re.compile(r'(\(\d+,\d+\)).*"(\w+)"')
+_is_brief = ContextVar("_is_brief", default=False)
 
 
 def wait_s() -> float:
@@ -36,10 +41,40 @@ def again_s() -> float:
     return float(settings.LEDGER_DEADLINE_S) / 20
 
 
-def is_in_the_way(error: LedgerUnavailable) -> bool:
+def is_in_the_way(error: Exception) -> bool:
     """Whether it was a lock that kept a transaction from what it wanted, and nothing is wrong with the database."""
-    cause = error.__cause__
-    return cause is not None and getattr(cause.__cause__, "sqlstate", None) in _SQLSTATES
+    return isinstance(error, HeldUp) or getattr(_said_by_database(error), "sqlstate", None) in _SQLSTATES
+
+
+def is_of_tenant(error: Exception) -> bool:
+    """Whether the lock that was in the way is known to be on a row that is one tenant's.
+
+    PostgreSQL tells whoever is first to wait. A row that has changed since was busy, and nobody has kept it.
+    """
+    if isinstance(error, HeldUp):
+        return error.is_own
+    told = getattr(getattr(_said_by_database(error), "diag", None), "context", None)
+    found = _ROW.search(told or "")
+    if found is None or found[2] not in sql.OF_TENANTS:
+        return False
+    return sql.is_of_tenant(found[2], place=found[1])
+
+
+def _said_by_database(error: BaseException | None) -> BaseException | None:
+    """The driver's own error, which has a SQLSTATE."""
+    while error is not None and not hasattr(error, "sqlstate"):
+        error = error.__cause__
+    return error
+
+
+@contextmanager
+def briefly_waited_for() -> Iterator[None]:
+    """Have all that asks the ledger here wait for a lock as briefly as if it were known to meet one."""
+    token = _is_brief.set(True)
+    try:
+        yield
+    finally:
+        _is_brief.reset(token)
 
 
 @contextmanager
@@ -48,24 +83,29 @@ def waited_for(operations: Sequence[Operation], lock_wait_s: float | None) -> It
     if needs.acted_on(operations):
         yield
         return
-    with words.waiting(wait_s() if lock_wait_s is None else lock_wait_s):
+    usual_s = again_s() if _is_brief.get() else wait_s()
+    with words.waiting(usual_s if lock_wait_s is None else lock_wait_s):
         yield
 
 
 def around(
-    operations: Sequence[Operation], tenants: Sequence[str], apply: Callable[[Sequence[Operation]], list[Any]]
+    operations: Sequence[Operation],
+    tenants: Sequence[str],
+    apply: Callable[[Sequence[Operation]], list[Any]],
+    *,
+    is_own: bool = False,
 ) -> list[Any]:
     """The results of operations that met a lock together: each tenant's are tried by themselves with `apply`.
 
-    Where all are one tenant's, it is held up. So are those whose turn does not come in time: a lock that is in
-    everybody's way is waited for no longer because there are many tenants.
+    Where all are one tenant's, it is held up, by a row that `is_own` or perhaps not. So are those whose turn does not
+    come in time: a lock that is in everybody's way is waited for no longer because there are many tenants.
     """
     places = defaultdict(list)
     for place, tenant in enumerate(tenants):
         places[tenant].append(place)
     results: list[Any] = [HeldUp(tenant) for tenant in tenants]
     if len(places) == 1:
-        return results
+        return [HeldUp(tenant, is_own=is_own) for tenant in tenants]
     until = time.monotonic() + 2 * wait_s()
     for mine in places.values():
         if time.monotonic() > until:

@@ -28,9 +28,10 @@ class LedgerUnavailable(LedgerError):
 class HeldUp(LedgerUnavailable):
     """Somebody else has a lock on what a tenant's operation needs: nothing was done. Those of others go on."""
 
-    def __init__(self, tenant: str) -> None:
+    def __init__(self, tenant: str, *, is_own: bool = False) -> None:
+        """`is_own`: the lock is on a row of the tenant's for sure, and not on what others wait for too."""
         super().__init__(f"a lock in the database holds up {tenant or 'this'}")
-        self.tenant = tenant
+        self.tenant, self.is_own = tenant, is_own
 
 
 class ReservationUnknown(LedgerError):

@@ -41,6 +41,9 @@ from governance.rules.windows import ENDING_BY_ACT, WindowKind
 # The reason of charges that a tenant's key reported and no budget of its own bounds: counted together for a day.
 UNBUDGETED = "unbudgeted"
 HOUR = timedelta(hours=1)
+_REPORT_TURN = "2s"
+# Tables whose rows are one tenant's each; but a window in which all count is nobody's.
+OF_TENANTS = tuple(f"governance_{name}" for name in ("budgetwindow", "reservation", "spendentry", "spendrollup"))
 # Of reservations: the version of a UUID, which SQLite keeps without dashes.
 _IS_OWN = f"SUBSTR(REPLACE(CAST(id AS text), '-', ''), 13, 1) = '{OWN_VERSION:x}'"
 
@@ -274,8 +277,17 @@ def reported(keys: Collection[tuple[int, str]]) -> dict[tuple[int, str], Reporte
 
 
 def take_report_turns(tenant_ids: Collection[int]) -> None:
-    """Wait until nobody else reports for these tenants, before anything else is locked: see `Batch`."""
-    words.take_turns("governance_tenant", alone=tenant_ids, beside=(), lock_wait=words.PROMPT.lock)
+    """Wait until nobody else reports for these tenants, before anything else is locked: see `Batch`.
+
+    Nobody else waits for what waits here, but each has a connection of a process's few.
+    """
+    words.take_turns("governance_tenant", alone=tenant_ids, beside=(), lock_wait=_REPORT_TURN)
+
+
+def is_of_tenant(table: str, *, place: str) -> bool:
+    """Whether a row of OF_TENANTS, by its place within the table, is there and one tenant's. PostgreSQL only."""
+    rows = words.select(f"SELECT tenant_id IS NOT NULL FROM {table} WHERE ctid = %s::tid", [place])
+    return rows == [(True,)]
 
 
 def unbudgeted(tenant_id: int, *, since: datetime) -> int:

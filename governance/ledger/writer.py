@@ -31,8 +31,7 @@ from prometheus_client import Histogram
 
 from governance import database, ledger, measures
 from governance.alerts import conditions as alerts
-from governance.ledger import locks
-from governance.ledger.held_up import HeldUpTenants
+from governance.ledger import held_up, locks
 from governance.ledger.operations import Extend, Operation, Record, Release, Reserve, Settle
 from governance.rules.errors import own_of
 
@@ -132,7 +131,7 @@ class GroupCommit:
         self._stuck: list[_Job] = []
         # Of these: what is being tried once more.
         self._retried: list[_Job] = []
-        self._held_up = HeldUpTenants()
+        self._held_up = held_up.known
         # What the database said last, while it is away; since when it has been at a batch (monotonic seconds).
         self._away: str | None = None
         self._busy_since_s: float | None = None
@@ -290,7 +289,7 @@ class GroupCommit:
         others, theirs = self._held_up.apart(jobs, tenants)
         kept = self._commit(others) if others else []
         for tenant, mine in theirs.items():
-            if self._held_up.is_due(tenant):
+            if self._held_up.may_try(tenant):
                 kept += self._commit(mine, of_held_up=tenant)
             else:
                 kept += self._end(mine, [ledger.HeldUp(tenant) for _ in mine])
@@ -310,7 +309,8 @@ class GroupCommit:
         except Exception as error:
             log.exception("a batch failed")
             results = [own_of(error) for _ in jobs]
-        self._held_up.learn({each.tenant for each in results if isinstance(each, ledger.HeldUp)}, tried=of_held_up)
+        met = {each.tenant: each.is_own for each in results if isinstance(each, ledger.HeldUp)}
+        self._held_up.learn(met, tried=of_held_up)
         return self._end(jobs, results)
 
     def _end(self, jobs: Sequence[_Job], results: Sequence[Any]) -> list[_Job]:

@@ -197,7 +197,9 @@ def test_a_charge_with_a_report_in_review_waits_for_that(db: None, act: Any) -> 
     operation = factories.reserving("0.10")
     ledger.reserve(operation, now=NOON)
     trust = reviews.trust_in(tenant_id=factories.tenant().pk, agent_is_fixed=False)
-    kept = reviews.settle(operation=factories.settling(operation.reservation_id, "9", trust=trust), now=NOON)
+    kept = reviews.settle(
+        operation=factories.settling(operation.reservation_id, "9", trust=trust), tenant="acme", now=NOON
+    )
     assert isinstance(kept, PendingReport)
     with pytest.raises(NotOpen, match="waits for review"):
         act(entry=SpendEntry.objects.get(), **WHY)

@@ -54,7 +54,7 @@ def held(amount: str = "0.10", *, by: Caller | None = None) -> Any:
 def claimed(id: Any, cost: str, *, now: Any = NOON, price_rule: str = "") -> SettleResult | PendingReport:
     trust = reviews.trust_in(tenant_id=Tenant.objects.get(slug="acme").pk, agent_is_fixed=False)
     operation: Settle = factories.settling(id, cost, trust=trust, price_rule=price_rule)
-    return reviews.settle(operation=operation, now=now)
+    return reviews.settle(operation=operation, tenant="acme", now=now)
 
 
 def spent(budget: Budget) -> int:
