@@ -420,7 +420,9 @@ class _Subscription:
             return self._is(EntitlementState.SUSPENDED, "past_due")
         # What of it is paid for, as by the period that it has cut short, needs no credit; and its grace began with it.
         rest = Period(max(rolled.starts_at, paid[-1].ends_at) if paid else rolled.starts_at, rolled.ends_at)
-        return self._on_credit(cycle, items, rest, ends_at, due_at)
+        # A year that is late has no credit again with each month that is billed beside it.
+        timely = [one for one in items if cycle.in_arrears or self.now < (one.starts_at or rolled.starts_at) + grace]
+        return self._on_credit(cycle, timely or items, rest, ends_at, due_at)
 
     def _terms(self, current: Period, items: Sequence[Item], *, in_arrears: bool) -> timedelta:
         """How long after the period's start what is billed of items then is due: what was sent says so, once it is."""

@@ -142,9 +142,10 @@ class CallUsage:
         What a name meant when the call began it means to its end.
         """
         current = snapshot.current()
-        then = self.catalogue.used(found)
-        # By its own id, which no alias takes from it.
-        now = current.used(found) if then is None else current.resolve(f"{then.provider}/{then.upstream}")
+        now = then = self.catalogue.used(found)
+        if current is not self.catalogue:
+            # By its own id, which no alias takes from it.
+            now = current.used(found) if then is None else current.resolve(f"{then.provider}/{then.upstream}")
         has_begun = current.last_change_at != self.catalogue.last_change_at
         first, second = (then, now) if has_begun else (now, then)
         return first if first is not None and first.rates is not None else second or first

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from billing.queries import revenue
 from billing.queries.revenue import Bill, BilledShare
-from billing.rules.refunds import Known, Refund, RefundKind, of_invoices
+from billing.rules.refunds import Known, Refund, RefundKind
+from billing.rules.standing import of_invoices
 from billing.stripe_api import objects
 from tests.billing.events import DAY, START, invoice, recorded, seconds
 

@@ -269,3 +269,20 @@ def test_of_a_payment_for_both_what_a_note_gave_back_of_the_top_up_is_not_lost(s
     renew(shop)
     assert after_a_reconcile(shop) == 0
     assert "owed:50.00" in BillingAccount.objects.get().reasons
+
+
+def test_a_year_that_is_late_has_no_credit_again_with_a_month_beside_it(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    year, month = (
+        shop.price(cents, interval, metadata={"llm_budget_usd": dollars})
+        for cents, interval, dollars in ((120_000, "year", "30"), (4900, "month", "5"))
+    )
+    items = [{"price": year}, {"price": month}]
+    terms = {"collection_method": "send_invoice", "days_until_due": 14, "billing_mode": {"type": "flexible"}}
+    shop.post("subscriptions", customer=customer, items=items, **terms)
+    shop.account.advance(by=DAY)
+    hear(shop)
+    assert after_a_reconcile(shop) == 35
+    shop.account.advance(by=32 * DAY)
+    hear(shop)
+    assert after_a_reconcile(shop) == 5
