@@ -6,14 +6,16 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import available_timezones
 
+from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
 from governance import audit
 from governance.alerts.channels import email
 from governance.audit import Actor
 from governance.models import AlertChannel, ReportMail, ReportSubscription, Tenant, TenantStaff
+from governance.reports import mails
 from governance.rules.errors import Conflict, FieldError
-from governance.rules.report_periods import Cadence
+from governance.rules.report_periods import Cadence, ReportPeriod
 from governance.staff import StaffRole
 
 MOST_SUBSCRIPTIONS = 1_000
@@ -79,10 +81,17 @@ def end(*, subscription: ReportSubscription, by: Actor, now: datetime, reason: s
     return True
 
 
-def known_addresses(tenant: Tenant | None) -> list[str]:
-    """Those that are known of whoever a report would be for: people of the console, and channels of alerts by e-mail."""
-    from django.contrib.auth.models import User
+def send_test(*, tenant: Tenant | None, period: ReportPeriod, address: str, by: Actor, now: datetime) -> None:
+    """Send one report somewhere at once, whoever else gets it. Raises FieldError, NotSent, MoreThanRead."""
+    address = check(address=address)
+    mails.send_test(tenant=tenant, period=period, to=address, now=now)
+    target = f"tenant:{tenant.slug}" if tenant else "platform"
+    sent = {"address": address, "cadence": period.cadence.value, "first": period.first.isoformat()}
+    audit.record(action="report.send_test", target=target, by=by, now=now, new=sent)
 
+
+def known_addresses(tenant: Tenant | None) -> list[str]:
+    """Whoever a report would be for, as far as they are known: people of the console, and channels of alerts."""
     people = User.objects.filter(is_active=True).exclude(email="")
     if tenant is None:
         people = people.filter(groups__name=StaffRole.OWNER) | people.filter(is_superuser=True)

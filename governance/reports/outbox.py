@@ -37,7 +37,7 @@ def run(*, clock: Callable[[], datetime]) -> int:
 
 
 def put(*, now: datetime) -> int:
-    """Make the rows of what has become due; how many. Of a reader who missed several periods the latest alone is made."""
+    """Make the rows of what has become due; how many. Of several periods that were missed it is the latest alone."""
     due = []
     for subscription in ReportSubscription.objects.filter(ended_at=None):
         zone = ZoneInfo(subscription.time_zone)

@@ -29,7 +29,7 @@ NO_NAME = "not named"
 
 @dataclass(frozen=True, slots=True)
 class RenderedReport:
-    """`html` names the chart as `image`, which was asked for; `chart` is that picture, empty where nothing was spent."""
+    """`html` names the chart as it was asked for; `chart` is that picture, empty where nothing was spent."""
 
     subject: str
     text: str
