@@ -45,8 +45,8 @@ def subscribe(
     address = check(address=address, time_zone=time_zone)
     if cadence not in tuple(Cadence):
         raise FieldError("cadence", f"must be one of {', '.join(Cadence)}")
-    same = ReportSubscription.objects.select_for_update().filter(tenant=tenant, address=address, cadence=cadence)
-    row = same.first() or ReportSubscription(tenant=tenant, address=address, cadence=cadence)
+    same = ReportSubscription.objects.filter(tenant=tenant, address=address, cadence=cadence).order_by("pk")
+    row = same.select_for_update().first() or ReportSubscription(tenant=tenant, address=address, cadence=cadence)
     if row.pk and row.ended_at is None:
         raise Conflict("address", "this report is sent there already")
     if ReportSubscription.objects.filter(ended_at=None).count() >= MOST_SUBSCRIPTIONS:

@@ -61,7 +61,7 @@ def test_budgets_near_their_cap_and_those_that_run_out_are_told() -> None:
     assert [one.window.budget for one in figures(now=later).budgets] == [soon, near]
     told = rendering.render(figures(now=later), image=str).text
     assert (
-        "The weekly budget of tenant:acme: $0.80 of $9.00 (8 %). At this rate it runs out on Wednesday 18 March, 08:00."
+        "The weekly budget of acme: $0.80 of $9.00 (8 %). At this rate it runs out on Wednesday 18 March, 08:00."
         in told
     )
     assert "$0.80 of $1.00 (80 %)" in told

@@ -146,7 +146,7 @@ def test_names_are_words_and_nothing_else(mail: MailSink) -> None:
 def test_a_link_ends_it_by_a_post_alone(mail: MailSink, client: Client) -> None:
     subscription = reader()
     assert run() == 1
-    path = urlsplit(mail.got[0]["List-Unsubscribe"].strip("<>")).path
+    path = urlsplit(mail.got[0]["List-Unsubscribe"].strip(" <>\r\n")).path
     assert path in parts(mail.got[0])["text/plain"].get_content()
     strict = Client(enforce_csrf_checks=True)
     # What scans mail follows every link.
