@@ -22,7 +22,7 @@ END = "No report goes there any more, and what waits is dropped. It can be begun
 COLOURS = {"sent": "success", "pending": "info", "sending": "info", "given up": "danger", "not wanted any more": ""}
 
 
-class SubscriptionForm(forms.ModelForm):  # type: ignore[type-arg]
+class ReportReaderForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = ReportSubscription
         fields = ("tenant", "address", "cadence", "time_zone")
@@ -35,22 +35,21 @@ class SubscriptionForm(forms.ModelForm):  # type: ignore[type-arg]
                 given["address"] = report_subscriptions.check(address=given["address"], time_zone=given["time_zone"])
             except FieldError as error:
                 self.add_error(error.field, error.message)
-        same = {name: self.cleaned_data.get(name) for name in ("tenant", "address", "cadence")}
-        if not self.errors and ReportSubscription.objects.filter(**same, ended_at=None).exists():
-            self.add_error("address", "This report is sent there already.")
+        if not self.errors:
+            same = {name: self.cleaned_data[name] for name in ("tenant", "address", "cadence")}
+            found = ReportSubscription.objects.filter(**same).first()
+            if found is not None and found.ended_at is None:
+                self.add_error("address", "This report is sent there already.")
+            elif found is not None:
+                # It is begun again.
+                self.instance = found
         return cleaned
-
-    def validate_unique(self) -> None:
-        """One that was ended is begun again."""
-
-    def validate_constraints(self) -> None:
-        """Likewise."""
 
 
 class ReportSubscriptionAdmin(ConsoleAdmin):
     """Who reads which report. Ended, never deleted: whoever ended it by a link is not to be added by mistake."""
 
-    form = SubscriptionForm
+    form = ReportReaderForm
     list_display = ("address", "whose", "cadence", "time_zone", "since", "state")
     list_select_related = ("tenant",)
     list_filter = ("cadence", ("ended_at", admin.EmptyFieldListFilter))

@@ -154,7 +154,7 @@ def mail(request: HttpRequest, now: datetime) -> HttpResponse:
 
 
 PAGE = ConsolePage(
-    title="Reports by e-mail",
+    title="Reports",
     path="reports/",
     name="reports",
     template="console/reports.html",

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 # As it is shown; drawn at twice the size, for screens with fine dots.
-WIDTH, HEIGHT, SCALE = 560, 170, 2
+WIDTH, HEIGHT, SCALE = 600, 170, 2
 TOP, BOTTOM = 26, 22
 # Readable on white and on black: mail programs put either behind it.
-BAR, QUIET, INK = (99, 102, 241, 255), (148, 151, 162, 110), (125, 129, 140, 255)
+BAR, QUIET, INK = (99, 102, 241, 255), (148, 151, 162, 110), (134, 138, 149, 255)
 # Labels are no nearer to each other than this.
 LABEL_WIDTH = 44
 
