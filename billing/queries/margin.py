@@ -16,7 +16,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from billing.models import BillingAccount, Invoice, Payment
 from billing.queries import revenue
 from billing.queries.revenue import USD, Bill
-from billing.rules import standing
+from billing.rules import refunds
 from billing.rules.refunds import Known, Refund, RefundKind
 from billing.stripe_api import objects
 from governance.models import SpendRollup, Tenant
@@ -118,7 +118,7 @@ def _bills(accounts: Sequence[BillingAccount]) -> dict[int, list[Bill]]:
     found: dict[int, list[Bill]] = {}
     for account_id, invoices in rows.items():
         read = [objects.invoice(row.data) for row in invoices]
-        gone = standing.of_invoices(read, payments.get(account_id, []))
+        gone = refunds.of_invoices(read, payments.get(account_id, []), {})
         found[account_id] = [revenue.bill(row.data, gone.get(row.stripe_id, UNTOUCHED)) for row in invoices]
     return found
 

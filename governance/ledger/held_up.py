@@ -115,8 +115,11 @@ def try_for(tenant: str, act: Callable[[], T]) -> T:
         try:
             with locks.briefly_waited_for():
                 done = act()
-        except (LedgerUnavailable, OperationalError) as error:
+        except Exception as error:
             if not locks.is_in_the_way(error):
+                # Whoever was refused by the ledger met no lock; what is wrong with a database tells nothing of locks.
+                if not isinstance(error, (LedgerUnavailable, OperationalError)):
+                    known.learn({}, tried=tried)
                 raise
             if not left:
                 known.learn({tenant: locks.is_of_tenant(error)}, tried=tried)

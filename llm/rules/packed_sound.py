@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import islice
 
 # More than the 32 packets of a tenth of a second that ffmpeg looks at, at 48,000 Hz in two channels.
 LOOKED_AT_BYTES = 2**20
 # Frames at the very beginning show enough: ffmpeg asks for as many of AAC, and for more of others.
 FIRST_FRAMES = 3
+# Quiet noise has some twenty thousand places that look like a frame's beginning, other sound a few hundred; to follow
+# half a million takes a second.
+MOST_SYNCS = 2**16
 
 _MPEG1 = {
     1: (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -49,11 +53,14 @@ def is_packed(samples: bytes) -> bool:
 def _runs(sound: bytes, sync: re.Pattern[bytes], sizes: Callable[[bytes], tuple[int, ...]], enough: int) -> bool:
     """Whether so many frames follow each other anywhere, or FIRST_FRAMES do from the beginning.
 
-    From the end on, so that each place is looked at once, whatever is in it.
+    From the end on, so that each place is looked at once. Of more places than any sound has nobody knows.
     """
+    places = [found.start() for found in islice(sync.finditer(sound), MOST_SYNCS + 1)]
+    if len(places) > MOST_SYNCS:
+        return True
     runs: dict[int, int] = {}
     run = 0
-    for at in reversed([found.start() for found in sync.finditer(sound)]):
+    for at in reversed(places):
         run = 1 + max(runs.get(at + size, 0) for size in sizes(sound[at : at + 6]))
         if run >= enough or (at == 0 and run >= FIRST_FRAMES):
             return True

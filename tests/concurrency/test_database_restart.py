@@ -21,6 +21,7 @@ from tests import factories as make
 from tests.concurrency.processes import let_go_of_connections
 from tests.concurrency.test_gateway_processes import BODY, web_process
 from tests.product import eventually
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.postgres_only,
@@ -123,12 +124,6 @@ class Load:
         over.set()
         await asyncio.gather(*others)
         assert await asyncio.gather(*streams) == [ANSWERED] * STREAMS
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def test_a_database_that_crashes_under_load_costs_new_calls_alone(

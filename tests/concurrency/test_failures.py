@@ -20,6 +20,7 @@ from governance.models import AuditEntry, BudgetWindow, Reservation, SpendEntry
 from tests import factories as make
 from tests.concurrency.processes import FORK, let_go_of_connections
 from tests.factories import NOON, nanos
+from tests.waiting import until
 
 LATER = NOON + timedelta(hours=1)
 ADA = Actor("ada")
@@ -176,14 +177,6 @@ def test_a_real_deadlock_is_survived():
     thread.join(20)
     assert [decision.allowed for decision in decisions] == [True]
     assert {window.reserved_nanos for window in BudgetWindow.objects.all()} == {nanos("0.20")}
-
-
-async def until(condition):
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not happen in time")
 
 
 def connection_parameters():

@@ -32,6 +32,7 @@ from governance.ledger.writer import GroupCommit
 from governance.models import Alert, BudgetWindow, Reservation, RuleChange, SpendEntry
 from tests import factories as make
 from tests.factories import NOON, nanos
+from tests.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_holds")]
 
@@ -54,14 +55,6 @@ def by(db: None) -> Any:
 async def _connections_closed() -> Any:
     yield
     await sync_to_async(connections.close_all)()
-
-
-async def until(condition: Any) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not happen in time")
 
 
 ERRORS = [

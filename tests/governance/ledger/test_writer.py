@@ -16,6 +16,7 @@ from governance.ledger.writer import BATCH, GroupCommit
 from governance.models import Alert, BudgetWindow, Reservation, SpendEntry
 from tests import factories as make
 from tests.factories import NOON, nanos
+from tests.waiting import until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_holds")]
 
@@ -65,14 +66,6 @@ async def _connections_closed():
     """The thread of Django's asynchronous queries keeps a connection of its own."""
     yield
     await sync_to_async(connections.close_all)()
-
-
-async def until(condition):
-    for _ in range(500):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not happen in time")
 
 
 async def test_an_answer_comes_after_the_commit(commit, by):

@@ -90,6 +90,18 @@ def test_noise_is_plain_sound_however_quiet(loudness: int) -> None:
     assert not packed_sound.is_packed(noise(loudness))
 
 
+@pytest.mark.parametrize("loudness", [3, 10, 30])
+def test_so_is_as_much_of_it_as_is_looked_at(loudness: int) -> None:
+    assert not packed_sound.is_packed(noise(loudness, packed_sound.LOOKED_AT_BYTES // 2))
+
+
+@pytest.mark.parametrize("head", [b"\xff\xf1", b"\x56\xff", b"\xff\xf1\x50\x80\x00\x1f\xfc"])
+def test_nothing_but_heads_is_no_sound_and_is_not_followed(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert packed_sound.is_packed(head * (packed_sound.LOOKED_AT_BYTES // len(head)))
+    monkeypatch.setattr(packed_sound, "MOST_SYNCS", packed_sound.LOOKED_AT_BYTES)
+    assert not packed_sound.is_packed(head * (packed_sound.LOOKED_AT_BYTES // len(head)))
+
+
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 48_000])
 @pytest.mark.parametrize("hertz", [440, 997, 2_000])
 @pytest.mark.parametrize("loudness", [20, 300, 9_000, 32_767])
