@@ -168,5 +168,4 @@ MAIL = ConsolePage(
     template="reports/report.html",
     context=mail,
     permission=has_role,
-    is_part=True,
 )
