@@ -6,8 +6,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
-
 # As it is shown on a desk; drawn at twice the size, for screens with fine dots. A phone shows half of it.
 WIDTH, HEIGHT, SCALE = 600, 200, 2
 TOP, BOTTOM = 30, 28
@@ -28,6 +26,9 @@ class ChartBar:
 
 def png(bars: Sequence[ChartBar]) -> bytes:
     """Bars from left to right on nothing (transparent), the highest with its amount above it."""
+    # It takes a moment to load: where it draws, and in no other process.
+    from PIL import Image, ImageDraw, ImageFont
+
     picture = Image.new("RGBA", (WIDTH * SCALE, HEIGHT * SCALE), (0, 0, 0, 0))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=14 * SCALE)
