@@ -266,7 +266,8 @@ def _write(noted: Sequence[NotedRefusal], rest: Counter[Group], days: _Days) -> 
             else:
                 rest[group] += 1
         RefusedCall.objects.bulk_create(rows, batch_size=500)
-        for group, number in rest.items():
+        # In one order, or two processes could wait for each other's rows.
+        for group, number in sorted(rest.items()):
             _add(group, number, days)
 
 

@@ -222,3 +222,15 @@ def test_they_are_purged_when_they_are_old(log: RefusalLog, settings: Any, time_
     time_machine.move_to(NOON + timedelta(days=30, seconds=1), tick=False)
     assert tasks.purge_refusals() == 1
     assert [id for _, id, _ in counts()] == ["young"]
+
+
+@pytest.mark.django_db
+def test_processes_count_in_one_order_so_that_none_waits_for_another(
+    log: RefusalLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = []
+    monkeypatch.setattr(refusal_log, "_add", lambda group, *_: counted.append(group))
+    for agent in ("c", "a", "b"):
+        log._count((factories.tenant().pk, agent, "budget", 1))
+    log.flush()
+    assert [agent for _, agent, _, _ in counted] == ["a", "b", "c"]
