@@ -57,6 +57,8 @@ PERIODS = {
     # Asks whether something is due: hourly, nightly, or at once after a pause.
     "billing.tasks.heal": timedelta(minutes=1),
     "billing.tasks.report_usage": timedelta(minutes=5),
+    # Asks whether somebody's week or month is over.
+    "governance.tasks.send_reports": timedelta(minutes=5),
     "governance.tasks.purge_kept_answers": timedelta(minutes=10),
     "governance.tasks.forecast_budgets": timedelta(minutes=10),
     "governance.tasks.reconcile_ledger": timedelta(hours=1),

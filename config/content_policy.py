@@ -20,6 +20,11 @@ DIRECTIVES: dict[str, list[Any]] = {
 }
 # The pages that packages draw need more than that; the first path that fits decides. Nowhere may a script be inline.
 MORE: tuple[tuple[str, dict[str, list[Any]]], ...] = (
+    # It shows a message as mail programs do, in a frame; the message has a policy of its own.
+    (
+        "/admin/reports/",
+        {"script-src": [SELF, NONCE, UNSAFE_EVAL], "style-src": [SELF, UNSAFE_INLINE], "frame-src": [SELF]},
+    ),
     # Unfold's Alpine.js and htmx make functions of attributes, and bars are as wide as their style attribute says.
     ("/admin/", {"script-src": [SELF, NONCE, UNSAFE_EVAL], "style-src": [SELF, UNSAFE_INLINE]}),
     # Swagger UI and Redoc write their styles; Redoc searches in a worker that it makes.

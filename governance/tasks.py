@@ -9,6 +9,7 @@ from governance import idempotency, ledger
 from governance.actions import anomalies, refusal_log
 from governance.alerts import outbox
 from governance.ledger import clock
+from governance.reports import outbox as report_outbox
 from governance.upkeep import conditions, failures, forecasts, judgement, outage, reconcile, telling
 
 # Of each run; the worker has other things to do in between.
@@ -104,3 +105,10 @@ def look_ahead() -> int:
 def purge_alerts() -> int:
     """Delete what was told longer ago than it is kept."""
     return outbox.purge(now=clock.now())
+
+
+@shared_task
+def send_reports() -> int:
+    """Send the weekly and monthly reports that are due; how many left."""
+    report_outbox.purge(now=clock.now())
+    return report_outbox.run(clock=timezone.now)

@@ -41,6 +41,7 @@ SECTIONS = (
             ("governance.anomaly", "Anomalies"),
             ("governance.anomalyrule", "What anomalies do"),
             ("advice", "Savings"),
+            ("reports", "Reports by e-mail"),
         ),
     ),
     Section(
@@ -113,6 +114,8 @@ SECTIONS = (
             ("governance.alert", "Alerts"),
             ("governance.alertchannel", "Alert channels"),
             ("governance.alertdelivery", "Alert deliveries"),
+            ("governance.reportsubscription", "Report readers"),
+            ("governance.reportmail", "Reports sent"),
             ("governance.auditentry", "Audit trail"),
             ("governance.ledgercheck", "Ledger checks"),
             ("governance.ledgerjudgement", "Judgements"),
@@ -143,7 +146,7 @@ def pages() -> tuple[ConsolePage, ...]:
     # Not at the top: what registers models needs the site, which is being made while this module is read.
     from billing.console import margin_page, stripe_page, unbound_page
     from config.console import overview, story_page
-    from governance.console import calls_page, judgement_page, spend_page
+    from governance.console import calls_page, judgement_page, reports_page, spend_page
     from llm.console import advice_page, offers_page, playground_page, routing_page
 
     return (
@@ -153,6 +156,8 @@ def pages() -> tuple[ConsolePage, ...]:
         calls_page.PAGE,
         judgement_page.PAGE,
         advice_page.PAGE,
+        reports_page.PAGE,
+        reports_page.MAIL,
         playground_page.PAGE,
         routing_page.PAGE,
         offers_page.PAGE,

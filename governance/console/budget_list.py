@@ -12,14 +12,13 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from governance.api import tables
 from governance.console import display
 from governance.console.state_list import StateList
 from governance.models import Budget, BudgetForecast
 from governance.models.budgets import EACH
 from governance.queries import budget_status, forecasts
 from governance.queries.budget_status import OFF, STATES, BudgetStatus, Standing
-from governance.rules import money
+from governance.rules import csv_tables, money
 
 # A budget without an end comes last of those that are sorted by theirs.
 _NEVER = datetime.max.replace(tzinfo=UTC)
@@ -141,7 +140,7 @@ def limit(status: BudgetStatus, *, raised_until: datetime | None) -> SafeString 
 
 def as_csv(found: BudgetList) -> HttpResponse:
     """All that the list shows on its pages, in its order."""
-    response = HttpResponse("".join(tables.lines_of(_lines(found.chosen), COLUMNS)), content_type="text/csv")
+    response = HttpResponse("".join(csv_tables.lines_of(_lines(found.chosen), COLUMNS)), content_type="text/csv")
     response["Content-Disposition"] = 'attachment; filename="budgets.csv"'
     return response
 

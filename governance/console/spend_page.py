@@ -20,6 +20,7 @@ from governance.console.spend_table import HEADS
 from governance.models import SpendRollup
 from governance.queries import breakdown
 from governance.queries.breakdown import Lines, MoreThanRead
+from governance.rules import csv_tables
 from governance.rules.spend_sums import HOUR, share_e4
 
 
@@ -60,7 +61,7 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any] | HttpRespons
 def _csv(address: Address, figures: Figures) -> HttpResponse:
     rows = spend_table.csv_rows(address, figures)
     answer = HttpResponse(
-        "".join(tables.lines_of(rows, spend_table.csv_columns(address))), content_type="text/csv; charset=utf-8"
+        "".join(csv_tables.lines_of(rows, spend_table.csv_columns(address))), content_type="text/csv; charset=utf-8"
     )
     days = f"{address.range.first.isoformat()}-{address.range.last.isoformat()}"
     answer["Content-Disposition"] = f'attachment; filename="spend-{days}.csv"'

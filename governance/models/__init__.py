@@ -8,6 +8,7 @@ from governance.models.idempotency import KeptAnswer
 from governance.models.jobs import Job
 from governance.models.limits import EmergencyStop, Overrun, RateBucket, RateLimit, RuleChange
 from governance.models.refusals import RefusedCall
+from governance.models.report_mails import ReportMail, ReportSubscription
 from governance.models.reports import PendingReport
 from governance.models.spend import PurgedSpend, Reservation, SpendEntry, SpendRollup
 from governance.models.tenancy import Agent, ApiKey, Tenant, TenantStaff
@@ -40,6 +41,8 @@ __all__ = [
     "RateBucket",
     "RateLimit",
     "RefusedCall",
+    "ReportMail",
+    "ReportSubscription",
     "Reservation",
     "RuleChange",
     "ScopeType",

@@ -1,11 +1,14 @@
-"""Forms (multipart/form-data): which fields there are, and where in the body. Pure.
+"""Forms (multipart/form-data): which fields a body has, and a body that has them. Pure, but for the boundary.
 
-A form is relayed as the bytes it came in, so what we read in it must be what the provider reads: a body that two
-readers could take differently (a field twice, bytes before the first boundary, no end) is refused.
+Readers of forms differ in more than can be told, from each other and from one version to the next. So a form goes on
+written anew from what was read in it, in the plainest way there is, between boundaries that nobody outside can know.
 """
 
 from __future__ import annotations
 
+import re
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from python_multipart.exceptions import FormParserError
@@ -19,16 +22,31 @@ MOST_FIELDS = 200
 WRONG_CHARSET = "unsupported_charset"
 # A part may say that it is encoded; nobody does, and what it says would have to be undone first.
 _PLAIN_ENCODINGS = frozenset({b"", b"binary", b"8bit", b"7bit"})
+# Names that every reader takes as they are. A provider may look at how a file's name ends, and at its type.
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}(\[\])?")
+_UNSAFE_IN_FILENAME = re.compile(r"[^A-Za-z0-9 ._()-]")
+_TYPE = re.compile(r"[A-Za-z0-9.+-]+/[A-Za-z0-9.+-]+")
+_LONGEST_FILENAME = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field; its value is `body[start:stop]`."""
+    """One field; its value is `body[start:stop]`. `filename`: None where it is no file."""
 
     name: str
     start: int
     stop: int
-    is_file: bool = False
+    filename: str | None = None
+    content_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenForm:
+    """`values` says where in the body each field's is, by its place among the fields."""
+
+    body: bytes
+    content_type: str
+    values: Sequence[tuple[int, int]]
 
 
 def read(body: bytes, content_type: str) -> list[Field]:
@@ -59,6 +77,25 @@ def read(body: bytes, content_type: str) -> list[Field]:
     if not reader.finished:
         raise _malformed("it breaks off")
     return reader.fields
+
+
+def write(fields: Sequence[Field], body: bytes) -> WrittenForm:
+    """A form of these fields of a body that was read, in their order."""
+    boundary = secrets.token_hex(16)
+    came, pieces, values, length = memoryview(body), list[bytes | memoryview](), list[tuple[int, int]](), 0
+    for field in fields:
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{field.name}"'
+        if field.filename is not None:
+            head += f'; filename="{field.filename}"'
+        if field.content_type:
+            head += f"\r\nContent-Type: {field.content_type}"
+        begin = f"{head}\r\n\r\n".encode()
+        start = length + len(begin)
+        length = start + field.stop - field.start + 2
+        values.append((start, length - 2))
+        pieces += [begin, came[field.start : field.stop], b"\r\n"]
+    pieces.append(f"--{boundary}--\r\n".encode())
+    return WrittenForm(b"".join(pieces), f"multipart/form-data; boundary={boundary}", values)
 
 
 def canonical(body: bytes, content_type: str) -> bytes:
@@ -107,10 +144,17 @@ class _Reader:
             raise _malformed("a part has no name")
         if self._headers.get(b"content-transfer-encoding", b"").strip().lower() not in _PLAIN_ENCODINGS:
             raise _malformed("a part is encoded")
-        if problem := charsets.problem(self._headers.get(b"content-type", b"").decode("latin-1")):
+        content_type = self._headers.get(b"content-type", b"").decode("latin-1")
+        if problem := charsets.problem(content_type):
             raise DialectError(problem, "content-type", WRONG_CHARSET)
         name = options[b"name"].decode("latin-1")
-        self.fields.append(Field(name, self._start, self._stop, is_file=b"filename" in options))
+        if not _NAME.fullmatch(name):
+            raise _malformed("a part's name has other characters than letters, digits, _ and -")
+        filename = None
+        if b"filename" in options:
+            filename = _UNSAFE_IN_FILENAME.sub("_", options[b"filename"].decode("latin-1"))[-_LONGEST_FILENAME:]
+        known = _TYPE.match(content_type.strip())
+        self.fields.append(Field(name, self._start, self._stop, filename, known[0] if known else ""))
 
     def finish(self) -> None:
         self.finished = True

@@ -45,7 +45,7 @@ def apply(
     """
     if request.model_at is not None:
         start, stop = request.model_at
-        named = model == request.model
+        named = request.body[start:stop] == model.encode()
         return request.body if named else request.body[:start] + model.encode() + request.body[stop:]
     removed = set(disabled_tools) & set(request.tools)
     payload = {**shape(request), "model": model}

@@ -36,6 +36,8 @@ ONCE = (
     "speaker_references",
     "response_format",
 )
+# Those of Mistral's that may be there more than once, and those that OpenAI's clients send.
+KNOWN = frozenset({*ONCE, "diarize", "context_bias", "timestamp_granularities", "prompt"})
 # What an answer may come as: of a text alone nobody could tell what it used.
 _FORMATS = (b"", b"json", b"verbose_json")
 # The bits that a sample has of PCM, floats, A-law and mu-law; "extensible" says further on which of them.
@@ -48,8 +50,15 @@ _WAV_DATA, _WAV_MOST_DATA = re.compile(b"data"), 4
 
 
 def parse(body: bytes, content_type: str) -> Request:
-    """Read a form; all of it but the model's name is relayed as it came. Raises DialectError."""
+    """Read a form; what goes on is written from what was read in it. Raises DialectError."""
     fields = forms.read(body, content_type)
+    for field in fields:
+        if field.name.removesuffix("[]") not in KNOWN or (field.name.endswith("[]") and field.name[:-2] in ONCE):
+            raise DialectError(
+                f"`{field.name}` is not known here, so its cost cannot be bounded: leave it out.",
+                field.name,
+                "unknown_field",
+            )
     found = {field.name: field for field in fields}
     for name in ONCE:
         if sum(field.name == name for field in fields) > 1:
@@ -70,9 +79,14 @@ def parse(body: bytes, content_type: str) -> Request:
             "Transcriptions come as JSON here, which says what was used: leave `response_format` out.",
             "response_format",
         )
-    at = found["model"]
+    form = forms.write(fields, body)
     return Request(
-        body=body, payload=payload, model=model, kind=KIND, content_type=content_type, model_at=(at.start, at.stop)
+        body=form.body,
+        payload=payload,
+        model=model,
+        kind=KIND,
+        content_type=form.content_type,
+        model_at=form.values[fields.index(found["model"])],
     )
 
 

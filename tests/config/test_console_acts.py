@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from billing.models import BillingAccount, StripeEvent
 from governance import alerts, ledger, sealing
-from governance.actions import allowances, rate_limits, reviews, stops
+from governance.actions import allowances, rate_limits, report_subscriptions, reviews, stops
 from governance.alerts.channels import webhook
 from governance.audit import Actor
 from governance.console.presses import DONE_ALREADY
@@ -73,6 +73,9 @@ ROWS: dict[str, Callable[[], Row]] = {
     "governance.AlertDelivery": lambda: _delivery(),
     "governance.Anomaly": lambda: _anomaly(),
     "governance.AnomalyRule": lambda: AnomalyRule.objects.create(tenant=factories.tenant(), agent="*", act="pause"),
+    "governance.ReportSubscription": lambda: report_subscriptions.subscribe(
+        tenant=None, address="ann@example.com", cadence="weekly", by=BY, now=timezone.now()
+    ),
     "governance.Tenant": factories.tenant,
     "governance.Agent": factories.agent,
     "governance.ApiKey": lambda: factories.key()[1],

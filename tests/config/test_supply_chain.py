@@ -18,7 +18,7 @@ from tests.environment import ROOT
 # Permissive ones; and those that ask for their own changes alone to be shown, of libraries that are used as they are.
 ALLOWED = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT", "MIT-0", "PSF-2.0", "Unlicense", "Zlib"),
-    *("MPL-2.0", "LGPL-3.0-only", "LGPL-3.0-or-later"),
+    *("MIT-CMU", "MPL-2.0", "LGPL-3.0-only", "LGPL-3.0-or-later"),
 }
 
 

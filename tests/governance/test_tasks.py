@@ -6,10 +6,10 @@ import pytest
 import time_machine
 
 from governance import ledger, tasks
-from governance.actions import budgets
+from governance.actions import budgets, report_subscriptions
 from governance.audit import Actor
 from governance.ledger import acts
-from governance.models import BudgetWindow, SpendEntry
+from governance.models import BudgetWindow, ReportMail, SpendEntry
 from tests import factories as make
 from tests.factories import NOON, nanos
 
@@ -65,3 +65,12 @@ def test_drift_is_counted_and_logged(caplog):
     BudgetWindow.objects.update(settled_nanos=1)
     assert tasks.reconcile_ledger() == 1
     assert "the ledger has drifted: invariant 1" in caplog.text
+
+
+def test_reports_that_are_due_are_put_into_their_outbox_and_tried():
+    report_subscriptions.subscribe(
+        tenant=None, address="owner@example.com", cadence="weekly", by=Actor("ada"), now=NOON - timedelta(days=7)
+    )
+    with time_machine.travel(NOON, tick=False):
+        assert tasks.send_reports() == 0
+    assert ReportMail.objects.get().error == "EMAIL_URL is not set, so no e-mail can be sent."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import smtplib
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -34,24 +35,41 @@ def addresses(address: str) -> list[str]:
 
 
 def send(target: Target, message: Message) -> None:
-    if not settings.EMAIL_URL:
-        raise NotSent("EMAIL_URL is not set, so no e-mail can be sent.")
-    host = urlsplit(settings.APP_URL).hostname or "localhost"
-    mail = EmailMultiAlternatives(
-        subject=message.title,
-        body=message.text,
-        from_email=settings.DEFAULT_FROM_EMAIL,
+    mail = written(
+        id=message.id,
         to=addresses(target.address),
-        connection=get_connection(timeout=settings.EMAIL_TIMEOUT),
-        # The same at every try, so that mailboxes and people can tell a repeat; and no out-of-office answers it.
-        headers={
-            "Message-ID": f"<{message.id}@{host}>",
-            "References": f"<{message.incident}@{host}>",
-            "Auto-Submitted": "auto-generated",
-            "X-Auto-Response-Suppress": "All",
-        },
+        subject=message.title,
+        text=message.text,
+        headers={"References": f"<{message.incident}@{_host()}>"},
     )
     mail.attach_alternative(message.html, "text/html")
+    post(mail)
+
+
+def written(
+    *, id: str, to: Sequence[str], subject: str, text: str, headers: Mapping[str, str]
+) -> EmailMultiAlternatives:
+    """A message of ours. `id` is the same at every try, so that mailboxes and people can tell a repeat."""
+    own = {
+        "Message-ID": f"<{id}@{_host()}>",
+        # No out-of-office answers it.
+        "Auto-Submitted": "auto-generated",
+        "X-Auto-Response-Suppress": "All",
+    }
+    return EmailMultiAlternatives(
+        subject=subject, body=text, from_email=settings.DEFAULT_FROM_EMAIL, to=list(to), headers=own | dict(headers)
+    )
+
+
+def _host() -> str:
+    return urlsplit(settings.APP_URL).hostname or "localhost"
+
+
+def post(mail: EmailMultiAlternatives) -> None:
+    """Hand it to the server that EMAIL_URL names. Raises NotSent."""
+    if not settings.EMAIL_URL:
+        raise NotSent("EMAIL_URL is not set, so no e-mail can be sent.")
+    mail.connection = get_connection(timeout=settings.EMAIL_TIMEOUT)
     try:
         mail.send()
     except smtplib.SMTPRecipientsRefused as error:

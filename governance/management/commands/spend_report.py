@@ -9,11 +9,10 @@ from django.core.management.base import CommandError, CommandParser
 from django.db.models import Q
 
 from governance.actions import tenancy
-from governance.api import tables
 from governance.management import arguments
 from governance.management.terminal import TerminalCommand
 from governance.queries import spend
-from governance.rules import money, names
+from governance.rules import csv_tables, money, names
 from governance.rules.errors import FieldError
 
 MEASURES = ("calls", "input_tokens", "cached_tokens", "output_tokens", "cost")
@@ -48,7 +47,7 @@ class Command(TerminalCommand):
         if options["json"]:
             self.stdout.write(json.dumps({"from": since, "to": until, "results": rows, "total": total}))
         elif options["csv"]:
-            for piece in tables.lines_of(rows, [*groups, *MEASURES]):
+            for piece in csv_tables.lines_of(rows, [*groups, *MEASURES]):
                 self.stdout.write(piece, ending="")
         elif rows:
             self._table([*groups, *MEASURES], [*rows, {groups[0]: "total"} | total])

@@ -114,8 +114,10 @@
   });
   document.addEventListener("htmx:afterSwap", refresh);
 
-  // Unfold fits its tabs before it knows the width of their font and of its own "...": they are fitted once more.
-  window.addEventListener("load", () => document.fonts.ready.then(() => window.dispatchEvent(new Event("resize"))));
+  // Unfold fits its tabs before it knows the width of their font and of its own "...": they are fitted once more, and again
+  // when that is drawn.
+  const fitTabs = () => window.dispatchEvent(new Event("resize"));
+  window.addEventListener("load", () => document.fonts.ready.then(() => (fitTabs(), setTimeout(fitTabs, 100))));
 
   // The search: "/" opens it, wherever nothing is typed; Enter takes its first hit.
   document.addEventListener("keydown", (event) => {

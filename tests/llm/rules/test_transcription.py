@@ -53,6 +53,36 @@ def file_part(data: bytes) -> tuple[str, bytes]:
     return named("file", '; filename="a.wav"'), data
 
 
+@pytest.mark.parametrize(
+    "name", ["FILE", "file[]", "audio", "url", "speaker_references[]", "known_speaker_references[]", "model[]", "note"]
+)
+def test_a_field_that_is_not_known_is_refused(name: str) -> None:
+    with pytest.raises(DialectError) as caught:
+        parsed(file_part(wav(8_000)), (named(name), b"x"))
+    assert (caught.value.code, caught.value.param) == ("unknown_field", name)
+
+
+def test_what_clients_send_beside_the_sound_is_known() -> None:
+    names = [
+        "language",
+        "temperature",
+        "diarize",
+        "context_bias",
+        "context_bias",
+        "prompt",
+        "timestamp_granularities[]",
+    ]
+    request = parsed(file_part(wav(8_000)), *((named(name), b"1") for name in names))
+    assert all(request.body.count(f'name="{name}"'.encode()) == names.count(name) for name in names)
+
+
+def test_the_model_that_was_counted_is_the_one_that_is_named() -> None:
+    request = transcription.parse(form((named("model"), b" voxtral\n"), file_part(wav(8_000))), KIND)
+    body = mistral_dialect.apply(request, model="voxtral")
+    assert b'name="model"\r\n\r\nvoxtral\r\n' in body
+    assert mistral_dialect.apply(request, model="other").count(b"voxtral") == 0
+
+
 @given(
     frames=st.integers(1, 30_000),
     rate=st.sampled_from([8_000, 11_025, 16_000, 44_100, 48_000]),
@@ -224,7 +254,7 @@ def test_only_the_models_name_is_written_into_a_form() -> None:
     assert mistral_dialect.apply(request, model="voxtral") is request.body
     renamed = mistral_dialect.apply(request, model="voxtral-mini-2602")
     assert renamed == request.body.replace(b"voxtral", b"voxtral-mini-2602", 1)
-    assert transcription.parse(renamed, KIND).payload["file"] == b"voxtral\r\n--edg"
+    assert transcription.parse(renamed, request.content_type).payload["file"] == b"voxtral\r\n--edg"
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from governance.api import tables
+from governance.rules import csv_tables
 
 SIGNS = "=+-@\uff1d\uff0b\uff0d\uff20\u2212"
 
 
 def written(value: Any) -> str:
-    header, line = tables.lines_of([{"name": value, "next": "end"}], ["name", "next"])
+    header, line = csv_tables.lines_of([{"name": value, "next": "end"}], ["name", "next"])
     assert header == "name,next\r\n"
     return line
 

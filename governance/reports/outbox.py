@@ -1,0 +1,119 @@
+"""The outbox of reports: a row for each reader and period that is over (`put`), and what is due is sent (`drain`).
+
+There is one row of a period ever. The try is committed before the message leaves, so a worker that dies between sending
+and marking leaves one that is sent again, under the same Message-ID: twice rather than never, and a mailbox can tell.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from django.db.models import F, QuerySet
+
+from governance.alerts.channels import NotSent
+from governance.models import ReportMail, ReportSubscription
+from governance.reports import mails
+from governance.rules import alerting, report_periods
+from governance.rules.report_periods import Cadence
+
+log = logging.getLogger(__name__)
+
+State = ReportMail.State
+# Longer than a report takes to be reckoned and to leave: then its worker is dead.
+LEASE = timedelta(minutes=10)
+# A run ends by itself.
+LONGEST_RUN = timedelta(minutes=2)
+# How long what was sent can be looked up.
+KEPT = timedelta(days=400)
+
+
+def run(*, clock: Callable[[], datetime]) -> int:
+    """How many reports left. Any number of workers may run it at once."""
+    put(now=clock())
+    return drain(clock=clock)
+
+
+def put(*, now: datetime) -> int:
+    """Make the rows of what has become due; how many. Of several periods that were missed it is the latest alone."""
+    due = []
+    for subscription in ReportSubscription.objects.filter(ended_at=None):
+        zone = ZoneInfo(subscription.time_zone)
+        period = report_periods.last_ended(Cadence(subscription.cadence), now, zone)
+        if period.due_at <= now and period.ends_at > subscription.since:
+            due.append(ReportMail(subscription=subscription, first_day=period.first, created_at=now, next_at=now))
+    known = set(
+        ReportMail.objects.filter(first_day__in={mail.first_day for mail in due}).values_list(
+            "subscription_id", "first_day"
+        )
+    )
+    new = [mail for mail in due if (mail.subscription_id, mail.first_day) not in known]
+    # Another worker may have made them since.
+    ReportMail.objects.bulk_create(new, ignore_conflicts=True)
+    return len(new)
+
+
+def drain(*, clock: Callable[[], datetime]) -> int:
+    """Send what is due; how many reports left. `clock` is read for each."""
+    left, stop_at = 0, clock() + LONGEST_RUN
+    while clock() < stop_at and (mail := claim(now=clock())) is not None:
+        error = _send(mail, clock())
+        mark(mail, error=error, now=clock())
+        left += not error
+    return left
+
+
+def claim(*, now: datetime) -> ReportMail | None:
+    """Take one that is due, and commit that it is being sent."""
+    for mail in _due(now).select_related("subscription__tenant").order_by("next_at", "pk")[:20]:
+        if mail.subscription.ended_at is not None:
+            _same(mail).update(state=State.DROPPED, next_at=None)
+            continue
+        taken = _same(mail).update(state=State.SENDING, tries=F("tries") + 1, next_at=now + LEASE)
+        # Whoever comes second finds other figures in the row.
+        if taken:
+            mail.state, mail.tries, mail.next_at = State.SENDING, mail.tries + 1, now + LEASE
+            return mail
+    return None
+
+
+def mark(mail: ReportMail, *, error: str, now: datetime) -> None:
+    """Note what came of it, unless a later claim took it over."""
+    if not error:
+        _same(mail).update(state=State.SENT, sent_at=now, next_at=None, error="")
+        return
+    log.warning("a report did not reach %s: %s", mail.subscription.address, error)
+    if alerting.is_given_up(mail.tries):
+        _same(mail).update(state=State.DEAD, next_at=None, error=error[:500])
+    else:
+        _same(mail).update(state=State.PENDING, next_at=now + alerting.delay(mail.tries), error=error[:500])
+
+
+def purge(*, now: datetime) -> int:
+    """Delete what left longer ago than it is kept; how many rows."""
+    old = ReportMail.objects.filter(created_at__lt=now - KEPT).exclude(state__in=(State.PENDING, State.SENDING))
+    return old.delete()[0]
+
+
+def _send(mail: ReportMail, now: datetime) -> str:
+    """Why it did not leave; empty where it did. One that cannot be written keeps no other waiting."""
+    try:
+        mails.send(mail, now=now)
+    except NotSent as error:
+        return str(error)
+    except Exception:
+        log.exception("the report for %s cannot be written", mail.subscription.address)
+        return "It cannot be written; the log says why."
+    return ""
+
+
+def _due(now: datetime) -> QuerySet[ReportMail]:
+    """What is to be sent, and what a worker died over."""
+    return ReportMail.objects.filter(state__in=(State.PENDING, State.SENDING), next_at__lte=now)
+
+
+def _same(mail: ReportMail) -> QuerySet[ReportMail]:
+    """The row as it was read: nothing of it, once another worker has taken it."""
+    return ReportMail.objects.filter(pk=mail.pk, state=mail.state, tries=mail.tries)
