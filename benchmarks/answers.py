@@ -164,6 +164,7 @@ def usage_blocks(answer: Answer, used: Used) -> list[Any]:
         "zero_later": [true, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}],
         "null_later": [true, None],
         "growing": [Used(prompt, max(1, output // 2)).block(), true],
+        "in_pieces": [Used(prompt, output // 2).block(), Used(0, output - output // 2).block()],
         "no_prompt": [true | {"prompt_tokens": 0, "total_tokens": output}],
         "cached_at_top": [_without_details(true) | {"cached_tokens": used.cached_tokens}],
         # Counted by a proxy outside the prompt, or by one that adds what nobody knows.
@@ -184,7 +185,6 @@ USAGES_THAT_TELL = (
     "cached_at_top",
     "floats",
     "texts",
-    "smaller_later",
     "zero_later",
     "null_later",
     "growing",

@@ -12,7 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks import floor
@@ -31,7 +31,8 @@ def process(
 ) -> Iterator[int]:
     """A process while it runs, from when it listens on `port` on; its id. What it says is kept in `log`.
 
-    Raises subprocess.TimeoutExpired of one that does not end when it is asked to, and kills it.
+    Raises SystemExit with what it said where it does not start, and subprocess.TimeoutExpired of one that does not end
+    when it is asked to, and kills it.
     """
     with open(log, "w+b") if log else tempfile.TemporaryFile() as output:
         child = subprocess.Popen(command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT)
@@ -43,15 +44,23 @@ def process(
                     raise SystemExit(f"{' '.join(command)} did not start:\n{output.read().decode()}")
                 time.sleep(0.05)
             yield child.pid
-        finally:
-            child.terminate()
-            try:
-                child.wait(END_S)
-            except subprocess.TimeoutExpired:
-                for member in family(child.pid):
-                    os.kill(member, signal.SIGKILL)
-                child.wait(END_S)
-                raise
+        except BaseException:
+            # Why it failed says more than that it does not end either.
+            with suppress(subprocess.TimeoutExpired):
+                _end(child)
+            raise
+        _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(END_S)
+    except subprocess.TimeoutExpired:
+        for member in family(child.pid):
+            os.kill(member, signal.SIGKILL)
+        child.wait(END_S)
+        raise
 
 
 def listens(port: int) -> bool:

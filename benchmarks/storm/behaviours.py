@@ -78,7 +78,6 @@ WELL: tuple[Behaviour, ...] = (
     _one("usage in x_groq", 1, usage_at="x_groq"),
     _one("floats", 1, usage="floats"),
     _one("digits as text", 1, usage="texts"),
-    _one("smaller usage later", 1, usage="smaller_later", usage_at="end"),
     _one("zero usage later", 1, usage="zero_later", usage_at="end"),
     _one("null usage later", 1, usage="null_later", usage_at="end"),
     _one("growing usage", 1, usage="growing", usage_at="end"),
@@ -101,6 +100,8 @@ ODD: tuple[Behaviour, ...] = (
         for usage in """none null no_output no_output_no_total null_output zero_output negative true list peta
         past_64_bits larger_total other_names fraction""".split()  # noqa: SIM905
     ),
+    _one("smaller usage later", 1, usage="smaller_later", usage_at="end"),
+    _one("usage in pieces", 1, usage="in_pieces", usage_at="end"),
     _one("no usage, paced", 3, usage="none", pace=200.0),
     _one("usage first", 1, usage_at="first", pace=200.0),
     _one("no usage in json to a stream", 1, framing="json", usage="none"),

@@ -421,8 +421,8 @@ class HeldAttempt:
         message = "The model's API sent no answer that could be read."
         error = ProviderError("upstream_garbage", message, sent=unreadable.shows_work(data))
         if used is None:
-            if streamed is None:
-                await self.call.exchange.turn.work(len(data), partial(self.hold.count.broke, data))
+            # Of a stream as well: none of its events holds a part of an answer as it should be.
+            await self.call.exchange.turn.work(len(data), partial(self.hold.count.broke, data))
             self.hold.count.lose()
             return await self._failed(error)
         if streamed is None:

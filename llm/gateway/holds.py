@@ -214,7 +214,8 @@ class Hold:
         come, at the strict count, or as the whole hold; an operator is told of one that cannot be true.
         """
         self._note(found)
-        if self._told.untold_answers:
+        if self._told.untold_answers or self._told.has_shrunk:
+            # Of some answers, or of pieces of one: what all used is not said.
             return await self.settle_seen(USAGE_MISSING)
         # Never fewer tokens than it said before, nor units than it shows.
         used = None if found is None else raised(raised(found, self._believed), self._shown)

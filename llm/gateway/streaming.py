@@ -148,7 +148,8 @@ class Stream:
         """Count what came where no answer began: nobody knows of what it is a part, so more may have been written."""
         for event in self._first:
             self._hold.reported(event.data or {})
-            self._hold.count.came(event, text_bytes=event.text_bytes)
+            # What can be read and has no answer in it is one by itself, if it is any, as it is in a plain answer.
+            self._hold.count.broke(event.unread if event.data is None else event.raw)
         self._count_unread()
         self._hold.count.lose()
 

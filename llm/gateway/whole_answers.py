@@ -75,7 +75,8 @@ def count_work(said: Mapping[str, Any], hold: Hold) -> tuple[Usage | None, Shown
 
 async def count_broken(data: bytes, hold: Hold, turn: Turn, *, answers: int) -> None:
     """Count a body that is no whole answer by what of it came; nobody has seen when, so more may have been written."""
-    if await read_events(data, hold, turn, answers=answers) is None:
+    streamed = await read_events(data, hold, turn, answers=answers)
+    if streamed is None or not sse.choices_of(streamed.answer):
         await turn.work(len(data), partial(hold.count.broke, data))
     hold.count.lose()
 

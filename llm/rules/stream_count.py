@@ -57,7 +57,9 @@ class StreamCount:
         self._shows_all = shows_all
         self.most_tokens = quote.answers * (quote.max_tokens or 0)
         self.arrived_bytes = 0
-        # Of them, what the model has certainly written.
+        # Whether anything of it shows an answer: what does not may be a page, a log, or a list of whatever.
+        self._is_answer = False
+        # Of what arrived, what the model has certainly written if it is one.
         self.written_bytes = 0
         self._frame_bytes = FRAME_BYTES
         # What was taken for written, echoes included.
@@ -81,6 +83,7 @@ class StreamCount:
         `seconds`: after the first part.
         """
         self.arrived_bytes += more_bytes
+        self._is_answer = self._is_answer or (isinstance(answer, dict) and "choices" in answer)
         self._note_written(answer)
         self._calls += sse.begun_calls(answer)
         self.passed(seconds)
@@ -118,12 +121,17 @@ class StreamCount:
     def came(self, event: sse.Event, *, text_bytes: int, seconds: float = 0.0) -> None:
         """An event of the answer has come, with so many bytes of text; `seconds`: after the first one."""
         self.arrived(text_bytes, event.data, seconds=seconds)
+        self._note_sign(event.raw)
         self._note_unread(event.unread, most_bytes=_MOST_OF_EVENT)
 
     def broke(self, data: bytes) -> None:
         """Bytes of it have come that nobody can read as they are: all of them may be text."""
         self.arrived(len(data))
+        self._note_sign(data)
         self._note_unread(data)
+
+    def _note_sign(self, data: bytes) -> None:
+        self._is_answer = self._is_answer or unreadable.shows_answer(_value_of(data.strip()))
 
     def _note_unread(self, data: bytes, *, most_bytes: int = unreadable.MOST_READ) -> None:
         """What such bytes hold, read as far as they go, was certainly written, and what nobody can read at all."""
@@ -136,6 +144,7 @@ class StreamCount:
     def keeps(self, text_bytes: int) -> None:
         """So much was written that has no place in what is passed on, or waits to be passed on as a whole."""
         self.arrived_bytes += text_bytes
+        self._is_answer = self._is_answer or text_bytes > 0
         self._wrote(text_bytes)
 
     def end_untold(self) -> None:
@@ -173,12 +182,12 @@ class StreamCount:
     @property
     def overruns(self) -> bool:
         """Whether more was written than all tokens that were asked for can be: nothing holds this model back."""
-        return self.written_bytes > self.most_tokens * LONGEST_TOKEN_BYTES
+        return self.shown_tokens > self.most_tokens
 
     @property
     def shown_tokens(self) -> int:
-        """What the model has certainly written: no token is longer."""
-        return -(-self.written_bytes // LONGEST_TOKEN_BYTES)
+        """What the model has certainly written: no token is longer. Nothing where nothing shows an answer."""
+        return -(-self.written_bytes // LONGEST_TOKEN_BYTES) if self._is_answer else 0
 
     @property
     def overrun_tokens(self) -> int:
@@ -219,5 +228,5 @@ class StreamCount:
 
 def _value_of(data: bytes) -> bytes:
     """What may be JSON in half an event: behind the names of its lines."""
-    start = data.find(b"data:")
-    return data[start + 5 :].strip() if 0 <= start < _LONGEST_HEAD else data
+    start = -1 if data.startswith((b"{", b"[")) else data.find(b"data:", 0, _LONGEST_HEAD)
+    return data[start + 5 :].strip() if start >= 0 else data

@@ -29,6 +29,9 @@ class ToldUsage:
         self._parts: dict[frozenset[int], Usage] = {}
         self._counted: set[int] = set()
         self._is_crowded = False
+        # What each of these counted last, and whether one of them came to less than before: a piece, perhaps.
+        self._last: dict[frozenset[int] | None, Usage] = {}
+        self.has_shrunk = False
 
     def took(self, answer: Mapping[str, Any], said: Usage | None, least: Usage | None) -> Usage | None:
         """The usage of the call by what this part says of it; None where it says nothing, or others lack theirs.
@@ -42,7 +45,10 @@ class ToldUsage:
         if found is None:
             return None
         of = usage.counted_answers(answer)
-        if of is None and 0 < len(places) < self._answers:
+        is_beside = of is None and 0 < len(places) < self._answers
+        if said is not None:
+            self._compare(frozenset(places) if is_beside else of, said)
+        if is_beside:
             self._beside = usage.larger(self._beside, found)
             if found.output_tokens and len(self._beside_answers) < MOST_KEPT:
                 self._beside_answers.add(frozenset(places))
@@ -54,6 +60,13 @@ class ToldUsage:
         if said is not None:
             self._counted |= of
         return None if self.untold_answers else usage.together(self._parts.values())
+
+    def _compare(self, of: frozenset[int] | None, said: Usage) -> None:
+        """A count of all so far only grows. One that does not may be of what came since the one before it."""
+        last = self._last.get(of, said)
+        self.has_shrunk |= said.input_tokens < last.input_tokens or said.output_tokens < last.output_tokens
+        if of in self._last or len(self._last) < MOST_KEPT:
+            self._last[of] = said
 
     def _keep(self, of: frozenset[int], found: Usage) -> None:
         """A count of several answers takes the place of those of each of them, and is never smaller."""

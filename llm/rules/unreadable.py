@@ -20,6 +20,14 @@ _ANSWERS = re.compile(
     rb"""["'](?:choices|usage|usage_info|candidates|stop_reason)["']\s*:|["']type["']\s*:\s*["']message["']"""
 )
 
+# Names of what models write, with what can hold it: lists of models and their prices have these names too.
+_WRITTEN = re.compile(
+    rb"""["'](?:content|delta)["']\s*:\s*["'\[{]|["'](?:message|usageMetadata|usage_metadata)["']\s*:\s*\{"""
+    rb"""|["']output["']\s*:\s*\[\s*\{"""
+)
+# What may stand before JSON: blanks, and the marks of a charset.
+_BEFORE_JSON = b" \t\r\n\xef\xbb\xbf\xfe\xff"
+
 # How pages of HTML begin, once what is said of their kind is over.
 _PAGE = re.compile(
     rb"(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|title|h1|center)\b", re.I | re.S
@@ -108,6 +116,16 @@ def shows_work(body: bytes) -> bool:
     if not said or _SIGNS.search(said) is not None:
         return True
     return _PAGE.match(said.removeprefix(b"\xef\xbb\xbf")) is None and not _is_sentence(said)
+
+
+def shows_answer(data: bytes) -> bool:
+    """Whether bytes that nobody can read as they are begin as an answer does, and have what only answers have.
+
+    What has not, a page, a log or a list of whatever, is none of a model's, however much of it there is.
+    """
+    # In some charsets a letter has two bytes or four.
+    said = data.replace(b"\0", b"").lstrip(_BEFORE_JSON)
+    return said.startswith((b"{", b"[")) and any(names.search(said) for names in (_ANSWERS, _WRITTEN))
 
 
 def begins_answer(body: bytes, answer_in: str) -> bool:

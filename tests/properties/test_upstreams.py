@@ -104,6 +104,7 @@ def test_whatever_a_body_says_its_readers_answer(body: bytes) -> None:
     orjson.dumps(anthropic_answers.refusal(body))
     unreadable.shows_work(body)
     unreadable.begins_answer(body, "choices")
+    unreadable.shows_answer(body)
     with_text_arguments(said)
     assert sse.answer_bytes(said) >= sse.written_bytes(said) >= 0
     _paid_refusal(body, created=0, left_out=str)

@@ -5,14 +5,16 @@ So do refusals that show what was written before them. The API's own books say w
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 from typing import Any
 
 import pytest
 
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
-from governance.models import Overrun, SpendEntry
+from governance.models import Overrun, Reservation, SpendEntry
 from tests import factories as make
 from tests.factories import nanos
 from tests.llm.gateway.test_against_books import MODEL, ask, ledger_nanos
@@ -66,6 +68,7 @@ BROKEN: dict[str, tuple[bool, list[Any]]] = {
     "an event that cannot be read": (True, stream(text("1"), b"data: {broken " + LONG.encode() + b"\n\n")),
     "a line that is no field": (True, stream(text("1"), LONG.encode() + b"\n\n")),
     "behind the end": (True, [CLOSES + text("1") + b"data: [DONE]\n" + LONG.encode() + b"\n\n", "close"]),
+    "in two bytes a letter": (False, body(whole().decode().encode("utf-16"))),
 }
 
 
@@ -90,6 +93,62 @@ def test_what_came_of_a_broken_answer_counts(
 ) -> None:
     answer = Answer(tokens=TOKENS, obeys_max_tokens=False, script=script, billed=True)
     assert passes_once(product, booked, key, answer, streams=streams)
+
+
+ANOTHERS: dict[str, bytes] = {
+    "Anthropic's": json.dumps({"content": [{"type": "text", "text": LONG}]}).encode(),
+    "the Responses API's": json.dumps({"output": [{"content": [{"text": LONG}]}]}).encode(),
+    "Ollama's": json.dumps({"message": {"role": "assistant", "content": LONG}}).encode(),
+}
+IN_ANOTHER_DIALECT: dict[str, tuple[bool, list[Any]]] = {
+    f"{name}, {framing}, {'stream' if streams else 'plain'}": (streams, script)
+    for name, data in ANOTHERS.items()
+    for framing, script in {
+        "whole": body(data),
+        "cut": body(data[:-4], missing=4),
+        "an event": body(b"data: " + data + b"\n\n", kind=EVENTS),
+        "an event, cut": body(b"data: " + data + b"\n\n", kind=EVENTS, missing=4),
+    }.items()
+    for streams in (False, True)
+}
+
+
+@pytest.mark.parametrize(("streams", "script"), IN_ANOTHER_DIALECT.values(), ids=IN_ANOTHER_DIALECT)
+def test_what_came_of_an_answer_in_another_dialect_counts(
+    product: Product, booked: BookedUpstream, key: str, streams: bool, script: list[Any]
+) -> None:
+    answer = Answer(tokens=TOKENS, obeys_max_tokens=False, script=script, billed=True)
+    assert passes_once(product, booked, key, answer, streams=streams)
+
+
+MODELS = json.dumps({"data": [{"id": f"m-{at}", "pricing": {"completion": "1", "output": 2}} for at in range(3_000)]})
+PACKED = "application/json\r\ncontent-encoding: gzip"
+NO_ANSWERS: dict[str, list[Any]] = {
+    "packed, without end": body(gzip.compress(b'{"a": "' + b"a" * 20_000_000), kind=PACKED),
+    "what cannot be unpacked": body(random.Random(1).randbytes(100_000), kind=PACKED),
+    "a list of models": body(MODELS.encode()),
+    "a list of models, cut": body(MODELS.encode()[:-9], missing=9),
+    "a list of models, as an event": body(b"data: " + MODELS.encode() + b"\n\ndata: [DONE]\n\n", kind=EVENTS),
+    "a list of models, a line each": body(b'{"id": "a model", "object": "model"}\n' * 3_000),
+    "a log": body(b"2026-11-29 INFO something has happened in the proxy\n" * 3_000, kind="text/plain"),
+    "a page": body(b"<!doctype html>" + b"<p>We are down.</p>\n\n" * 5_000, kind="text/html"),
+    "a page with data": body(b'<html><script>x = {"content": "' + b"x" * 100_000 + b'"}</script>', kind="text/html"),
+    "a text in JSON": body(json.dumps("We are down. " * 9_000).encode()),
+}
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("script", NO_ANSWERS.values(), ids=NO_ANSWERS)
+def test_what_shows_no_answer_costs_its_hold_at_most_and_makes_no_call_dearer(
+    product: Product, booked: BookedUpstream, key: str, script: list[Any], streams: bool
+) -> None:
+    booked.next(Answer(tokens=0, script=script, billed=False))
+    ask(product, key, stream=streams, max_tokens=50)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    hold = Reservation.objects.order_by("reserved_at")[0]
+    assert sum(row.cost_nanos for row in SpendEntry.objects.filter(reservation=hold)) <= hold.amount_nanos
+    assert not Overrun.objects.exists()
 
 
 CALL = {"id": "abcdefghi", "type": "function", "index": 0}

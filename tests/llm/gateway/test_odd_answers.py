@@ -332,7 +332,14 @@ def used(output_tokens: int) -> dict[str, int]:
 
 
 LONG = text("1" * 250)
+LAST = {"prompt_tokens": 0, "completion_tokens": 126, "total_tokens": 126}
 IN_EVENTS = {
+    "larger later": text("1", usage=used(1)) + LONG + text("", "stop", usage=used(251)) + DONE,
+    "piece by piece": text("1" * 125, usage=used(125)) + text("1" * 126, "stop", usage=LAST) + DONE,
+    "piece by piece in a choice": LONG
+    + event({"choices": [{"index": 0, "delta": {"content": "1"}, "usage": used(125)}]})
+    + event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop", "usage": LAST}]})
+    + DONE,
     "usage first": text("1", usage=used(1)) + LONG + text("", "stop") + DONE,
     "smaller later": LONG + text("", "stop", usage=used(251)) + event({"choices": [], "usage": used(1)}) + DONE,
     "cut after its first usage": text("1", usage=used(1)) + LONG,
@@ -355,8 +362,8 @@ def test_events_count_alike_whoever_asked_for_them(
     product: Product, booked: BookedUpstream, key: str, case: str, stream: bool
 ) -> None:
     asked(product, booked, key, CLOSES + IN_EVENTS[case], "close", tokens=251, stream=stream)
-    told = case in ("smaller later", "in a choice")
-    assert {row.certainty for row in SpendEntry.objects.all()} == {"confirmed" if told else "estimated"}
+    expected = "confirmed" if case == "larger later" else "estimated"
+    assert {row.certainty for row in SpendEntry.objects.all()} == {expected}
 
 
 TWICE = {

@@ -254,6 +254,48 @@ def test_what_cannot_be_read_counts_by_what_it_holds() -> None:
     assert count.written_bytes == 3 + FRAME_BYTES + 13
 
 
+LONG = b"x" * 2 * 1_000 * LONGEST_TOKEN_BYTES
+
+
+def has_overrun(count: StreamCount) -> bool:
+    overruns = count.overruns
+    assert (count.overrun_tokens > 0, count.shown_tokens > 1_000) == (overruns, overruns)
+    return overruns
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"choices": "' + LONG,
+        b'data: {"content": "' + LONG,
+        b'event: x\nid: 1\ndata: {"content": "' + LONG,
+        b'{"id": "data: x", "content": "' + LONG,
+        b'["data: x", {"content": "' + LONG,
+    ],
+)
+def test_what_cannot_be_read_is_written_where_it_shows_an_answer(data: bytes) -> None:
+    count = StreamCount(QUOTE)
+    count.broke(data)
+    assert has_overrun(count)
+    event = StreamCount(QUOTE)
+    event.came(sse.Event(data, unread=data), text_bytes=len(data))
+    assert has_overrun(event)
+
+
+@pytest.mark.parametrize("data", [LONG, b'{"a": "' + LONG, b"id: x\n" * 25 + b'data: {"choices": [' + LONG])
+def test_what_shows_no_answer_is_not_written_until_something_does(data: bytes) -> None:
+    for shown in (part(""), {"choices": []}, None):
+        count = StreamCount(QUOTE)
+        count.keeps(0)
+        count.broke(data)
+        count.came(sse.Event(data, unread=data), text_bytes=len(data))
+        count.arrived(5, {"text": "xxxxx"})
+        count.arrived(5, ["choices"])
+        assert not has_overrun(count)
+        count.keeps(1) if shown is None else count.arrived(0, shown)
+        assert has_overrun(count)
+
+
 def test_an_event_counts_with_what_is_unread_of_it() -> None:
     count = StreamCount(QUOTE)
     event = sse.read_event(b'data: {"choices": [{"delta": {"content": "abc"}}]}\nxyz\n: sign of life\n\n')

@@ -134,3 +134,54 @@ def test_which_answers_counts_came_with_is_kept_within_bounds(monkeypatch: pytes
     told = ToldUsage(9)
     assert took(told, *[beside(at, 5) for at in range(5)]) is None
     assert told.untold_answers == 8
+
+
+def said(input_tokens: int, output_tokens: int) -> Usage:
+    return Usage(
+        provider="p", input_tokens=input_tokens, output_tokens=output_tokens, units=input_tokens + output_tokens
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "has_shrunk"),
+    [
+        ([said(3, 5), said(3, 5), said(4, 5), said(4, 6)], False),
+        ([said(3, 5), said(0, 5)], True),
+        ([said(3, 5), said(2, 9), said(3, 9)], True),
+        ([said(3, 5), said(3, 4), said(9, 9)], True),
+        ([said(3, 5), said(9, 9), said(8, 9)], True),
+    ],
+)
+@pytest.mark.parametrize("part", [block(1), of(a1=1), beside(1, 1)], ids=["of the call", "of an answer", "beside one"])
+def test_a_count_that_becomes_smaller_is_of_a_piece_perhaps(
+    part: dict[str, Any], counts: list[Usage], has_shrunk: bool
+) -> None:
+    told = ToldUsage(2)
+    for count in counts:
+        told.took(part, count, None)
+    assert told.has_shrunk is has_shrunk
+
+
+def test_counts_of_different_answers_and_half_counts_are_not_compared() -> None:
+    told = ToldUsage(3)
+    for part, count in (
+        (of(a0=1), said(3, 5)),
+        (of(a1=1), said(3, 4)),
+        (block(1), said(2, 3)),
+        (beside(2, 1), said(1, 2)),
+        (beside(3, 1), said(1, 1)),
+    ):
+        told.took(part, count, None)
+        told.took(part, None, said(0, 1))
+        told.took({}, None, None)
+        assert not told.has_shrunk
+
+
+def test_what_is_compared_is_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(told_usage, "MOST_KEPT", 1)
+    told = ToldUsage(2)
+    for tokens in (of(a0=4), of(a1=4), of(a1=2), of(a0=5)):
+        took(told, tokens)
+        assert not told.has_shrunk
+    took(told, of(a0=4))
+    assert told.has_shrunk

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llm.rules.unreadable import begins_answer, readable, shows_work
+from llm.rules.unreadable import begins_answer, readable, shows_answer, shows_work
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,48 @@ def test_what_is_somebody_else_s_answer(body: bytes) -> None:
 )
 def test_half_a_body_under_an_errors_status_is_an_answer_where_a_name_of_one_shows(body: bytes, begins: bool) -> None:
     assert begins_answer(body, "pages") is begins
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"id": "c", "choices" : "x',
+        b"[{'usage': 1",
+        b'{"candidates": [',
+        b'{"stop_reason": null',
+        b'{"type": "message", "ro',
+        b'{"delta": {"text": "',
+        b'{"content": "x',
+        b'{"a": {"content": [',
+        b'{"message": {"role": ',
+        b'{"usageMetadata": {',
+        b'{"usage_metadata": {',
+        b'{"output": [ {"type',
+        b'\xef\xbb\xbf \r\n\t{"choices": [',
+        '{"choices": ['.encode("utf-16"),
+        '{"choices": ['.encode("utf-32-be"),
+    ],
+)
+def test_an_answer_shows_by_names_that_only_answers_have(data: bytes) -> None:
+    assert shows_answer(data) is True
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}",
+        b'{"data": [{"id": "m", "pricing": {"completion": "0.1", "output": 0.2}}]}',
+        b'{"modalities": {"output": ["text"]}, "content": 5, "delta": null, "message": "x"}',
+        b'{"say": "the \\"choices\\": of',
+        # It begins otherwise, whatever it has inside.
+        b'<html><script>{"choices": [',
+        b'INFO {"choices": [',
+        b"\"{'choices': [",
+    ],
+)
+def test_what_begins_otherwise_or_has_other_names_shows_none(data: bytes) -> None:
+    assert shows_answer(data) is False
 
 
 WHOLE = rb'{"a": [1.5, true, null, "x\\y\"z", "\u00e9"], "b": {"c": -12}, "d": "end"}'
