@@ -19,7 +19,7 @@ Charge = tuple[StripeInvoice, Line]
 def charges_of(invoices: Iterable[StripeInvoice]) -> Mapping[str, Charge]:
     """The id of a credit on a paid invoice -> the charge that it takes back, where one is known, paid or not.
 
-    `invoices` are of any status, the oldest first.
+    `invoices` are of any status, in the order that they were made in: a draft is finalized after a change to it.
     """
     found: dict[str, Charge] = {}
     standing: dict[tuple[str, str, datetime | None], list[Charge]] = defaultdict(list)

@@ -171,16 +171,57 @@ class TestABalance:
         assert lost(first, month, to=()) == {}
 
 
+class TestADraft:
+    """A renewal that was credited before it was finalized."""
+
+    MONTH = replace(FIRST, finalized_at=START + 20 * DAY)
+    # What is credited of it, less half of that, pays half of it in turn.
+    LESS = invoice(
+        "in_2",
+        line("il_2", -20_000, day=15),
+        line("il_3", 10_000, "price_b", day=15),
+        day=15,
+        balance_after=-10_000,
+    )
+    PAID_SO = replace(MONTH, amount_paid=10_000, balance_before=-10_000)
+
+    def test_pays_for_what_its_credit_paid_for(self) -> None:
+        assert lost(self.MONTH, OTHER, to=()) == {}
+        assert lost(self.MONTH, OTHER, to=(back(FIRST),)) == {"in_1": 1, "in_2": Fraction(2, 3), "il_2": 1}
+        assert lost(self.PAID_SO, self.LESS, to=()) == {}
+
+    def test_is_paid_by_its_own_credit_as_far_as_the_rest_stands(self) -> None:
+        gone = {"in_1": 1, "in_2": 1, "il_2": 1}
+        assert lost(self.PAID_SO, self.LESS, to=(back(self.PAID_SO, "dispute", status="lost"),)) == gone
+        # What went back is all that was paid.
+        assert lost(self.PAID_SO, self.LESS, to=(back(self.PAID_SO),)) == gone
+        half = back(self.PAID_SO, "dispute", status="lost")
+        half = replace(half, payment=replace(half.payment, amount=5_000))
+        found = standing.of_invoices([self.PAID_SO, self.LESS], [half])
+        assert found["in_1"].undone == found["in_2"].undone == Losses(HALF, HALF, HALF)
+
+    def test_is_no_money_before_it_is_paid(self) -> None:
+        opened = replace(self.MONTH, status="open", amount_paid=0)
+        assert lost(opened, OTHER, to=()) == {"in_2": Fraction(2, 3), "il_2": 1}
+
+
 class TestWhatWasNeverPaid:
     OPEN = replace(invoice("in_2", line("il_2", -10_000, day=15), line("il_3", 15_000, "price_b", day=15), day=15))
     BACK = invoice("in_3", line("il_4", -15_000, "price_b", day=15), line("il_5", 10_000, day=15), day=16)
 
     @pytest.mark.parametrize("status", ["open", "void", "uncollectible"])
     def test_is_no_money_when_it_is_credited(self, status: str) -> None:
-        opened = replace(self.OPEN, status=status)
+        opened = replace(self.OPEN, status=status, amount_paid=0)
         assert lost(FIRST, opened, self.BACK, to=()) == {"in_3": 1, "il_4": 1}
         # Nor is what nobody charged at all.
         assert lost(FIRST, self.BACK, to=()) == {"in_3": 1, "il_4": 1}
+
+    def test_is_so_as_far_as_it_is_not_paid(self) -> None:
+        """What was paid of it is money, once; it gave nothing that a credit could take back."""
+        opened = replace(self.OPEN, status="open", amount_paid=3_000)
+        assert lost(FIRST, opened, self.BACK, to=()) == {"in_3": Fraction(4, 5), "il_4": 1}
+        part = back(opened, refunded=1_500)
+        assert lost(FIRST, opened, self.BACK, to=(part,))["in_3"] == Fraction(9, 10)
 
     def test_is_so_when_it_is_paid_afterwards(self) -> None:
         assert lost(FIRST, self.OPEN, self.BACK, to=()) == {}
