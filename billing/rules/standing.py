@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
 from functools import partial
+from itertools import pairwise
 
 from billing.rules import refunds
 from billing.rules.credits import Charge, charges_of
@@ -72,9 +73,11 @@ class _Walk:
             if invoice.status == "paid":
                 steps.append((_finalized(invoice), number, partial(self._take, invoice)))
                 if invoice.overpaid:
-                    steps.append((_after(invoice, invoice.paid_at), number, partial(self._keep_overpaid, invoice)))
+                    key = _added(invoice, invoice.paid_at, invoice.overpaid, invoices)
+                    steps.append((key, -1, partial(self._keep_overpaid, invoice)))
             for at, amount in self._found[invoice.id].to_balance if invoice.id in self._found else ():
-                steps.append((_after(invoice, at), number, partial(self._keep_note, invoice, amount)))
+                key = _added(invoice, at, amount, invoices)
+                steps.append((key, -1, partial(self._keep_note, invoice, amount)))
         for _, _, step in sorted(steps, key=lambda one: one[:2]):
             step()
         return self._found
@@ -141,9 +144,16 @@ def _finalized(invoice: StripeInvoice) -> tuple[datetime, int, str, str]:
     return invoice.finalized_at or invoice.created_at or FIRST, *age(invoice)[1:]
 
 
-def _after(invoice: StripeInvoice, at: datetime | None) -> tuple[datetime, int, str, str]:
-    """Puts what happened to an invoice after all that was finalized by then."""
-    return max(at or FIRST, _finalized(invoice)[0]), sys.maxsize, "", ""
+def _added(
+    invoice: StripeInvoice, at: datetime | None, amount: int, invoices: Sequence[StripeInvoice]
+) -> tuple[datetime, int, str, str]:
+    """Puts what was added to the balance after all that was finalized by then; in the same second it is before the
+    invoice that found so much more there than the one before it had left."""
+    mine = _finalized(invoice)
+    at = max(at or FIRST, mine[0])
+    same = sorted((one for one in invoices if one.currency == invoice.currency), key=_finalized)
+    found = (_finalized(one) for last, one in pairwise(same) if last.balance_after - one.balance_before >= amount)
+    return next((key for key in found if key > mine and key[0] == at), (at, sys.maxsize, "", ""))
 
 
 def lost(found: Mapping[str, Refund]) -> dict[str, Fraction]:

@@ -60,6 +60,21 @@ class TestACharge:
         found = charges_of([FIRST, invoice("in_2", *both, line("il_2", -10_000, day=15), day=20)])
         assert {id: charge.id for id, (_, charge) in found.items()} == {"il_4": "il_3", "il_2": "il_1"}
 
+    def test_is_the_last_around_a_credit_that_ends_before_any(self) -> None:
+        """As a change before the last one's time has it, or an end in mid-period."""
+        until = START + 20 * DAY
+        early = [
+            replace(one, ends_at=until)
+            for one in (line("il_6", -1_000, day=15), line("il_7", -1_000, "price_b", day=15))
+        ]
+        found = charges_of([FIRST, OTHER, invoice("in_3", *early, day=20)])
+        assert {id: charge.id for id, (_, charge) in found.items()} == {"il_2": "il_1", "il_6": "il_1", "il_7": "il_3"}
+        before = replace(line("il_6", -1_000, "price_b", day=14), ends_at=until)
+        dateless = replace(line("il_8", -1_000, day=15), ends_at=None)
+        assert charges_of([FIRST, OTHER, invoice("in_3", before, dateless)]).keys() == {"il_2"}
+        once = replace(line("il_9", 100), starts_at=None)
+        assert charges_of([invoice("in_3", once), invoice("in_4", early[0])]) == {}
+
     def test_is_not_known_of_what_no_paid_invoice_charged_nor_of_what_has_no_price(self) -> None:
         assert charges_of([OTHER, invoice("in_3", line("il_4", 500, ""), line("il_5", -500, ""))]) == {}
 
@@ -162,6 +177,16 @@ class TestABalance:
         part = (self.note(5_000), back(FIRST, "charge", refunded=17_000))
         assert lost(FIRST, month, to=part)["in_3"] == Fraction(2, 5)
         assert "in_3" not in lost(FIRST, month, to=(self.note(5_000),))
+
+    def test_has_what_a_note_gave_in_the_same_second_where_it_was_there(self) -> None:
+        gone = (self.note(5_000), back(FIRST, "dispute", status="lost"))
+        same = {"created_at": START + 5 * DAY, "number": "A-1"}
+        # The last one takes what the note left.
+        last = invoice("in_4", line("il_5", 5_000, "price_b"), day=60, amount_paid=0, balance_before=-5_000)
+        found = lost(FIRST, self.month(balance_before=-5_000, balance_after=0, **same), to=gone)
+        assert found == {"in_1": 1, "in_3": 1}
+        before = self.month(balance_before=0, balance_after=0, amount_paid=5_000, **same)
+        assert lost(FIRST, before, last, to=gone) == {"in_1": 1, "in_4": 1}
 
     def test_has_what_was_overpaid_as_far_as_the_payment_stands(self) -> None:
         charged = {"amount_paid": 25_000, "overpaid": 5_000, "paid_at": START + DAY}
