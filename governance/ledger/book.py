@@ -103,11 +103,14 @@ class Manner:
     ahead: bool = False
 
 
-def apply(operations: Sequence[Operation], *, now: datetime, lock_wait_s: float | None = None) -> list[Any]:
+def apply(
+    operations: Sequence[Operation], *, now: datetime, lock_wait_s: float | None = None, is_again: bool = False
+) -> list[Any]:
     """Carry out operations in one durable transaction; their results, in order.
 
     The result of an operation that failed is its exception, in its place; HeldUp of one that needs what somebody else
-    has locked. Calls and reports wait for a lock so long, see `locks`; None: as long as they may the first time. Raises
+    has locked. Calls and reports wait for a lock so long, see `locks`; None: as long as they may the first time; they
+    do so once more where it is nobody's for long, unless this `is_again`. Raises
     LedgerUnavailable where the database cannot be reached or does not write, for whatever reason, or others never let
     it have its windows: then nothing happened, or (after a lost commit) it is not known whether it did, and repeating
     the same operations is safe: reservations and entries carry their own ids.
@@ -122,7 +125,9 @@ def apply(operations: Sequence[Operation], *, now: datetime, lock_wait_s: float 
         if not locks.is_in_the_way(error):
             raise
         ask = functools.partial(locks.is_of_tenant, error)
-        tenants, is_own = _durably(lambda _: (locks.tenants_of(operations), ask()))
+        tenants, is_own, is_kept = _durably(lambda _: (locks.tenants_of(operations), ask(), locks.is_kept()))
+        if not is_kept and not is_again:
+            return apply(operations, now=now, is_again=True)
         with _perhaps_in_part():
             apart = functools.partial(apply, now=now, lock_wait_s=locks.again_s())
             return locks.around(operations, tenants, apart, is_own=is_own)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from django.db import OperationalError
@@ -102,18 +102,17 @@ def try_for(tenant: str, act: Callable[[], T]) -> T:
 
     At once where a lock is known to hold the tenant up. Else the act waits for each lock briefly, for it has the
     platform's window meanwhile, and is done once more where it met one, unless that was expected: others may have
-    waited for the same.
+    waited for the same. Where many want it in turn, and nobody keeps it, its turn is waited for at last.
     """
     was_known = tenant in known.names()
     # Of those who ask before it is known, none knows more than the others, or that it is over.
     tried = tenant if was_known else None
     if not known.may_try(tenant):
         raise HeldUp(tenant)
-    left = 1 if was_known else 2
-    while True:
-        left -= 1
+    met: Exception = HeldUp(tenant)
+    for seconds in _waits_s(was_known=was_known):
         try:
-            with locks.briefly_waited_for():
+            with locks.briefly_waited_for(seconds):
                 done = act()
         except Exception as error:
             if not locks.is_in_the_way(error):
@@ -121,9 +120,18 @@ def try_for(tenant: str, act: Callable[[], T]) -> T:
                 if not isinstance(error, (LedgerUnavailable, OperationalError)):
                     known.learn({}, tried=tried)
                 raise
-            if not left:
-                known.learn({tenant: locks.is_of_tenant(error)}, tried=tried)
-                raise HeldUp(tenant) from error
+            met = error
         else:
             known.learn({}, tried=tried)
             return done
+    known.learn({tenant: locks.is_of_tenant(met)}, tried=tried)
+    raise HeldUp(tenant) from met
+
+
+def _waits_s(*, was_known: bool) -> Iterator[float]:
+    """How long each try waits for a lock."""
+    yield locks.again_s()
+    if not was_known:
+        yield locks.again_s()
+    if not locks.is_kept():
+        yield locks.wait_s()

@@ -28,7 +28,7 @@ RETRYABLE_SQLSTATES = ("40P01", "40001")
 _SQLSTATES = ("55P03", *RETRYABLE_SQLSTATES)
 # Where its server says on which row a lock is, whatever its language: (page,place) in relation "name".
 _ROW = re.compile(r'(\(\d+,\d+\)).*"(\w+)"')
-_is_brief = ContextVar("_is_brief", default=False)
+_brief_s: ContextVar[float | None] = ContextVar("_brief_s", default=None)
 
 
 def wait_s() -> float:
@@ -60,6 +60,11 @@ def is_of_tenant(error: Exception) -> bool:
     return sql.is_of_tenant(found[2], place=found[1])
 
 
+def is_kept() -> bool:
+    """Whether somebody keeps what was in the way just now, rather than that many want it in turn."""
+    return words.is_postgres() and sql.is_lock_kept(for_s=2 * again_s())
+
+
 def _said_by_database(error: BaseException | None) -> BaseException | None:
     """The driver's own error, which has a SQLSTATE."""
     while error is not None and not hasattr(error, "sqlstate"):
@@ -68,13 +73,13 @@ def _said_by_database(error: BaseException | None) -> BaseException | None:
 
 
 @contextmanager
-def briefly_waited_for() -> Iterator[None]:
-    """Have all that asks the ledger here wait for a lock as briefly as if it were known to meet one."""
-    token = _is_brief.set(True)
+def briefly_waited_for(seconds: float) -> Iterator[None]:
+    """Have all that asks the ledger here wait so long for a lock."""
+    token = _brief_s.set(seconds)
     try:
         yield
     finally:
-        _is_brief.reset(token)
+        _brief_s.reset(token)
 
 
 @contextmanager
@@ -83,7 +88,7 @@ def waited_for(operations: Sequence[Operation], lock_wait_s: float | None) -> It
     if needs.acted_on(operations):
         yield
         return
-    usual_s = again_s() if _is_brief.get() else wait_s()
+    usual_s = _brief_s.get() or wait_s()
     with words.waiting(usual_s if lock_wait_s is None else lock_wait_s):
         yield
 

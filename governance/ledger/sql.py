@@ -290,6 +290,22 @@ def is_of_tenant(table: str, *, place: str) -> bool:
     return rows == [(True,)]
 
 
+def is_lock_kept(*, for_s: float) -> bool:
+    """Whether somebody who has rows of ours has done nothing new for so long, and waits for no lock. PostgreSQL only.
+
+    Of other users' sessions it tells nothing: each may be such a one.
+    """
+    [(is_kept,)] = words.select(
+        "SELECT EXISTS (SELECT 1 FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid AND l.granted"
+        " JOIN pg_class c ON c.oid = l.relation AND starts_with(c.relname::text, 'governance_')"
+        " WHERE a.datname = current_database() AND l.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock')"
+        " AND a.wait_event_type IS DISTINCT FROM 'Lock'"
+        " AND COALESCE(a.state_change < clock_timestamp() - make_interval(secs => %s), TRUE))",
+        [for_s],
+    )
+    return bool(is_kept)
+
+
 def unbudgeted(tenant_id: int, *, since: datetime) -> int:
     """Nanodollars that a tenant's keys have said were spent since then beside every budget of its own."""
     # In two parts, for SQLite gives up at a sum that 64 bits do not hold.

@@ -212,9 +212,9 @@ async def test_nor_is_it_where_the_tenants_own_agents_ask_beside_the_writer(
     briefly = locks.briefly_waited_for
 
     @contextmanager
-    def counted() -> Iterator[None]:
+    def counted(seconds: float) -> Iterator[None]:
         tried[act] += 1
-        with briefly():
+        with briefly(seconds):
             yield
 
     monkeypatch.setattr(locks, "briefly_waited_for", counted)
@@ -246,6 +246,68 @@ async def test_nor_is_it_where_the_tenants_own_agents_ask_beside_the_writer(
     rival.let_go()
     held_up.known.learn({}, tried="acme")
     assert (await commit.submit(make.reserving("0.01", by=mine))).allowed
+
+
+class Crowd:
+    """Many who want a budget's windows in turn: nobody has them for long, and there is always one."""
+
+    def __init__(self, budget: Any, *, each_s: float) -> None:
+        self._rivals, self._budget, self._each_s = [Rival() for _ in range(4)], budget, each_s
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._take_turns, args=(rival,)) for rival in self._rivals]
+
+    def __enter__(self) -> None:
+        for thread in self._threads:
+            thread.start()
+        time.sleep(self._each_s / 2)
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread, rival in zip(self._threads, self._rivals, strict=True):
+            thread.join()
+            rival.close()
+
+    def _take_turns(self, rival: Rival) -> None:
+        while not self._over.is_set():
+            rival.lock(self._budget)
+            time.sleep(self._each_s)
+            rival.let_go()
+
+
+@pytest.mark.postgres_only
+@pytest.mark.parametrize("act", ["reserve", "report"])
+def test_who_asks_beside_the_writer_waits_for_a_turn_that_comes(acme: Any, mine: Any, act: str, settings: Any) -> None:
+    settings.LEDGER_DEADLINE_S = 6
+    with Crowd(acme, each_s=0.25):
+        for _ in range(2):
+            ACTS[act](mine, None)
+    assert not held_up.known.names()
+
+
+@pytest.mark.postgres_only
+async def test_so_does_the_writer(commit: GroupCommit, acme: Any, mine: Any, settings: Any) -> None:
+    settings.LEDGER_DEADLINE_S = 3
+    with Crowd(acme, each_s=0.22):
+        for _ in range(2):
+            assert (await commit.submit(make.reserving("0.01", by=mine), timeout_s=20)).allowed
+    assert not held_up.known.names()
+
+
+@pytest.mark.postgres_only
+def test_a_lock_is_kept_by_whoever_has_it_for_long_and_waits_for_nobody(acme: Any, rival: Rival, settings: Any) -> None:
+    settings.LEDGER_DEADLINE_S = 10
+    waits = Rival()
+    rival.lock(acme)
+    waiting = threading.Thread(target=waits.lock, args=(acme,))
+    waiting.start()
+    assert not locks.is_kept()
+    time.sleep(2 * locks.again_s())
+    assert locks.is_kept()
+    rival.let_go()
+    waiting.join()
+    waits.let_go()
+    assert not locks.is_kept()
+    waits.close()
 
 
 @pytest.mark.postgres_only
@@ -304,7 +366,8 @@ def test_what_is_no_lock_is_said_as_it_is() -> None:
     assert not held_up.known.names()
 
 
-def test_who_is_known_to_be_held_up_is_tried_by_one_and_once() -> None:
+def test_who_is_known_to_be_held_up_is_tried_by_one_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "is_kept", lambda: True)
     tried = []
 
     def meeting() -> None:
