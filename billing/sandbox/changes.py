@@ -322,6 +322,8 @@ def carry_out(state: State, sub: Row, plan: ChangePlan) -> None:
 def cut(debit: Row, at: int) -> None:
     """What is left of a debit once its time after `at` was given back."""
     length = debit["end"] - debit["start"]
+    if not length:
+        return
     left = max(0, at - debit["start"])
     debit["amount"] = debit["amount"] * left // length
     debit["discounts"] = [[id, value * left // length] for id, value in debit["discounts"]]

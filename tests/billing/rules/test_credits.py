@@ -60,6 +60,21 @@ class TestACharge:
         found = charges_of([FIRST, invoice("in_2", *both, line("il_2", -10_000, day=15), day=20)])
         assert {id: charge.id for id, (_, charge) in found.items()} == {"il_4": "il_3", "il_2": "il_1"}
 
+    def test_is_the_last_around_a_credit_that_ends_before_any(self) -> None:
+        """As a change before the last one's time has it, or an end in mid-period."""
+        until = START + 20 * DAY
+        early = [
+            replace(one, ends_at=until)
+            for one in (line("il_6", -1_000, day=15), line("il_7", -1_000, "price_b", day=15))
+        ]
+        found = charges_of([FIRST, OTHER, invoice("in_3", *early, day=20)])
+        assert {id: charge.id for id, (_, charge) in found.items()} == {"il_2": "il_1", "il_6": "il_1", "il_7": "il_3"}
+        before = replace(line("il_6", -1_000, "price_b", day=14), ends_at=until)
+        dateless = replace(line("il_8", -1_000, day=15), ends_at=None)
+        assert charges_of([FIRST, OTHER, invoice("in_3", before, dateless)]).keys() == {"il_2"}
+        once = replace(line("il_9", 100), starts_at=None)
+        assert charges_of([invoice("in_3", once), invoice("in_4", early[0])]) == {}
+
     def test_is_not_known_of_what_no_paid_invoice_charged_nor_of_what_has_no_price(self) -> None:
         assert charges_of([OTHER, invoice("in_3", line("il_4", 500, ""), line("il_5", -500, ""))]) == {}
 
@@ -163,6 +178,16 @@ class TestABalance:
         assert lost(FIRST, month, to=part)["in_3"] == Fraction(2, 5)
         assert "in_3" not in lost(FIRST, month, to=(self.note(5_000),))
 
+    def test_has_what_a_note_gave_in_the_same_second_where_it_was_there(self) -> None:
+        gone = (self.note(5_000), back(FIRST, "dispute", status="lost"))
+        same = {"created_at": START + 5 * DAY, "number": "A-1"}
+        # The last one takes what the note left.
+        last = invoice("in_4", line("il_5", 5_000, "price_b"), day=60, amount_paid=0, balance_before=-5_000)
+        found = lost(FIRST, self.month(balance_before=-5_000, balance_after=0, **same), to=gone)
+        assert found == {"in_1": 1, "in_3": 1}
+        before = self.month(balance_before=0, balance_after=0, amount_paid=5_000, **same)
+        assert lost(FIRST, before, last, to=gone) == {"in_1": 1, "in_4": 1}
+
     def test_has_what_was_overpaid_as_far_as_the_payment_stands(self) -> None:
         charged = {"amount_paid": 25_000, "overpaid": 5_000, "paid_at": START + DAY}
         first = invoice("in_1", line("il_1", 20_000), **charged)
@@ -171,16 +196,57 @@ class TestABalance:
         assert lost(first, month, to=()) == {}
 
 
+class TestADraft:
+    """A renewal that was credited before it was finalized."""
+
+    MONTH = replace(FIRST, finalized_at=START + 20 * DAY)
+    # What is credited of it, less half of that, pays half of it in turn.
+    LESS = invoice(
+        "in_2",
+        line("il_2", -20_000, day=15),
+        line("il_3", 10_000, "price_b", day=15),
+        day=15,
+        balance_after=-10_000,
+    )
+    PAID_SO = replace(MONTH, amount_paid=10_000, balance_before=-10_000)
+
+    def test_pays_for_what_its_credit_paid_for(self) -> None:
+        assert lost(self.MONTH, OTHER, to=()) == {}
+        assert lost(self.MONTH, OTHER, to=(back(FIRST),)) == {"in_1": 1, "in_2": Fraction(2, 3), "il_2": 1}
+        assert lost(self.PAID_SO, self.LESS, to=()) == {}
+
+    def test_is_paid_by_its_own_credit_as_far_as_the_rest_stands(self) -> None:
+        gone = {"in_1": 1, "in_2": 1, "il_2": 1}
+        assert lost(self.PAID_SO, self.LESS, to=(back(self.PAID_SO, "dispute", status="lost"),)) == gone
+        # What went back is all that was paid.
+        assert lost(self.PAID_SO, self.LESS, to=(back(self.PAID_SO),)) == gone
+        half = back(self.PAID_SO, "dispute", status="lost")
+        half = replace(half, payment=replace(half.payment, amount=5_000))
+        found = standing.of_invoices([self.PAID_SO, self.LESS], [half])
+        assert found["in_1"].undone == found["in_2"].undone == Losses(HALF, HALF, HALF)
+
+    def test_is_no_money_before_it_is_paid(self) -> None:
+        opened = replace(self.MONTH, status="open", amount_paid=0)
+        assert lost(opened, OTHER, to=()) == {"in_2": Fraction(2, 3), "il_2": 1}
+
+
 class TestWhatWasNeverPaid:
     OPEN = replace(invoice("in_2", line("il_2", -10_000, day=15), line("il_3", 15_000, "price_b", day=15), day=15))
     BACK = invoice("in_3", line("il_4", -15_000, "price_b", day=15), line("il_5", 10_000, day=15), day=16)
 
     @pytest.mark.parametrize("status", ["open", "void", "uncollectible"])
     def test_is_no_money_when_it_is_credited(self, status: str) -> None:
-        opened = replace(self.OPEN, status=status)
+        opened = replace(self.OPEN, status=status, amount_paid=0)
         assert lost(FIRST, opened, self.BACK, to=()) == {"in_3": 1, "il_4": 1}
         # Nor is what nobody charged at all.
         assert lost(FIRST, self.BACK, to=()) == {"in_3": 1, "il_4": 1}
+
+    def test_is_so_as_far_as_it_is_not_paid(self) -> None:
+        """What was paid of it is money, once; it gave nothing that a credit could take back."""
+        opened = replace(self.OPEN, status="open", amount_paid=3_000)
+        assert lost(FIRST, opened, self.BACK, to=()) == {"in_3": Fraction(4, 5), "il_4": 1}
+        part = back(opened, refunded=1_500)
+        assert lost(FIRST, opened, self.BACK, to=(part,))["in_3"] == Fraction(9, 10)
 
     def test_is_so_when_it_is_paid_afterwards(self) -> None:
         assert lost(FIRST, self.OPEN, self.BACK, to=()) == {}

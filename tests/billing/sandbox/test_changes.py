@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from billing.sandbox import StripeRefusal
+from billing.sandbox import StripeRefusal, changes
 from tests.billing.sandbox.conftest import DAY, Shop
 
 
@@ -266,3 +266,9 @@ def test_a_coupon_is_listed_renamed_and_deleted_and_who_has_it_keeps_it(shop: Sh
             ask()
     shop.account.advance(by=32 * DAY)
     assert [one["total"] for one in shop.invoices(customer)] == [2500, 2500]
+
+
+def test_of_a_debit_without_time_nothing_is_left_to_cut() -> None:
+    debit = {"start": 5, "end": 5, "amount": 100, "discounts": []}
+    changes.cut(debit, 7)
+    assert debit == {"start": 5, "end": 5, "amount": 100, "discounts": []}

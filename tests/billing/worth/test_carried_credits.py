@@ -286,3 +286,16 @@ def test_a_year_that_is_late_has_no_credit_again_with_a_month_beside_it(shop: Sh
     shop.account.advance(by=32 * DAY)
     hear(shop)
     assert after_a_reconcile(shop) == 5
+
+
+@pytest.mark.parametrize("dollars", [200, 10])
+def test_a_change_while_the_renewal_is_a_draft_is_what_was_bought(shop: Shop, dollars: int) -> None:
+    """It is finalized an hour before what it credits, which what it leaves on the balance pays for."""
+    three_of_one(shop)
+    [item] = shop.all("subscriptions")[0]["items"]["data"]
+    shop.account.advance(to=item["current_period_end"] + 600)
+    change(shop, dollars)
+    shop.account.advance(by=DAY // 4)
+    hear(shop)
+    assert after_a_reconcile(shop) == pytest.approx(dollars, abs=0.05)
+    assert "credit_undone" not in BillingAccount.objects.get().reasons
