@@ -128,18 +128,23 @@ class StreamCount:
         """Bytes of it have come that nobody can read as they are: all of them may be text."""
         self.arrived(len(data))
         self._note_sign(data)
-        self._note_unread(data)
+        self._note_unread(data, is_whole=True)
 
     def _note_sign(self, data: bytes) -> None:
         self._is_answer = self._is_answer or unreadable.shows_answer(_value_of(data.strip()))
 
-    def _note_unread(self, data: bytes, *, most_bytes: int = unreadable.MOST_READ) -> None:
+    def _note_unread(self, data: bytes, *, most_bytes: int = unreadable.MOST_READ, is_whole: bool = False) -> None:
         """What such bytes hold, read as far as they go, was certainly written, and what nobody can read at all."""
         if not self._writes_nothing and (data := _value_of(data.strip())):
             found, unread_bytes = unreadable.readable(data, most_bytes=most_bytes)
+            before_bytes, beyond_bytes = self._taken_bytes, max(0, len(data) - most_bytes)
             # Without answers in it, it is one by itself, or a part: nobody else writes what cannot be read.
             self._note_written(found if sse.choices_of(found) else {"choices": [found]})
-            self._wrote(unread_bytes)
+            self._wrote(unread_bytes - beyond_bytes)
+            if beyond_bytes and is_whole:
+                # As much of the rest as of what was read: log probabilities are a thousand times their text.
+                beyond_bytes = beyond_bytes * (self._taken_bytes - before_bytes) // most_bytes
+            self._wrote(beyond_bytes)
 
     def keeps(self, text_bytes: int) -> None:
         """So much was written that has no place in what is passed on, or waits to be passed on as a whole."""

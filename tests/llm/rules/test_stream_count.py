@@ -313,6 +313,27 @@ def test_of_an_event_that_nobody_can_read_the_start_is_read_and_the_rest_counts(
     assert count.written_bytes == len(unread) - 64 * 1024
 
 
+LOGPROBS = b'{"token":"x","logprob":-0.1,"top_logprobs":[%s]},' % b",".join([b'{"token":"y","logprob":-9.25}'] * 40)
+
+
+@pytest.mark.parametrize(
+    ("head", "each", "overruns"),
+    [
+        (b'{"choices":[{"message":{"content":"%s"},"logprobs":{"content":[' % (b"x" * 1_000), LOGPROBS, False),
+        (b'{"choices":[{"logprobs":{"content":[', LOGPROBS, False),
+        (b'{"choices":[{"message":{"content":"', b"text ", True),
+    ],
+)
+def test_of_an_answer_too_long_to_be_read_the_rest_holds_as_much_text_as_its_beginning(
+    head: bytes, each: bytes, overruns: bool
+) -> None:
+    count = StreamCount(QUOTE)
+    body = (head + each * (8 * 1024**2 // len(each)))[: 8 * 1024**2]
+    count.broke(body)
+    assert (has_overrun(count), count.arrived_bytes) == (overruns, len(body))
+    assert (count.written_bytes > len(body) // 2) == overruns
+
+
 def test_what_waits_counts_as_written() -> None:
     count = StreamCount(QUOTE)
     count.keeps(7)
