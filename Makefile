@@ -15,7 +15,7 @@ TRIES_MONEY := $(wildcard tests/*/rules) tests/governance/ledger tests/governanc
 COVERED := 95
 KNOWS_POSTGRES := tests/governance/ledger tests/governance/upkeep tests/concurrency/test_window_races.py \
 	tests/concurrency/test_failures.py tests/config/test_databases.py tests/config/backups tests/config/test_migrations.py \
-	tests/llm/gateway/test_endings.py
+	tests/llm/gateway/test_endings.py tests/config/litellm/test_database.py
 # What is the same on either database: pure rules, what passes between clients, gateway and upstream, pages and settings,
 # what a key is told, and what Stripe's objects are worth.
 ONE_DATABASE := $(wildcard tests/*/rules) tests/mutants tests/benchmarks tests/browser tests/config tests/llm/gateway \

@@ -105,6 +105,8 @@ TEMPLATES = [
 ]
 
 DATABASES = {"default": check.database(env, var_dir=VAR_DIR)}
+# Read by `import_litellm` alone.
+LITELLM_DATABASE_URL = check.url(env, "LITELLM_DATABASE_URL", default="", schemes=("postgresql", "postgres"))
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 LANGUAGE_CODE = "en-us"

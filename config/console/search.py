@@ -23,6 +23,7 @@ from governance.actions import stops
 from governance.console import calls_page, display
 from governance.console.base import has_role, may, reader
 from governance.models import Agent, ApiKey, Budget, EmergencyStop, Tenant
+from governance.models.tenancy import ADOPTED_PREFIX, KEY_PREFIX, digest_of
 from governance.queries import calls, one_call
 from governance.rules import names
 from llm.models import Model as LanguageModel
@@ -88,10 +89,15 @@ def _agents(request: HttpRequest, text: str) -> Iterator[SearchResult]:
 
 def _keys(request: HttpRequest, text: str) -> Iterator[SearchResult]:
     """By the prefix that recognises a key, also where somebody pasted all of it."""
-    if not text.startswith("sg_") or len(text) < len("sg_") + 2:
+    found = next((prefix for prefix in (KEY_PREFIX, ADOPTED_PREFIX) if text.startswith(prefix)), None)
+    if found is not None and len(text) >= len(found) + 2:
+        begun = [text[:length] for length in range(4, names.KINDS["key"].most + 1)]
+        where = Q(prefix__startswith=text) | Q(prefix__in=begun)
+    elif text.startswith("sk-"):
+        # One that was issued elsewhere: nothing of its text is kept.
+        where = Q(digest=digest_of(text))
+    else:
         return
-    begun = [text[:length] for length in range(4, names.KINDS["key"].most + 1)]
-    where = Q(prefix__startswith=text) | Q(prefix__in=begun)
     for row in _rows(request, ApiKey, where, "-pk").select_related("tenant", "agent"):
         whose = row.agent or row.tenant or "the platform"
         yield SearchResult(row.prefix, f"Key of {whose}, {row.role}", _page_of(row), "key")

@@ -16,7 +16,7 @@ from governance import audit, ledger, staff
 from governance.ledger import clock
 from governance.models import Agent, Anomaly, ApiKey, Tenant
 from governance.models.anomalies import AnomalyAct
-from governance.models.tenancy import Role, new_key
+from governance.models.tenancy import DIGEST, Role, adopted_prefix, new_key
 from governance.rules import names
 from governance.rules.errors import Conflict, FieldError, NotAllowed, NotOpen, Unknown
 
@@ -168,6 +168,38 @@ def issue_key(
     _insert(key)
     audit.record(action="key.issue", target=f"key {key.prefix}", by=by, now=now, new=_to_audit(key))
     return text, key
+
+
+@transaction.atomic
+def adopt_key(
+    *,
+    digest: str,
+    tenant: Tenant,
+    agent: Agent,
+    name: str = "",
+    expires_at: datetime | None = None,
+    by: audit.Actor,
+    now: datetime,
+) -> ApiKey:
+    """An agent's key that was issued elsewhere, taken over by the SHA-256 (hex) of its text: its holder keeps it.
+
+    Raises FieldError, and Conflict where it is here already.
+    """
+    _check_binding(Role.AGENT, tenant, agent)
+    _check_maker(Role.AGENT, tenant, by)
+    if not DIGEST.fullmatch(digest):
+        raise FieldError("digest", "digest must be the SHA-256 of a key, as 64 hexadecimal digits in small letters.")
+    if expires_at is not None and expires_at <= now:
+        raise FieldError("expires_at", "expires_at must be in the future.")
+    if (known := ApiKey.objects.filter(digest=digest).first()) is not None:
+        raise Conflict("digest", f"This key is here already, as {known.prefix}.", existing=known)
+    name = names.checked("label", name, field="name")
+    key = ApiKey(name=name, prefix=adopted_prefix(digest), digest=digest, role=Role.AGENT, tenant=tenant, agent=agent)
+    key.expires_at = expires_at
+    key.issued_by = issuer_of(by)
+    _insert(key)
+    audit.record(action="key.adopt", target=f"key {key.prefix}", by=by, now=now, new=_to_audit(key))
+    return key
 
 
 def works(key: ApiKey) -> bool:

@@ -35,6 +35,7 @@ ACTS = {
     "agent.resume": "resumed it",
     "stop.start": "stopped it",
     "stop.lift": "lifted the stop",
+    "key.adopt": "took over a key",
     "key.issue": "issued a key",
     "key.revoke": "revoked a key",
     "key.rotate": "rotated a key",

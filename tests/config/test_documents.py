@@ -43,6 +43,7 @@ PLAYED = {
 }
 # Run elsewhere: what they show is the subject of the tests named.
 ELSEWHERE = {
+    ("docs/coming-from.md", "curl -sf"): "tests/config/litellm/test_import_litellm.py",
     ("docs/simulated-stripe.md", "account = SimulatedStripe"): "tests/billing/sandbox",
     ("docs/clients.md", "make .venv/clients.installed"): "tests/clients/test_matrix.py",
     ("docs/operations.md", "from standardwebhooks"): "tests/governance/alerts/test_outbox.py",

@@ -12,9 +12,10 @@ from django.utils import timezone
 from billing.models import BillingAccount
 from config.console import search
 from governance import ledger
-from governance.actions import stops
+from governance.actions import stops, tenancy
 from governance.audit import Actor
 from governance.models import RefusedCall
+from governance.models.tenancy import digest_of
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -56,6 +57,16 @@ def test_a_key_is_found_by_its_prefix_and_by_all_of_it() -> None:
     for typed in (key.prefix[:6], key.prefix, text):
         assert (key.prefix, f"/admin/governance/apikey/{key.pk}/change/") in found(typed)
     assert key.prefix not in titles("sg_")
+
+
+def test_a_key_from_elsewhere_is_found_by_its_prefix_and_by_all_of_it() -> None:
+    agent = factories.agent()
+    key = tenancy.adopt_key(
+        digest=digest_of("sk-theirs-1"), tenant=agent.tenant, agent=agent, by=Actor("ada"), now=timezone.now()
+    )
+    for typed in (key.prefix[:6], key.prefix, "sk-theirs-1"):
+        assert (key.prefix, f"/admin/governance/apikey/{key.pk}/change/") in found(typed)
+    assert key.prefix not in [*titles("ext_"), *titles("sk-theirs")]
 
 
 def test_a_refused_call_is_found_by_its_request_id(refusal: RefusedCall) -> None:
