@@ -95,6 +95,9 @@ def known_addresses(tenant: Tenant | None) -> list[str]:
     people = User.objects.filter(is_active=True).exclude(email="")
     if tenant is None:
         people = people.filter(groups__name=StaffRole.OWNER) | people.filter(is_superuser=True)
+        # Whoever is bound to a customer sees no more than that, as an owner too.
+        bound = User.objects.filter(groups__name=StaffRole.TENANT_STAFF, is_superuser=False)
+        people = people.exclude(pk__in=bound.values("pk"))
     else:
         people = people.filter(pk__in=TenantStaff.objects.filter(tenant=tenant).values("user"))
     told = AlertChannel.objects.filter(tenant=tenant, kind=AlertChannel.Kind.EMAIL, enabled=True)

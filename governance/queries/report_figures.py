@@ -47,11 +47,15 @@ class ReportTable:
 
 @dataclass(frozen=True, slots=True)
 class NearCap:
-    """A budget's window that is nearly used up, or will be before it ends; None where no forecast says when."""
+    """A budget's window that is nearly used up, or will be before it ends.
+
+    `lasts`: a forecast says that it will not be; without one nobody knows.
+    """
 
     window: BudgetWindow
     status: BudgetStatus
     runs_out_at: datetime | None
+    lasts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,7 @@ def _near_caps(reader: Reader, now: datetime) -> tuple[NearCap, ...]:
     fullest = budget_status.fullest(reader=reader, now=now, limit=LOOKED)
     kept = forecasts.kept({window.budget_id: status for window, status in fullest}, now=now)
     found = [
-        NearCap(window, status, _runs_out(kept.get(window.budget_id), status))
-        for window, status in fullest
-        if status.cap_nanos > 0
+        _near_cap(window, status, kept.get(window.budget_id)) for window, status in fullest if status.cap_nanos > 0
     ]
     told = [
         one
@@ -117,7 +119,9 @@ def _near_caps(reader: Reader, now: datetime) -> tuple[NearCap, ...]:
     return tuple(sorted(told, key=lambda one: (one.runs_out_at is None, one.runs_out_at or now))[:MOST_BUDGETS])
 
 
-def _runs_out(kept: BudgetForecast | None, status: BudgetStatus) -> datetime | None:
-    if kept is None or kept.runs_out_at is None:
-        return None
-    return kept.runs_out_at if status.ends_at is None or kept.runs_out_at < status.ends_at else None
+def _near_cap(window: BudgetWindow, status: BudgetStatus, kept: BudgetForecast | None) -> NearCap:
+    if kept is None:
+        return NearCap(window, status, None, lasts=False)
+    at = kept.runs_out_at
+    runs_out_at = at if at is not None and (status.ends_at is None or at < status.ends_at) else None
+    return NearCap(window, status, runs_out_at, lasts=runs_out_at is None)

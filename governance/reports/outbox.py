@@ -26,6 +26,8 @@ State = ReportMail.State
 LEASE = timedelta(minutes=10)
 # A run ends by itself.
 LONGEST_RUN = timedelta(minutes=2)
+# After so many in a row that did not leave the server is away: no more are reckoned for it in this run.
+MOST_IN_VAIN = 5
 # How long what was sent can be looked up.
 KEPT = timedelta(days=400)
 
@@ -57,11 +59,12 @@ def put(*, now: datetime) -> int:
 
 def drain(*, clock: Callable[[], datetime]) -> int:
     """Send what is due; how many reports left. `clock` is read for each."""
-    left, stop_at = 0, clock() + LONGEST_RUN
-    while clock() < stop_at and (mail := claim(now=clock())) is not None:
+    left, in_vain, stop_at = 0, 0, clock() + LONGEST_RUN
+    while in_vain < MOST_IN_VAIN and clock() < stop_at and (mail := claim(now=clock())) is not None:
         error = _send(mail, clock())
         mark(mail, error=error, now=clock())
         left += not error
+        in_vain = in_vain + 1 if error else 0
     return left
 
 
@@ -70,6 +73,10 @@ def claim(*, now: datetime) -> ReportMail | None:
     for mail in _due(now).select_related("subscription__tenant").order_by("next_at", "pk")[:20]:
         if mail.subscription.ended_at is not None:
             _same(mail).update(state=State.DROPPED, next_at=None)
+            continue
+        if alerting.is_given_up(mail.tries):
+            # Its workers died over it each time.
+            _same(mail).update(state=State.DEAD, next_at=None, error="The worker ended while it was sent.")
             continue
         taken = _same(mail).update(state=State.SENDING, tries=F("tries") + 1, next_at=now + LEASE)
         # Whoever comes second finds other figures in the row.

@@ -158,7 +158,7 @@ def _budget(near: NearCap, figures: ReportFigures) -> dict[str, str]:
     elif near.runs_out_at is not None:
         when = f"At this rate it runs out on {_moment(near.runs_out_at, figures)}."
     else:
-        when = "It lasts until it resets." if status.ends_at else ""
+        when = "It lasts until it resets." if near.lasts and status.ends_at else ""
     return {
         "name": shown_long(capital(name_of(near.window))),
         "spent": f"{dollars(status.settled_nanos)} of {dollars(status.cap_nanos)}",
@@ -183,6 +183,8 @@ def _savings(figures: ReportFigures) -> Iterator[str]:
         yield f"{found.prevented:,} calls were refused by caps; they would have cost {most} at most."
     if found.clamped:
         yield f"{found.clamped:,} answers were kept shorter, so that they fit their budgets."
+    if found.since is not None:
+        yield f"Calls that were moved or kept shorter are counted from {_moment(found.since, figures)} on alone."
 
 
 def _moment(at: datetime, figures: ReportFigures) -> str:

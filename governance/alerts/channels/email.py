@@ -80,3 +80,6 @@ def post(mail: EmailMultiAlternatives) -> None:
         raise NotSent(f"The mail server answers {error.smtp_code}.") from error
     except (OSError, smtplib.SMTPException) as error:
         raise NotSent(f"The mail server cannot be reached ({type(error).__name__}).") from error
+    except ValueError as error:
+        # Such as a domain whose form in ASCII is too long.
+        raise NotSent("No message can be written to this address.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from io import BytesIO
 from zoneinfo import ZoneInfo
@@ -65,6 +66,16 @@ def test_budgets_near_their_cap_and_those_that_run_out_are_told() -> None:
         in told
     )
     assert "$0.80 of $1.00 (80 %)" in told
+    # Of what has no forecast nobody knows whether it lasts.
+    assert "until it resets" not in told
+
+
+def test_what_only_the_latest_calls_tell_is_said_to_be_of_them() -> None:
+    found = figures()
+    partly = replace(found, savings=replace(found.savings, clamped=2, since=MONDAY - timedelta(days=2)))
+    told = rendering.render(partly, image=str).text
+    assert "Calls that were moved or kept shorter are counted from Saturday 14 March, 08:00 on alone." in told
+    assert "on alone" not in rendering.render(found, image=str).text
 
 
 def test_it_takes_as_many_queries_whoever_spends() -> None:

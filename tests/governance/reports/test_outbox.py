@@ -8,13 +8,17 @@ from datetime import timedelta
 from email.message import EmailMessage
 from typing import Any
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 import pytest
+from django.contrib.auth.models import Group, User
 from django.test import Client
 
 from governance.actions import report_subscriptions
+from governance.alerts.channels import NotSent
 from governance.models import AuditEntry, ReportMail, ReportSubscription
 from governance.reports import links, mails, outbox
+from governance.rules import alerting, report_periods
 from governance.rules.errors import Conflict, FieldError
 from tests import factories as make
 from tests.fakes.alert_receivers import MailSink
@@ -112,6 +116,43 @@ def test_one_that_cannot_be_written_keeps_no_other_waiting(mail: MailSink, monke
         outbox.drain(clock=lambda moment=at: moment)  # type: ignore[misc]
     assert at - MONDAY > timedelta(hours=20)
     assert ReportMail.objects.get(state="dead").error == "It cannot be written; the log says why."
+
+
+def test_a_server_that_is_away_is_not_tried_for_every_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(outbox.MOST_IN_VAIN + 2):
+        reader(f"reader{number}@example.com")
+    tried = []
+
+    def away(mail: ReportMail, **_: Any) -> None:
+        tried.append(mail.pk)
+        raise NotSent("The mail server cannot be reached.")
+
+    monkeypatch.setattr(mails, "send", away)
+    assert [run(), len(tried)] == [0, outbox.MOST_IN_VAIN]
+    # Whoever was not reached yet comes first.
+    run(MONDAY + timedelta(seconds=1))
+    assert len(set(tried)) == len(tried) == outbox.MOST_IN_VAIN + 2
+
+
+def test_one_that_ends_each_worker_is_given_up(mail: MailSink) -> None:
+    reader()
+    outbox.put(now=MONDAY)
+    ReportMail.objects.update(state=ReportMail.State.SENDING, tries=alerting.MOST_TRIES)
+    assert [run(), mail.got] == [0, []]
+    assert ReportMail.objects.get().state == ReportMail.State.DEAD
+
+
+def test_an_address_that_cannot_be_written_is_told(mail: MailSink) -> None:
+    period = report_periods.last_ended(report_periods.Cadence.WEEKLY, MONDAY, ZoneInfo("UTC"))
+    with pytest.raises(NotSent, match="to this address"):
+        report_subscriptions.send_test(tenant=None, period=period, address=f"a@{'ä' * 60}.example", by=ADA, now=MONDAY)
+
+
+def test_a_customers_own_owner_is_not_offered_the_platforms() -> None:
+    for name, roles in (("ada", ["owner"]), ("eve", ["owner", "tenant staff"])):
+        user = User.objects.create_user(name, f"{name}@example.com", is_staff=True)
+        user.groups.set([Group.objects.get_or_create(name=role)[0] for role in roles])
+    assert report_subscriptions.known_addresses(None) == ["ada@example.com"]
 
 
 def test_a_customer_is_told_of_itself_alone(mail: MailSink) -> None:
