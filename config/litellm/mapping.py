@@ -83,7 +83,7 @@ class AliasWanted:
 
 
 @dataclass(frozen=True, slots=True)
-class NotTaken:
+class NotTakenOver:
     """Something that does not come over, or not as it was: why, and what; `count` where only their number is known."""
 
     why: str
@@ -131,10 +131,10 @@ class LitellmMapping:
     budgets: list[BudgetWanted] = field(default_factory=list)
     rate_limits: list[RateLimitWanted] = field(default_factory=list)
     aliases: list[AliasWanted] = field(default_factory=list)
-    not_taken: list[NotTaken] = field(default_factory=list)
+    not_taken: list[NotTakenOver] = field(default_factory=list)
 
     def leave(self, why: str, what: str = "", count: int = 1) -> None:
-        self.not_taken.append(NotTaken(why, what, count))
+        self.not_taken.append(NotTakenOver(why, what, count))
 
 
 def of(export: LitellmExport, known: KnownHere, *, others_to: str, now: datetime) -> LitellmMapping:

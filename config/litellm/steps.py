@@ -22,7 +22,7 @@ from config.litellm.mapping import (
     KnownKey,
     KnownModel,
     LitellmMapping,
-    NotTaken,
+    NotTakenOver,
     RateLimitWanted,
 )
 from governance import audit, ledger
@@ -56,7 +56,7 @@ class ImportDone:
     """All steps, and what was refused. Two are equal that did the same."""
 
     steps: list[ImportStep] = field(default_factory=list)
-    refused: list[NotTaken] = field(default_factory=list)
+    refused: list[NotTakenOver] = field(default_factory=list)
 
 
 def known_here(digests: Iterable[str], *, now: datetime) -> KnownHere:
@@ -126,7 +126,7 @@ def _do(wanted: LitellmMapping, *, by: Actor, now: datetime, reason: str) -> Imp
             with transaction.atomic():
                 done.steps.append(act(each, by=by, now=now, reason=reason))
         except FieldError as error:
-            done.refused.append(NotTaken(" ".join(filter(None, ("refused:", error.field, error.message))), name))
+            done.refused.append(NotTakenOver(" ".join(filter(None, ("refused:", error.field, error.message))), name))
     return done
 
 

@@ -12,7 +12,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from config.litellm import database, export, files, mapping, steps
 from config.litellm.export import BadExport, LitellmExport, LitellmRow
-from config.litellm.mapping import NotTaken
+from config.litellm.mapping import NotTakenOver
 from governance.audit import Actor
 from governance.ledger import clock
 from governance.management import differences
@@ -111,8 +111,8 @@ def _read(paths: Sequence[Path], url: str | None) -> LitellmExport:
         raise CommandError(f"{error.filename}: {error.strerror}") from error
 
 
-def _by_reason(left: Iterable[NotTaken]) -> Iterator[dict[str, Any]]:
-    grouped: dict[str, list[NotTaken]] = defaultdict(list)
+def _by_reason(left: Iterable[NotTakenOver]) -> Iterator[dict[str, Any]]:
+    grouped: dict[str, list[NotTakenOver]] = defaultdict(list)
     for each in left:
         grouped[each.why].append(each)
     for why, group in grouped.items():
