@@ -55,4 +55,4 @@ def topup_cancelled(request: HttpRequest) -> HttpResponse:
 
 
 def _page(request: HttpRequest, title: str, words: str, status: int) -> HttpResponse:
-    return render(request, "billing/page.html", {"title": title, "words": words}, status=status)
+    return render(request, "plain_page.html", {"title": title, "words": words}, status=status)

@@ -34,6 +34,12 @@ def check(*, address: str, time_zone: str = "") -> str:
     return found
 
 
+def check_room() -> None:
+    """Raises Conflict where there are as many subscriptions as there may be."""
+    if ReportSubscription.objects.filter(ended_at=None).count() >= MOST_SUBSCRIPTIONS:
+        raise Conflict("", f"there are {MOST_SUBSCRIPTIONS:,} subscriptions already; end one that nobody reads")
+
+
 @transaction.atomic
 def subscribe(
     *, tenant: Tenant | None, address: str, cadence: str, time_zone: str = "", by: Actor, now: datetime
@@ -49,8 +55,7 @@ def subscribe(
     row = same.select_for_update().first() or ReportSubscription(tenant=tenant, address=address, cadence=cadence)
     if row.pk and row.ended_at is None:
         raise Conflict("address", "this report is sent there already")
-    if ReportSubscription.objects.filter(ended_at=None).count() >= MOST_SUBSCRIPTIONS:
-        raise Conflict("", f"there are {MOST_SUBSCRIPTIONS} subscriptions already; end one that nobody reads")
+    check_room()
     row.time_zone = time_zone or (tenant.time_zone if tenant else "UTC")
     row.since, row.ended_at, row.ended_by = now, None, ""
     try:

@@ -16,7 +16,7 @@ from governance.actions import report_subscriptions
 from governance.console import reasons
 from governance.console.base import ConsoleAdmin, LongTableAdmin, actor
 from governance.models import ReportMail, ReportSubscription
-from governance.rules.errors import FieldError
+from governance.rules.errors import Conflict, FieldError
 
 END = "No report goes there any more, and what waits is dropped. It can be begun again by adding it anew."
 COLOURS = {"sent": "success", "pending": "info", "sending": "info", "given up": "danger", "not wanted any more": ""}
@@ -26,6 +26,10 @@ class ReportReaderForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = ReportSubscription
         fields = ("tenant", "address", "cadence", "time_zone")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["tenant"].empty_label = "the whole platform: all customers"  # type: ignore[attr-defined]
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
@@ -43,6 +47,11 @@ class ReportReaderForm(forms.ModelForm):  # type: ignore[type-arg]
             elif found is not None:
                 # It is begun again.
                 self.instance = found
+        if not self.errors:
+            try:
+                report_subscriptions.check_room()
+            except Conflict as error:
+                self.add_error(None, error.message)
         return cleaned
 
 

@@ -109,11 +109,10 @@ def apply(
     """Carry out operations in one durable transaction; their results, in order.
 
     The result of an operation that failed is its exception, in its place; HeldUp of one that needs what somebody else
-    has locked. Calls and reports wait for a lock so long, see `locks`; None: as long as they may the first time; they
-    do so once more where it is nobody's for long, unless this `is_again`. Raises
-    LedgerUnavailable where the database cannot be reached or does not write, for whatever reason, or others never let
-    it have its windows: then nothing happened, or (after a lost commit) it is not known whether it did, and repeating
-    the same operations is safe: reservations and entries carry their own ids.
+    keeps. Calls and reports wait for a lock so long, see `locks` (None: as long as they may the first time), and once
+    more where nobody keeps it, unless this `is_again`. Raises LedgerUnavailable where the database cannot be reached or
+    does not write, for whatever reason, or others never let it have its windows: then nothing happened, or (after a
+    lost commit) it is not known whether it did, and repeating the same operations is safe: each carries its own id.
     """
     if not operations:
         return []
@@ -126,7 +125,7 @@ def apply(
             raise
         ask = functools.partial(locks.is_of_tenant, error)
         tenants, is_own, is_kept = _durably(lambda _: (locks.tenants_of(operations), ask(), locks.is_kept()))
-        if not is_kept and not is_again:
+        if not (is_kept or is_again or locks.are_tried_again()):
             return apply(operations, now=now, is_again=True)
         with _perhaps_in_part():
             apart = functools.partial(apply, now=now, lock_wait_s=locks.again_s())

@@ -74,12 +74,17 @@ def _said_by_database(error: BaseException | None) -> BaseException | None:
 
 @contextmanager
 def briefly_waited_for(seconds: float) -> Iterator[None]:
-    """Have all that asks the ledger here wait so long for a lock."""
+    """Have all that asks the ledger here wait so long for a lock, once."""
     token = _brief_s.set(seconds)
     try:
         yield
     finally:
         _brief_s.reset(token)
+
+
+def are_tried_again() -> bool:
+    """Whether whoever asks here tries again by itself."""
+    return _brief_s.get() is not None
 
 
 @contextmanager

@@ -57,6 +57,10 @@ class NearCap:
     runs_out_at: datetime | None
     lasts: bool
 
+    @property
+    def is_used_up(self) -> bool:
+        return self.status.settled_nanos >= self.status.cap_nanos
+
 
 @dataclass(frozen=True, slots=True)
 class ReportFigures:
@@ -105,7 +109,7 @@ def _table(asked: Question, before: Question, parts: tuple[str, ...]) -> ReportT
 
 
 def _near_caps(reader: Reader, now: datetime) -> tuple[NearCap, ...]:
-    """Those that run out first come first, then the fullest."""
+    """Those that are used up come first, then those that run out first, then the fullest."""
     fullest = budget_status.fullest(reader=reader, now=now, limit=LOOKED)
     kept = forecasts.kept({window.budget_id: status for window, status in fullest}, now=now)
     found = [
@@ -116,7 +120,11 @@ def _near_caps(reader: Reader, now: datetime) -> tuple[NearCap, ...]:
         for one in found
         if one.runs_out_at is not None or one.status.settled_nanos * 10_000 >= one.status.cap_nanos * NEAR_E4
     ]
-    return tuple(sorted(told, key=lambda one: (one.runs_out_at is None, one.runs_out_at or now))[:MOST_BUDGETS])
+    return tuple(sorted(told, key=lambda one: _urgency(one, now))[:MOST_BUDGETS])
+
+
+def _urgency(near: NearCap, now: datetime) -> tuple[bool, bool, datetime]:
+    return not near.is_used_up, near.runs_out_at is None, near.runs_out_at or now
 
 
 def _near_cap(window: BudgetWindow, status: BudgetStatus, kept: BudgetForecast | None) -> NearCap:

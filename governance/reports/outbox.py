@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.db.models import F, QuerySet
 
@@ -42,7 +42,12 @@ def put(*, now: datetime) -> int:
     """Make the rows of what has become due; how many. Of several periods that were missed it is the latest alone."""
     due = []
     for subscription in ReportSubscription.objects.filter(ended_at=None):
-        zone = ZoneInfo(subscription.time_zone)
+        try:
+            zone = ZoneInfo(subscription.time_zone)
+        except (ZoneInfoNotFoundError, ValueError):
+            # A system's zones are others after an update; nobody else's report waits for that.
+            log.error("%s: there is no time zone %r here", subscription, subscription.time_zone)
+            continue
         period = report_periods.last_ended(Cadence(subscription.cadence), now, zone)
         if period.due_at <= now and period.ends_at > subscription.since:
             due.append(ReportMail(subscription=subscription, first_day=period.first, created_at=now, next_at=now))

@@ -153,7 +153,7 @@ def _table(kind: str, table: ReportTable, figures: ReportFigures) -> dict[str, A
 
 def _budget(near: NearCap, figures: ReportFigures) -> dict[str, str]:
     status = near.status
-    if status.settled_nanos >= status.cap_nanos:
+    if near.is_used_up:
         when = "It is used up."
     elif near.runs_out_at is not None:
         when = f"At this rate it runs out on {_moment(near.runs_out_at, figures)}."

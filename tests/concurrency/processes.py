@@ -7,6 +7,8 @@ connections of its own.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import threading
 import traceback
 from collections.abc import Callable
@@ -36,6 +38,20 @@ def in_processes(count: int, work: Callable[[int], Any]) -> list[Any]:
         for child in children:
             child.join(5)
             child.kill()
+
+
+def kill_at(owner: Any, name: str, work: Callable[[], Any]) -> None:
+    """Work in a process of its own, which is killed as it comes to what is called so."""
+    let_go_of_connections()
+
+    def until_then() -> None:
+        setattr(owner, name, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL))
+        work()
+
+    child = FORK.Process(target=until_then, daemon=True)
+    child.start()
+    child.join(TIMEOUT_S)
+    assert child.exitcode == -signal.SIGKILL
 
 
 def let_go_of_connections() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -20,9 +17,9 @@ from governance.audit import Actor
 from governance.models import Alert, AlertDelivery, AlertNotice
 from governance.upkeep import telling
 from tests import factories as make
-from tests.concurrency.processes import FORK, in_threads, let_go_of_connections
+from tests.concurrency.processes import in_threads, kill_at
 from tests.factories import NOON
-from tests.fakes.alert_receivers import MailSink, Receiver, mail_sink, receiver
+from tests.fakes.alert_receivers import MailSink, Receiver, mail_server, receiver
 
 ADA = Actor("ada")
 CROSSERS, WORKERS = 100, 4
@@ -37,10 +34,7 @@ def hook(settings: Any) -> Iterator[Receiver]:
 
 @pytest.fixture
 def mail(settings: Any) -> Iterator[MailSink]:
-    with mail_sink() as sink:
-        settings.EMAIL_URL = f"smtp://127.0.0.1:{sink.port}"
-        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
-        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", sink.port
+    with mail_server(settings) as sink:
         yield sink
 
 
@@ -85,20 +79,9 @@ def test_many_who_see_one_thing_are_one_alert_and_one_message(hook: Receiver) ->
 def test_a_worker_that_is_killed_over_a_message_loses_none_and_a_receiver_can_tell(hook: Receiver, point: str) -> None:
     secret = alert_channels.create(kind="webhook", name="hook", target=hook.url, by=ADA, now=NOON).secret
     alerts.report(kind="dead_letter", subject="evt_1", message="It failed.", now=NOON)
-    let_go_of_connections()
-
-    def work() -> None:
-        def die(*args: Any, **kwargs: Any) -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(60)
-
-        setattr(outbox, "_send" if point == "before the message leaves" else "mark", die)
-        telling.run(clock=lambda: NOON)
-
-    child = FORK.Process(target=work, daemon=True)
-    child.start()
-    child.join(30)
-    assert child.exitcode == -signal.SIGKILL
+    kill_at(
+        outbox, "_send" if point == "before the message leaves" else "mark", lambda: telling.run(clock=lambda: NOON)
+    )
     assert AlertDelivery.objects.get().state == "sending"
     assert telling.run(clock=lambda: NOON + timedelta(seconds=30)) == 0
     assert telling.run(clock=lambda: NOON + outbox.LEASE) == 1

@@ -139,7 +139,7 @@ def test_the_wheel_has_the_whole_product_and_nothing_else(wheel: Path) -> None:
     assert own == packed_by_the_repository()
     assert {
         "config/templates/admin/index.html",
-        "billing/templates/billing/page.html",
+        "config/templates/plain_page.html",
         "governance/static/console/console.css",
         "governance/migrations/0001_initial.py",
         "llm/data/routing.yaml",

@@ -101,3 +101,13 @@ def mail_sink() -> Iterator[MailSink]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
         loop.close()
+
+
+@contextmanager
+def mail_server(settings: Any) -> Iterator[MailSink]:
+    """A sink that the settings name as the server that takes messages."""
+    with mail_sink() as sink:
+        settings.EMAIL_URL = f"smtp://127.0.0.1:{sink.port}"
+        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", sink.port
+        yield sink

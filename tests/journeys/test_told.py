@@ -41,7 +41,7 @@ from tests import factories as make
 from tests.billing.events import invoice_paid
 from tests.billing.inbox.test_store import failing, stored
 from tests.factories import NOON
-from tests.fakes.alert_receivers import MailSink, mail_sink
+from tests.fakes.alert_receivers import MailSink, mail_server
 
 pytestmark = pytest.mark.django_db
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -50,10 +50,7 @@ ADMIN = "http://127.0.0.1:8000/admin"
 
 @pytest.fixture
 def mail(settings: Any) -> Iterator[MailSink]:
-    with mail_sink() as sink:
-        settings.EMAIL_URL = f"smtp://127.0.0.1:{sink.port}"
-        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
-        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", sink.port
+    with mail_server(settings) as sink:
         alert_channels.create(
             kind="email", name="owner", target="owner@example.com", min_severity="info", by=Actor("ada"), now=NOON
         )

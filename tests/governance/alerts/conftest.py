@@ -11,7 +11,7 @@ from governance.actions import alert_channels
 from governance.audit import Actor
 from governance.models import AlertChannel
 from tests.factories import NOON
-from tests.fakes.alert_receivers import MailSink, Receiver, mail_sink, receiver
+from tests.fakes.alert_receivers import MailSink, Receiver, mail_server, receiver
 
 ADA = Actor("ada")
 
@@ -24,10 +24,7 @@ def hook() -> Iterator[Receiver]:
 
 @pytest.fixture
 def mail(settings: Any) -> Iterator[MailSink]:
-    with mail_sink() as sink:
-        settings.EMAIL_URL = f"smtp://127.0.0.1:{sink.port}"
-        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
-        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", sink.port
+    with mail_server(settings) as sink:
         yield sink
 
 

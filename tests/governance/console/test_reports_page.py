@@ -10,7 +10,9 @@ import pytest
 import time_machine
 from django.test import Client
 
+from governance.actions import report_subscriptions
 from governance.models import AuditEntry, ReportSubscription, Tenant
+from governance.rules.errors import Conflict
 from tests import factories as make
 from tests.fakes.alert_receivers import MailSink
 from tests.governance.reports.conftest import HOSTILE, MONDAY, mail, reader, spend, two_weeks
@@ -130,3 +132,15 @@ def test_known_addresses_are_offered_and_one_is_begun_and_ended() -> None:
     assert "ended by pat" in html(client, "/admin/governance/reportsubscription/")
     assert client.post(NEW, given).status_code == 302
     assert ReportSubscription.objects.get(ended_at=None).pk == row.pk
+
+
+def test_a_form_says_whom_it_is_of_and_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = signed_in("operator")
+    assert "the whole platform: all customers</option>" in html(client, NEW)
+    reader("ann@example.com")
+    monkeypatch.setattr(report_subscriptions, "MOST_SUBSCRIPTIONS", 1)
+    given = {"tenant": "", "address": "olga@example.com", "cadence": "weekly", "time_zone": "UTC"}
+    assert "there are 1 subscriptions already" in client.post(NEW, given).content.decode()
+    with pytest.raises(Conflict):
+        reader("bob@example.com")
+    assert ReportSubscription.objects.count() == 1

@@ -13,7 +13,7 @@ from governance.actions import report_subscriptions
 from governance.audit import Actor
 from governance.models import ReportSubscription, Tenant
 from tests import factories as make
-from tests.fakes.alert_receivers import MailSink, mail_sink
+from tests.fakes.alert_receivers import MailSink, mail_server
 
 ADA = Actor("ada")
 # The week from 9 to 15 March is over; its reports are due at 8:00.
@@ -24,10 +24,7 @@ HOSTILE = '=cmd|"/c calc"!A1 <img src=x onerror=alert(1)> \u202eevil' + "x" * 30
 
 @pytest.fixture
 def mail(settings: Any) -> Iterator[MailSink]:
-    with mail_sink() as sink:
-        settings.EMAIL_URL = f"smtp://127.0.0.1:{sink.port}"
-        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
-        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", sink.port
+    with mail_server(settings) as sink:
         yield sink
 
 

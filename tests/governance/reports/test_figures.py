@@ -70,6 +70,15 @@ def test_budgets_near_their_cap_and_those_that_run_out_are_told() -> None:
     assert "until it resets" not in told
 
 
+def test_budgets_that_are_used_up_come_before_those_that_will_be() -> None:
+    used_up, soon = make.budget("1.00", window="month"), make.budget("9.00", window="week")
+    ledger.record(make.reporting("1.00"), now=MONDAY)
+    make.kept_forecast(soon, now=MONDAY, runs_out_in=timedelta(days=2))
+    found = figures(now=MONDAY + timedelta(minutes=1))
+    assert [one.window.budget for one in found.budgets] == [used_up, soon]
+    assert "$1.00 of $1.00 (100 %). It is used up." in rendering.render(found, image=str).text
+
+
 def test_what_only_the_latest_calls_tell_is_said_to_be_of_them() -> None:
     found = figures()
     partly = replace(found, savings=replace(found.savings, clamped=2, since=MONDAY - timedelta(days=2)))

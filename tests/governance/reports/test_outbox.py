@@ -36,6 +36,14 @@ def parts(message: EmailMessage) -> dict[str, EmailMessage]:
     return {part.get_content_type(): part for part in message.walk()}  # type: ignore[misc]
 
 
+def test_a_zone_that_is_gone_keeps_nobody_else_waiting(mail: MailSink) -> None:
+    lost = reader("lost@example.com")
+    reader("here@example.com")
+    ReportSubscription.objects.filter(pk=lost.pk).update(time_zone="Mars/Olympus")
+    assert run() == 1
+    assert [to for (to,) in mail.recipients] == ["here@example.com"]
+
+
 def test_a_week_that_is_over_is_told_once_at_eight_with_its_picture_and_its_table(mail: MailSink) -> None:
     two_weeks()
     reader()
