@@ -299,3 +299,39 @@ def test_a_change_while_the_renewal_is_a_draft_is_what_was_bought(shop: Shop, do
     hear(shop)
     assert after_a_reconcile(shop) == pytest.approx(dollars, abs=0.05)
     assert "credit_undone" not in BillingAccount.objects.get().reasons
+
+
+def test_what_was_paid_of_an_open_invoice_is_money_once_it_is_credited(shop: Shop) -> None:
+    """Of $200 three quarters are paid, and so are they of all that the credit for it pays."""
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    price = shop.price(20_000, metadata={"llm_budget_usd": "200"})
+    shop.subscribe(customer, price, collection_method="send_invoice", days_until_due=10)
+    shop.account.advance(by=DAY // 4)
+    [sent] = shop.invoices(customer)
+    paying = {"currency": "usd", "payment_method": "pm_card_visa", "confirm": True}
+    part = shop.post("payment_intents", customer=customer, amount=15_000, **paying)
+    shop.post(f"invoices/{sent['id']}/attach_payment", payment_intent=part["id"])
+    hear(shop)
+    change(shop, 50)
+    shop.account.advance(by=DAY // 4)
+    hear(shop)
+    assert after_a_reconcile(shop) == pytest.approx(50 * 3 / 4, abs=0.5)
+    for _ in range(2):
+        renew(shop)
+        assert after_a_reconcile(shop) == pytest.approx(50 * 3 / 4, abs=0.01)
+
+
+def test_a_note_and_the_invoice_that_it_pays_may_be_of_one_second(shop: Shop) -> None:
+    """What the card paid of the second plan is left once the payment that the note came from is lost."""
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(10_000, metadata={"llm_budget_usd": "100"}))
+    hear(shop)
+    [first], paid = shop.invoices(customer), first_charge(shop)
+    line = first["lines"]["data"][0]
+    lines = [{"type": "invoice_line_item", "invoice_line_item": line["id"], "quantity": 1}]
+    shop.post("credit_notes", invoice=first["id"], lines=lines, credit_amount=10_000)
+    shop.subscribe(customer, shop.price(20_000, metadata={"llm_budget_usd": "200"}))
+    hear(shop)
+    assert after_a_reconcile(shop) == 200
+    close(shop, dispute(shop, paid), won=False)
+    assert after_a_reconcile(shop) == 100
