@@ -36,8 +36,9 @@ ONCE = (
     "speaker_references",
     "response_format",
 )
-# Those of Mistral's that may be there more than once, and those that OpenAI's clients send.
-KNOWN = frozenset({*ONCE, "diarize", "context_bias", "timestamp_granularities", "prompt"})
+# More of Mistral's, some of which may be there more than once, and what OpenAI's clients send.
+_MORE = ("diarize", "context_bias", "timestamp_granularities", "prompt")
+KNOWN = frozenset({*ONCE, *_MORE, *(f"{name}[]" for name in _MORE)})
 # What an answer may come as: of a text alone nobody could tell what it used.
 _FORMATS = (b"", b"json", b"verbose_json")
 # The bits that a sample has of PCM, floats, A-law and mu-law; "extensible" says further on which of them.
@@ -53,7 +54,7 @@ def parse(body: bytes, content_type: str) -> Request:
     """Read a form; what goes on is written from what was read in it. Raises DialectError."""
     fields = forms.read(body, content_type)
     for field in fields:
-        if field.name.removesuffix("[]") not in KNOWN or (field.name.endswith("[]") and field.name[:-2] in ONCE):
+        if field.name not in KNOWN:
             raise DialectError(
                 f"`{field.name}` is not known here, so its cost cannot be bounded: leave it out.",
                 field.name,
