@@ -54,6 +54,15 @@ def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _alone(django_db_blocker: Any) -> Iterator[None]:
+    if connection.vendor == "postgresql":
+        connection.close()
+        connection.close_pool()
+        with psycopg.connect(postgres._address()) as direct:
+            # Those that threads of earlier tests had.
+            direct.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            )
     yield
     connections.close_all()
     if connection.vendor == "postgresql":
