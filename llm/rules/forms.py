@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -54,11 +55,14 @@ def read(body: bytes, content_type: str) -> list[Field]:
     boundary = _boundary(content_type)
     if not boundary:
         raise DialectError("Send this as multipart/form-data.", "content-type", "invalid_content_type")
-    if not body.startswith(b"--" + boundary):
+    if not body.startswith(b"--" + boundary + b"\r\n"):
         raise _malformed("it does not begin with its boundary")
-    # Also counts lines that only begin like a boundary, which no part may have and which cost the parser much time.
-    if body.count(b"\r\n--" + boundary) > MOST_FIELDS:
+    # Blanks behind a boundary, and lines that only begin like one, no writer has; they cost the parser much time.
+    behind = [body[found.end() : found.end() + 2] for found in islice(_delimiters(body, boundary), MOST_FIELDS + 1)]
+    if len(behind) > MOST_FIELDS:
         raise _malformed(f"it has more than {MOST_FIELDS} fields")
+    if not set(behind) <= {b"\r\n", b"--"}:
+        raise _malformed("something stands behind a boundary")
     reader = _Reader()
     try:
         MultipartParser(
@@ -77,6 +81,10 @@ def read(body: bytes, content_type: str) -> list[Field]:
     if not reader.finished:
         raise _malformed("it breaks off")
     return reader.fields
+
+
+def _delimiters(body: bytes, boundary: bytes) -> Iterator[re.Match[bytes]]:
+    return re.finditer(rb"\r\n--" + re.escape(boundary), body)
 
 
 def write(fields: Sequence[Field], body: bytes) -> WrittenForm:
