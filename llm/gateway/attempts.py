@@ -41,6 +41,7 @@ from llm.rules.pricing import GUARDS
 from llm.rules.request_checks import DialectError
 from llm.rules.routing import Candidate
 from llm.rules.stated_errors import StatedError, error_in
+from llm.rules.stream_usage import StreamUsage
 from llm.rules.usage import larger
 
 log = logging.getLogger(__name__)
@@ -276,16 +277,16 @@ class HeldAttempt:
         choices = sse.choices_of(said)
         has_answer = bool(said and said.get(self.call.route.answer_in))
         written_bytes = sse.answer_bytes({"choices": choices})
+        begins_answer = unreadable.begins_answer(data, self.call.route.answer_in)
+        is_cut = broken is not None and (is_event_stream or sse.is_stream(data) or begins_answer)
         # A part of an answer, or one that writes nothing.
-        is_begun = (
-            has_answer or bool(choices) or (broken is not None and (is_event_stream or self._begins_answer(data)))
-        )
+        is_begun = has_answer or bool(choices) or is_cut
         if streamed is None:
             used = self.hold.reported(said)
             is_over = is_last_word = True
             if written_bytes:
                 self._count(said, answer)
-            elif not said and unreadable.begins_answer(data, self.call.route.answer_in):
+            elif not said and begins_answer:
                 is_begun = True
                 self.hold.count.broke(data)
         else:
@@ -293,21 +294,35 @@ class HeldAttempt:
             # An error is over with what it says.
             is_over = streamed.is_over or not (broken or choices)
             is_last_word = is_over and streamed.told.is_last_word
-        if used is not None and is_last_word:
+        if not is_begun:
+            told, shown = (None, shown_work.refusal(data)) if streamed is None else (streamed.told, said)
+            is_free = upstream.shows_no_work(answer) and not forbidden.is_billed(data)
+            await self._settle_error(shown, used, told, is_free=is_free, in_200=False)
+        elif used is not None and is_last_word:
             await self.hold.settle_reported(used)
         elif written_bytes and is_over and not broken:
             # An answer all the same, whatever its status says.
             await self.hold.settle_seen(USAGE_MISSING, at_least=used)
-        elif is_begun:
-            await self.hold.settle_whole("upstream_failed")
         else:
-            shown = shown_work.refusal(data) if streamed is None else said
-            await self._settle_error(shown, is_free=upstream.shows_no_work(answer) and not forbidden.is_billed(data))
+            await self.hold.settle_whole("upstream_failed")
         await self._pass_on_refusal(answer, b"" if broken else data)
 
-    async def _settle_error(self, said: dict[str, Any], *, is_free: bool, used: Usage | None = None) -> None:
-        """Charge what an error says was used, or shows of what was written; what shows neither by its status."""
-        shown, work = whole_answers.count_work(said, self.hold)
+    async def _settle_error(
+        self, said: dict[str, Any], used: Usage | None, told: StreamUsage | None, *, is_free: bool, in_200: bool
+    ) -> None:
+        """Charge what an error says was used, or shows of what was written; what shows neither by its status.
+
+        `used` is what it says beside its error; `told`: of a stream, what came beside it.
+        """
+        if told is not None and told.has_text and not told.is_last_word:
+            # More was written than anybody has counted, in whatever place.
+            await self.hold.settle_whole("upstream_failed")
+            return
+        self.hold.count.end_untold()
+        asked = shown_work.Asked(self._body)
+        count = partial(whole_answers.count_work, said, self.hold, asked=asked, is_answer=in_200)
+        # Its texts are looked for in the request.
+        shown, work = await self.call.exchange.turn.work(len(self.call.request.body), count)
         if (used := larger(used, shown)) is not None:
             await self.hold.settle_reported(used)
         elif work.text_bytes and self.call.request.n == 1:
@@ -317,13 +332,12 @@ class HeldAttempt:
         else:
             await self.hold.settle_whole("upstream_failed")
 
-    def _begins_answer(self, data: bytes) -> bool:
-        return sse.is_stream(data) or unreadable.begins_answer(data, self.call.route.answer_in)
-
-    async def _refused_in_200(self, answer: Answer, error: StatedError, used: Usage | None) -> None:
+    async def _refused_in_200(
+        self, answer: Answer, error: StatedError, used: Usage | None, told: StreamUsage | None
+    ) -> None:
         """An error where an answer should be counts as the status that it stands for; it costs what it says."""
         stated = upstream.StatedRefusal(error.status, answer.headers)
-        await self._settle_error(error.said, is_free=upstream.shows_no_work(stated), used=used)
+        await self._settle_error(error.said, used, told, is_free=upstream.shows_no_work(stated), in_200=True)
         await self._pass_on_refusal(stated, orjson.dumps(errors.bad_request(error.message).body()))
 
     async def _pass_on_refusal(self, answer: upstream.Refusing, data: bytes) -> None:
@@ -364,7 +378,7 @@ class HeldAttempt:
                 finally:
                     await sign.end()
             except ErrorInstead as instead:
-                await self._refused_in_200(answer, instead.error, instead.used)
+                await self._refused_in_200(answer, instead.error, instead.told.used, instead.told)
                 return
             except ProviderError as error:
                 raise await self._failed(error) from error
@@ -393,11 +407,12 @@ class HeldAttempt:
         data, said, used = await turn.work(len(data), read)
         answered = time.perf_counter()
         if stated := error_in(said):
-            await self._refused_in_200(answer, stated, used)
+            await self._refused_in_200(answer, stated, used, streamed.told if streamed else None)
             return
         if not self.call.route.answered(said):
-            raise await self._garbage(data, said, answer, used, streamed)
+            raise await self._garbage(data, used, streamed)
         self._succeeded(answered - sent)
+        self.hold.count.is_answer = True
         if streamed is None:
             await turn.work(len(data), partial(self._count, said, answer))
         cost_nanos, result = await self._settle_answer(used, streamed)
@@ -414,19 +429,18 @@ class HeldAttempt:
             ],
         )
 
-    async def _garbage(
-        self, data: bytes, said: dict[str, Any], answer: Answer, used: Usage | None, streamed: Streamed | None
-    ) -> Unanswered:
+    async def _garbage(self, data: bytes, used: Usage | None, streamed: Streamed | None) -> Unanswered:
         """What is no answer of the API: it costs what it says, or what of it may have been written."""
         message = "The model's API sent no answer that could be read."
         error = ProviderError("upstream_garbage", message, sent=unreadable.shows_work(data))
-        if used is None:
+        if used is None or streamed is None:
             # Of a stream as well: none of its events holds a part of an answer as it should be.
             await self.call.exchange.turn.work(len(data), partial(self.hold.count.broke, data))
+        else:
+            self.hold.count.end_untold()
+        if used is None:
             self.hold.count.lose()
             return await self._failed(error)
-        if streamed is None:
-            await self.call.exchange.turn.work(len(data), partial(self._count, said, answer))
         await self._settle_answer(used, streamed)
         return self._unanswered(error)
 
@@ -460,9 +474,7 @@ class HeldAttempt:
         if self.hold.quote.max_tokens is None:
             # Who writes nothing answers with numbers, too many to be looked at one by one.
             return
-        # Without its answers where they should be, it is one itself.
-        whole = said if self.call.route.answered(said) else {"choices": [said]}
-        self.hold.count.arrived(sse.answer_bytes(said), whole)
+        self.hold.count.arrived(sse.answer_bytes(said), said)
         self.hold.count.keeps(answer.kept_bytes)
 
     def _succeeded(self, latency_s: float | None) -> None:

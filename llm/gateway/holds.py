@@ -340,7 +340,10 @@ class Hold:
             price_rule=price_rule,
             request_id=self._request_id,
             metadata=self._metadata(is_estimate=bool(reason)),
-            overruns=self.usage.overruns(self._reported, shown_tokens=self.count.shown_tokens),
+            # What an error, an echo or a page says shows nothing of a model.
+            overruns=self.usage.overruns(self._reported, shown_tokens=self.count.shown_tokens)
+            if self.count.is_answer
+            else (),
             caller=self.caller,
         )
         return self.charge

@@ -51,11 +51,11 @@ CLOSING_S = 0.25
 
 
 class ErrorInstead(Exception):
-    """The model's API answered 200, and then an error in place of an answer."""
+    """The model's API answered 200, and then an error in place of an answer. `told`: what came beside it."""
 
-    def __init__(self, error: StatedError, used: Usage | None) -> None:
+    def __init__(self, error: StatedError, told: StreamUsage) -> None:
         super().__init__(error.message)
-        self.error, self.used = error, used
+        self.error, self.told = error, told
 
 
 class Stream:
@@ -128,7 +128,7 @@ class Stream:
             broken = error
             self._note_loss(error)
         if begun is not None and (stated := error_in(begun.data)):
-            raise self._instead(stated, self._first[: self._first.index(begun) + 1])
+            raise self._instead(stated)
         if begun is not None:
             return True
         self._count_first()
@@ -153,15 +153,15 @@ class Stream:
         self._count_unread()
         self._hold.count.lose()
 
-    def _instead(self, stated: StatedError, events: list[sse.Event]) -> Exception:
-        """What an error means that came first, or after events that hold no part of an answer as it should be."""
-        used: Usage | None = None
-        for event in events:
-            used = usage.larger(used, self._hold.reported(event.data or {}))
-        if used is None and any(event.text_bytes for event in events[:-1]):
-            self._count_first()
-            return ProviderError(UPSTREAM_CUT, "The model's API broke its answer off.", sent=True)
-        return ErrorInstead(stated, used)
+    def _instead(self, stated: StatedError) -> ErrorInstead:
+        """An error that came first, or after events that hold no part of an answer as it should be.
+
+        What came with it counts as well, before it or behind.
+        """
+        whole_answers.count_events([*self._first, *self._last_events()], self._hold, self._told)
+        if self._unread.strip():
+            self._told.took_unread()
+        return ErrorInstead(stated, self._told)
 
     def _unreadable(self) -> ProviderError:
         """Why an answer that ended in good order holds nothing of a stream."""

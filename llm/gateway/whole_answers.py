@@ -18,7 +18,8 @@ from llm.providers import Answer, ProviderError
 from llm.providers.http import endless
 from llm.rules import joined_events, refusal_words, shown_work, sse, usage
 from llm.rules.answers import as_json, read_json, without_vectors
-from llm.rules.shown_work import ShownWork
+from llm.rules.shown_work import Asked, ShownWork
+from llm.rules.stated_errors import error_in
 from llm.rules.stream_usage import StreamUsage
 from llm.rules.tool_calls import with_text_arguments
 
@@ -65,9 +66,14 @@ async def read(answer: Answer, share: Share, turn: Turn, *, most_bytes: int) -> 
     return data, broken
 
 
-def count_work(said: Mapping[str, Any], hold: Hold) -> tuple[Usage | None, ShownWork]:
-    """Count what an error shows of work before it. What it says was used, and the rest of what it shows."""
-    work = shown_work.of(said)
+def count_work(
+    said: Mapping[str, Any], hold: Hold, *, asked: Asked | None = None, is_answer: bool = False
+) -> tuple[Usage | None, ShownWork]:
+    """Count what an error shows of work before it. What it says was used, and the rest of what it shows.
+
+    See `shown_work.of`.
+    """
+    work = shown_work.of(said, asked=asked, is_answer=is_answer)
     hold.count.keeps(work.text_bytes)
     used = reduce(usage.larger, map(hold.reported, work.counts), None)
     return used, work
@@ -94,6 +100,14 @@ async def read_events(data: bytes, hold: Hold, turn: Turn, *, answers: int) -> S
     return await turn.work(len(data), reading.finish)
 
 
+def count_events(events: Iterable[sse.Event], hold: Hold, told: StreamUsage) -> None:
+    """Count events of which nobody has seen when they came. What an error says is none of an answer's text."""
+    for event in events:
+        text_bytes = len(event.unread) if error_in(event.data) else event.text_bytes
+        hold.count.came(event, text_bytes=text_bytes)
+        told.took(event, hold.reported(event.data or {}), text_bytes=text_bytes)
+
+
 class _Reading:
     """A body that is a stream, as it is read."""
 
@@ -117,8 +131,8 @@ class _Reading:
         if answer is None:
             return None
         self._hold.count.broke(unread)
-        # It may be text, written after the last usage.
-        self._told.is_last_word = self._told.is_last_word and not unread.strip()
+        if unread.strip():
+            self._told.took_unread()
         return Streamed(answer, self._told, is_over=self._told.have_ended or self._is_done)
 
     def _take(self, events: Iterable[sse.Event]) -> None:
@@ -127,11 +141,8 @@ class _Reading:
             self._came.append(event)
         if not self._joined.has_begun:
             return
-        for event in self._came:
-            text_bytes = event.text_bytes
-            self._hold.count.came(event, text_bytes=text_bytes)
-            self._told.took(event, self._hold.reported(event.data or {}), text_bytes=text_bytes)
-            self._is_done = self._is_done or event.done
+        count_events(self._came, self._hold, self._told)
+        self._is_done = self._is_done or any(event.done for event in self._came)
         self._came.clear()
 
 

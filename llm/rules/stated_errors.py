@@ -59,6 +59,8 @@ _OF_THE_REQUEST = (
         ),
     ),
 )
+# What a sentence quotes, from its first mark to its last: whoever asked, or had the model write, decides what it says.
+_QUOTED = re.compile(r"(?<!\w)(['\"`]).*\1|\{.*\}", re.S)
 # By these the fault is not the request's, whatever a sentence says.
 _SERVERS = re.compile(r"server|internal|api_error|model_error|upstream|provider")
 UNKNOWN = 502
@@ -105,4 +107,5 @@ def _status_of_sentence(message: str, words: list[str]) -> int:
         return UNKNOWN
     is_servers = any(_SERVERS.search(word) for word in words)
     meanings = _SENTENCES if is_servers else _SENTENCES + _OF_THE_REQUEST
-    return next((status for status, pattern in meanings if pattern.search(message)), UNKNOWN)
+    words_of_its_own = _QUOTED.sub("", message)
+    return next((status for status, pattern in meanings if pattern.search(words_of_its_own)), UNKNOWN)

@@ -57,8 +57,8 @@ class StreamCount:
         self._shows_all = shows_all
         self.most_tokens = quote.answers * (quote.max_tokens or 0)
         self.arrived_bytes = 0
-        # Whether anything of it shows an answer: what does not may be a page, a log, or a list of whatever.
-        self._is_answer = False
+        # Whether any of it was read as an answer: what was not may be a page, a log, or the request again.
+        self.is_answer = False
         # Of what arrived, what the model has certainly written if it is one.
         self.written_bytes = 0
         self._frame_bytes = FRAME_BYTES
@@ -83,7 +83,7 @@ class StreamCount:
         `seconds`: after the first part.
         """
         self.arrived_bytes += more_bytes
-        self._is_answer = self._is_answer or (isinstance(answer, dict) and "choices" in answer)
+        self.is_answer = self.is_answer or bool(sse.choices_of(answer))
         self._note_written(answer)
         self._calls += sse.begun_calls(answer)
         self.passed(seconds)
@@ -121,22 +121,18 @@ class StreamCount:
     def came(self, event: sse.Event, *, text_bytes: int, seconds: float = 0.0) -> None:
         """An event of the answer has come, with so many bytes of text; `seconds`: after the first one."""
         self.arrived(text_bytes, event.data, seconds=seconds)
-        self._note_sign(event.raw)
         self._note_unread(event.unread, most_bytes=_MOST_OF_EVENT)
 
     def broke(self, data: bytes) -> None:
         """Bytes of it have come that nobody can read as they are: all of them may be text."""
         self.arrived(len(data))
-        self._note_sign(data)
         self._note_unread(data, is_whole=True)
-
-    def _note_sign(self, data: bytes) -> None:
-        self._is_answer = self._is_answer or unreadable.shows_answer(_value_of(data.strip()))
 
     def _note_unread(self, data: bytes, *, most_bytes: int = unreadable.MOST_READ, is_whole: bool = False) -> None:
         """What such bytes hold, read as far as they go, was certainly written, and what nobody can read at all."""
         if not self._writes_nothing and (data := _value_of(data.strip())):
             found, unread_bytes = unreadable.readable(data, most_bytes=most_bytes)
+            self.is_answer = self.is_answer or unreadable.is_answer(found)
             before_bytes, beyond_bytes = self._taken_bytes, max(0, len(data) - most_bytes)
             # Without answers in it, it is one by itself, or a part: nobody else writes what cannot be read.
             self._note_written(found if sse.choices_of(found) else {"choices": [found]})
@@ -149,7 +145,6 @@ class StreamCount:
     def keeps(self, text_bytes: int) -> None:
         """So much was written that has no place in what is passed on, or waits to be passed on as a whole."""
         self.arrived_bytes += text_bytes
-        self._is_answer = self._is_answer or text_bytes > 0
         self._wrote(text_bytes)
 
     def end_untold(self) -> None:
@@ -191,8 +186,8 @@ class StreamCount:
 
     @property
     def shown_tokens(self) -> int:
-        """What the model has certainly written: no token is longer. Nothing where nothing shows an answer."""
-        return -(-self.written_bytes // LONGEST_TOKEN_BYTES) if self._is_answer else 0
+        """What the model has certainly written: no token is longer. Nothing where nothing was read as an answer."""
+        return -(-self.written_bytes // LONGEST_TOKEN_BYTES) if self.is_answer else 0
 
     @property
     def overrun_tokens(self) -> int:

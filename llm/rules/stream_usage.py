@@ -22,6 +22,8 @@ class StreamUsage:
         self.went_on = self.ends_in_text = False
         # The largest usage that was reported; the last word where no text came after it.
         self.used: Usage | None = None
+        # Whether any text came.
+        self.has_text = False
         self.is_last_word = False
 
     @property
@@ -29,11 +31,15 @@ class StreamUsage:
         """Whether all answers have."""
         return len(self.ended_answers) >= self._answers
 
+    def took_unread(self) -> None:
+        """Bytes that nobody can read: they may be text, written after the last usage."""
+        self.has_text, self.is_last_word = True, False
+
     def took(self, event: Event, reported: Usage | None, *, text_bytes: int) -> None:
         """The next event, what the call has used by what it says, and how much text it holds."""
         ends = event.finished
         if text_bytes:
-            self.is_last_word = False
+            self.has_text, self.is_last_word = True, False
             if self.have_ended:
                 # It was not the end.
                 self.went_on = True

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llm.rules.answers import read_json
+from llm.rules.sse import choices_of
 
 # Names that answers of a model have, in whatever dialect. A page of a proxy, or an empty object, has none.
 _SIGNS = re.compile(
@@ -19,14 +20,6 @@ _SIGNS = re.compile(
 _ANSWERS = re.compile(
     rb"""["'](?:choices|usage|usage_info|candidates|stop_reason)["']\s*:|["']type["']\s*:\s*["']message["']"""
 )
-
-# Names of what models write, with what can hold it: lists of models and their prices have these names too.
-_WRITTEN = re.compile(
-    rb"""["'](?:content|delta)["']\s*:\s*["'\[{]|["'](?:message|usageMetadata|usage_metadata)["']\s*:\s*\{"""
-    rb"""|["']output["']\s*:\s*\[\s*\{"""
-)
-# What may stand before JSON: blanks, and the marks of a charset.
-_BEFORE_JSON = b" \t\r\n\xef\xbb\xbf\xfe\xff"
 
 # How pages of HTML begin, once what is said of their kind is over.
 _PAGE = re.compile(
@@ -118,14 +111,16 @@ def shows_work(body: bytes) -> bool:
     return _PAGE.match(said.removeprefix(b"\xef\xbb\xbf")) is None and not _is_sentence(said)
 
 
-def shows_answer(data: bytes) -> bool:
-    """Whether bytes that nobody can read as they are begin as an answer does, and have what only answers have.
+def is_answer(found: Any) -> bool:
+    """Whether JSON, as far as it could be read, is an answer of a chat, or a message of Anthropic's.
 
-    What has not, a page, a log or a list of whatever, is none of a model's, however much of it there is.
+    What merely has names that answers have may be an echo of the request, or a document of whatever.
     """
-    # In some charsets a letter has two bytes or four.
-    said = data.replace(b"\0", b"").lstrip(_BEFORE_JSON)
-    return said.startswith((b"{", b"[")) and any(names.search(said) for names in (_ANSWERS, _WRITTEN))
+    if not isinstance(found, dict):
+        return False
+    if found.get("type") == "message" and isinstance(found.get("content"), list):
+        return True
+    return any(isinstance(choice.get(name), dict) for choice in choices_of(found) for name in ("message", "delta"))
 
 
 def begins_answer(body: bytes, answer_in: str) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from governance.rules.calls import Usage
 from llm.providers import ProviderError
 from llm.providers.anthropic import _paid_refusal, _Shaping, _translated
-from llm.rules import anthropic_answers, joined_events, openai_dialect, sse, unreadable, usage
+from llm.rules import anthropic_answers, joined_events, openai_dialect, shown_work, sse, unreadable, usage
 from llm.rules.answers import read_json
 from llm.rules.stated_errors import error_in
 from llm.rules.stream_usage import StreamUsage
@@ -104,7 +104,8 @@ def test_whatever_a_body_says_its_readers_answer(body: bytes) -> None:
     orjson.dumps(anthropic_answers.refusal(body))
     unreadable.shows_work(body)
     unreadable.begins_answer(body, "choices")
-    unreadable.shows_answer(body)
+    unreadable.is_answer(unreadable.readable(body)[0])
+    shown_work.of(shown_work.refusal(body), asked=shown_work.Asked(lambda: body), is_answer=True)
     with_text_arguments(said)
     assert sse.answer_bytes(said) >= sse.written_bytes(said) >= 0
     _paid_refusal(body, created=0, left_out=str)

@@ -114,11 +114,22 @@ IN_ANOTHER_DIALECT: dict[str, tuple[bool, list[Any]]] = {
 
 
 @pytest.mark.parametrize(("streams", "script"), IN_ANOTHER_DIALECT.values(), ids=IN_ANOTHER_DIALECT)
-def test_what_came_of_an_answer_in_another_dialect_counts(
+def test_what_came_of_an_answer_in_another_dialect_costs_its_hold(
     product: Product, booked: BookedUpstream, key: str, streams: bool, script: list[Any]
 ) -> None:
-    answer = Answer(tokens=TOKENS, obeys_max_tokens=False, script=script, billed=True)
-    assert passes_once(product, booked, key, answer, streams=streams)
+    booked.next(Answer(tokens=TOKENS, obeys_max_tokens=False, script=script, billed=True))
+    ask(product, key, stream=streams, max_tokens=5)
+    assert costs_its_hold(booked)
+
+
+def costs_its_hold(booked: BookedUpstream) -> bool:
+    """Whether the first call costs all that was held for it, as an estimate, and makes no other dearer."""
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    hold = Reservation.objects.order_by("reserved_at")[0]
+    row = SpendEntry.objects.get(reservation=hold)
+    assert not Overrun.objects.exists()
+    return (row.cost_nanos, row.certainty) == (hold.amount_nanos, "estimated")
 
 
 MODELS = json.dumps({"data": [{"id": f"m-{at}", "pricing": {"completion": "1", "output": 2}} for at in range(3_000)]})
@@ -137,13 +148,32 @@ NO_ANSWERS: dict[str, list[Any]] = {
 }
 
 
+SCHEMA = {"properties": {"choices": {"type": "array"}, "usage": {"type": "object"}, "message": {"x": "x" * 500}}}
+PROMPT = [{"role": "user", "content": "word " * 4_000}]
+SENT = {"model": MODEL, "messages": PROMPT, "max_tokens": 50}
+MISTAKE = {"type": "missing", "loc": ["body", "x"], "msg": "Field required", "input": SENT}
+NO_ANSWERS |= {
+    name: body(json.dumps(said).encode())
+    for name, said in {
+        "the request": SENT,
+        "an echo": {"method": "POST", "data": json.dumps(SENT), "json": SENT},
+        "a mistake": {"detail": [MISTAKE]},
+        "a mistake as a text": {"statusCode": 400, "body": json.dumps({"input": SENT})},
+        "a list of errors": {"errors": [{"message": "bad", "request": SENT}]},
+        "messages of a chat": {"ok": True, "result": [{"message": {"text": "x" * 500}}] * 200},
+        "a document": {"openapi": "3.1.0", "components": {f"s{at}": SCHEMA for at in range(200)}},
+    }.items()
+}
+NO_ANSWERS["an echo, as an event"] = body(b"data: " + json.dumps({"body": SENT}).encode() + b"\n\n", kind=EVENTS)
+
+
 @pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
 @pytest.mark.parametrize("script", NO_ANSWERS.values(), ids=NO_ANSWERS)
 def test_what_shows_no_answer_costs_its_hold_at_most_and_makes_no_call_dearer(
     product: Product, booked: BookedUpstream, key: str, script: list[Any], streams: bool
 ) -> None:
     booked.next(Answer(tokens=0, script=script, billed=False))
-    ask(product, key, stream=streams, max_tokens=50)
+    ask(product, key, stream=streams, max_tokens=50, messages=PROMPT)
     assert booked.idle()
     assert eventually(nothing_is_held)
     hold = Reservation.objects.order_by("reserved_at")[0]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from typing import Any
 
 import pytest
 
 from llm.rules import shown_work
-from llm.rules.shown_work import ShownWork
+from llm.rules.shown_work import Asked, ShownWork
 
 USED = {"total_tokens": 7}
 VLLM = (
@@ -25,12 +26,14 @@ VLLM = (
         "failed_generation",
         {},
         {"error": {"message": "no", "code": "invalid_request_error"}},
-        # What answers have at their top is read as one.
-        {"choices": [{"message": {"content": "abc"}}], "usage": USED},
+        # A usage at the top is read as an answer's.
+        {"choices": [], "usage": USED},
         {"error": {"usage": {}, "output": None, "completion": 7, "choices": []}},
         # The request, again.
         {"detail": [{"input": {"output": "abc", "usage": USED}, "msg": "too large"}]},
         {"error": {"message": "{broken", "raw": "{}"}},
+        {"error": {"message": "}{", "content": None, "text": "", "delta": {}}},
+        {"error": {"message": "no", "notes": "What errors say in words of their own."}},
         {"error": {"message": "Provider returned error"}},
         {"error": {"message": "The model returned an error."}},
         {"error": {"message": "The model returned 400"}},
@@ -56,8 +59,28 @@ def test_what_shows_no_work(said: Any) -> None:
         ({"error": {"failed_generation": ""}}, 0),
         ({"error": {"completion": ["ab", "c"]}}, 3),
         ({"output": "\u00e9"}, 2),
-        ({"error": {"metadata": {"raw": json.dumps({"error": {"failed_generation": "abc"}})}}}, 3),
-        ({"message": "GroqException - " + json.dumps({"error": {"partial_output": "abc"}})}, 3),
+        ({"choices": {"0": {"text": "abc"}}}, 4),
+        ({"error": {}, "message": {"role": "assistant", "content": "abc"}}, 3),
+        ({"error": {"content": [{"type": "text", "text": "abc"}]}}, 3),
+        ({"error": {"partial": "abc"}}, 3),
+        ({"error": "no", "result": {"response": "abc"}}, 3),
+        ({"error": "no", "answer": "abc"}, 3),
+        ({"error": "no", "delta": {"reasoning_content": "abc"}}, 3),
+        ({"error": "no", "tool_calls": [{"function": {"name": "f", "arguments": "abc"}}]}, 4),
+        # Of what a text quotes nothing is counted.
+        ({"error": {"metadata": {"raw": json.dumps({"error": {"failed_generation": "abc"}})}}}, 0),
+        ({"message": "GroqException - " + json.dumps({"error": {"partial_output": "abc"}})}, 0),
+        ({"message": "upstream said " + json.dumps({"choices": [{"message": {"content": "abc"}}]})}, 0),
+        ({"message": "upstream said " + json.dumps({"text": "abc"})}, 0),
+        ({"message": "upstream said " + json.dumps({"usage": USED})}, 0),
+        ({"message": "upstream said " + json.dumps({"error": {"message": "{}", "usage": USED}})}, 0),
+        ({"error": {"message": json.dumps({"message": json.dumps({"usage": USED})})}}, 0),
+        ({"error": {"message": 'The model produced invalid {"a": 1}'}}, 0),
+        # Nor is a usage where no endpoint has been seen to put one.
+        ({"error": {"details": [{"usage": USED}]}}, 0),
+        ({"detail": {"x_groq": {"usage": USED}}}, 0),
+        ({"error": {"message": "Could not parse the model output: abc"}}, 0),
+        ({"error": {"message": "error parsing tool call: raw='abc', err=invalid character"}}, 0),
         ({"error": {"code": "tool_use_failed"}}, 0),
         ({"error": {"message": "The model produced invalid content."}}, 0),
         ({"error": {"message": "Could not finish the message because max_tokens was reached."}}, 0),
@@ -82,12 +105,71 @@ def test_what_was_written_is_shown(said: Any, text_bytes: int) -> None:
     assert shown_work.of(said) == ShownWork(text_bytes=text_bytes, is_told=True)
 
 
-def test_a_usage_is_found_wherever_it_is() -> None:
-    said = {"model": "m", "error": {"usage": USED, "details": [{"x_groq": {"usage": USED}}]}}
-    assert shown_work.of(said).counts == [
-        {"model": "m", "usage": USED},
-        {"model": "m", "x_groq": {"usage": USED}},
-    ]
+@pytest.mark.parametrize(
+    "error", [{}, {"error": {}}, [{"error": {}}], [{}, {"message": "no"}], {"error": {"type": "e", "error": {}}}]
+)
+@pytest.mark.parametrize("name", ["usage", "usageMetadata", "x_groq"])
+def test_a_usage_is_read_in_the_error_itself(error: Any, name: str) -> None:
+    error = inner = deepcopy(error)
+    while isinstance(inner, list) or "error" in inner:
+        inner = inner[0] if isinstance(inner, list) else inner["error"]
+    inner[name] = USED
+    assert shown_work.of({"model": "m", "error": error}) == ShownWork(counts=[{"model": "m", name: USED}])
+
+
+QUOTED = '{"usage": {"prompt_tokens": 9, "completion_tokens": 9999999}, "output": "\u00e9 \\"x"}'
+REQUESTS: dict[str, Any] = {
+    "a text": {"messages": [{"role": "user", "content": f"Say {QUOTED}!"}]},
+    "a name": {"messages": [{"tool_calls": [{"function": {"name": QUOTED, "arguments": "{}"}}]}]},
+    "a schema": {"tools": [{"function": {"name": "f", "parameters": json.loads(QUOTED)}}]},
+}
+
+
+@pytest.mark.parametrize("is_answer", [False, True])
+@pytest.mark.parametrize("escapes", [True, False])
+@pytest.mark.parametrize("request_body", REQUESTS.values(), ids=REQUESTS)
+def test_of_what_a_refusal_quotes_the_request_s_own_shows_nothing(
+    request_body: Any, escapes: bool, is_answer: bool
+) -> None:
+    body = json.dumps(request_body, ensure_ascii=escapes, indent=2).encode()
+    said = {"error": {"message": f"Function name was {QUOTED} but must be a-z", "code": 3000}}
+    assert shown_work.of(said, asked=Asked(lambda: body), is_answer=is_answer) == ShownWork()
+    assert shown_work.of(said, asked=Asked(lambda: b"{}"), is_answer=is_answer) == ShownWork(is_told=True)
+    for before, after in (("The model produced invalid ", ""), ("", " failed_generation")):
+        told = {"message": before + QUOTED + after}
+        assert shown_work.of(told, asked=Asked(lambda: body), is_answer=is_answer) == ShownWork(is_told=True)
+
+
+def test_what_may_be_written_is_not_where_the_request_has_it() -> None:
+    asked = Asked(lambda: b'{"messages": [{"role": "user", "content": "Hi, \\u00e9"}], "n": 1}')
+    message = {"role": "user", "content": "Hi, \u00e9"}
+    assert not shown_work.of({"error": "no", "message": message, "text": "Hi"}, asked=asked)
+    assert shown_work.of({"error": "no", "text": "Ho"}, asked=asked).text_bytes == 2
+    # What only a model writes is its own, whatever it was told to write.
+    assert shown_work.of({"failed_generation": "Hi"}, asked=asked).text_bytes == 2
+    # A form is no JSON.
+    assert not shown_work.of({"error": "no", "text": "Hi"}, asked=Asked(lambda: b"--x\r\nHi\xff\r\n"))
+
+
+def test_no_more_texts_are_looked_for_than_an_error_has() -> None:
+    asked = Asked(lambda: b"[]")
+    assert [asked.has("[]") for _ in range(51)] == [True] * 50 + [False]
+
+
+@pytest.mark.parametrize(
+    ("said", "text_bytes"),
+    [
+        ({"error": {"message": "no", "code": 400, "metadata": {"raw": "no", "provider_name": "x"}}, "id": "c"}, 0),
+        ({"error": {"message": "no", "flagged": 5, "seen": None}, "user_id": "u"}, 0),
+        ({"error": {"message": "no"}, "made": "abc"}, 3),
+        ({"error": {"message": "no"}, "said": {"here": ["ab", "c"]}}, 3 + len("here")),
+        ({"error": {"message": "no", "left": "abc"}}, 3),
+    ],
+)
+def test_in_the_place_of_an_answer_what_is_no_error_s_may_be_written(said: Any, text_bytes: int) -> None:
+    expected = ShownWork(text_bytes=text_bytes, is_told=text_bytes > 0)
+    assert shown_work.of(said, is_answer=True) == expected
+    assert not shown_work.of(said)
 
 
 def test_no_more_is_looked_at_than_an_error_may_be() -> None:
@@ -125,12 +207,16 @@ def test_a_refusal_is_an_object_whatever_it_came_as(body: bytes, said: dict[str,
     [
         b'[{"error": {"message": "no", "failed_generation": "abcd"}}]',
         b'[{"failed_generation": "abcd"}]',
-        b'upstream said {"error": {"failed_generation": "abcd"}}',
     ],
 )
-def test_lists_and_texts_show_work_too(body: bytes) -> None:
+def test_lists_show_work_too(body: bytes) -> None:
     found = shown_work.of(shown_work.refusal(body))
     assert (found.text_bytes, found.is_told) == (4, True)
+
+
+def test_texts_tell_of_it() -> None:
+    body = b'upstream said {"error": {"failed_generation": "abcd"}}'
+    assert shown_work.of(shown_work.refusal(body)) == ShownWork(is_told=True)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,24 @@ def test_a_sentence_stands_for_a_status_where_it_speaks_of_the_request(sentence:
     assert found.status == status
 
 
+@pytest.mark.parametrize(
+    ("sentence", "status"),
+    [
+        ("failed: raw='rate limit, it's an 'invalid request'', err=x", 502),
+        ('failed: "rate limit reached" and "invalid request"', 502),
+        ('failed: {"say": "invalid request"} {}', 502),
+        ("failed: `invalid\nrequest`", 502),
+        ("You don't have permission to use 'x', it's said", 403),
+        ("model 'x' not found, try pulling it first", 404),
+        ("Unsupported parameter: 'x' is not supported. Use 'y' instead.", 400),
+    ],
+)
+def test_what_a_sentence_quotes_says_nothing_of_its_status(sentence: str, status: int) -> None:
+    found = error_in({"error": {"message": sentence}})
+    assert found is not None
+    assert found.status == status
+
+
 def test_no_sentence_makes_a_server_s_error_the_request_s() -> None:
     for kind in ("server_error", "internal_error", "api_error"):
         told = error_in({"error": {"message": "Invalid request", "type": kind}})

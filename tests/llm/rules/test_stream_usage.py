@@ -43,6 +43,16 @@ def test_text_after_all_have_ended_says_that_it_was_no_end() -> None:
     assert not told.have_ended
 
 
+def test_text_came_whether_anybody_can_read_it_or_not() -> None:
+    told = StreamUsage(1)
+    told.took(event(), used(9), text_bytes=0)
+    assert (told.has_text, told.is_last_word) == (False, True)
+    told.took_unread()
+    assert (told.has_text, told.is_last_word) == (True, False)
+    told.took(event(), used(9), text_bytes=0)
+    assert (told.has_text, told.is_last_word) == (True, True)
+
+
 def test_what_came_from_a_cache_may_be_told_at_the_end_alone() -> None:
     told = StreamUsage(1)
     for cached_tokens in (0, 0, 8):

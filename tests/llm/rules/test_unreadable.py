@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llm.rules.unreadable import begins_answer, readable, shows_answer, shows_work
+from llm.rules.unreadable import begins_answer, is_answer, readable, shows_work
 
 
 @pytest.mark.parametrize(
@@ -86,25 +86,15 @@ def test_half_a_body_under_an_errors_status_is_an_answer_where_a_name_of_one_sho
 @pytest.mark.parametrize(
     "data",
     [
-        b'{"id": "c", "choices" : "x',
-        b"[{'usage': 1",
-        b'{"candidates": [',
-        b'{"stop_reason": null',
-        b'{"type": "message", "ro',
-        b'{"delta": {"text": "',
-        b'{"content": "x',
-        b'{"a": {"content": [',
-        b'{"message": {"role": ',
-        b'{"usageMetadata": {',
-        b'{"usage_metadata": {',
-        b'{"output": [ {"type',
-        b'\xef\xbb\xbf \r\n\t{"choices": [',
-        '{"choices": ['.encode("utf-16"),
-        '{"choices": ['.encode("utf-32-be"),
+        b'{"id": "c", "choices" : [{"message": {"role": "as',
+        b'{"choices": [{"index": 0, "delta": {"content": "x',
+        b'{"choices": ["x", {"message": {}}]}',
+        b'{"id": "m", "type": "message", "content": [{"type": "te',
+        b'{"content": [], "type": "message"}',
     ],
 )
-def test_an_answer_shows_by_names_that_only_answers_have(data: bytes) -> None:
-    assert shows_answer(data) is True
+def test_what_has_answers_in_their_place_is_an_answer(data: bytes) -> None:
+    assert is_answer(readable(data)[0]) is True
 
 
 @pytest.mark.parametrize(
@@ -112,17 +102,24 @@ def test_an_answer_shows_by_names_that_only_answers_have(data: bytes) -> None:
     [
         b"",
         b"{}",
-        b'{"data": [{"id": "m", "pricing": {"completion": "0.1", "output": 0.2}}]}',
-        b'{"modalities": {"output": ["text"]}, "content": 5, "delta": null, "message": "x"}',
-        b'{"say": "the \\"choices\\": of',
-        # It begins otherwise, whatever it has inside.
-        b'<html><script>{"choices": [',
-        b'INFO {"choices": [',
-        b"\"{'choices': [",
+        b'"choices"',
+        # The request again, as echoes and validators give it back.
+        b'{"body": {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}, "method": "POST"}',
+        b'{"model": "m", "messages": [{"role": "user", "content": "Hi"}], "message": {"content": "x"}}',
+        b'{"detail": [{"loc": ["body"], "input": {"choices": [{"message": {}}]}}]}',
+        # Names of an answer in a document, and in lists of whatever.
+        b'{"openapi": "3.1.0", "components": {"choices": {"type": "array"}, "usage": {"type": "object"}}}',
+        b'[{"choices": [{"message": {"content": "x"}}]}]',
+        b'{"choices": ["x", 5, null], "usage": {"total_tokens": 5}}',
+        b'{"choices": [{"message": "x", "text": "y"}]}',
+        b'{"choices": {"0": {"message": {}}}}',
+        b'{"type": "message", "content": "x"}',
+        b'{"type": "text", "content": []}',
+        b'<html><script>{"choices": [{"message": {}}]}',
     ],
 )
-def test_what_begins_otherwise_or_has_other_names_shows_none(data: bytes) -> None:
-    assert shows_answer(data) is False
+def test_what_merely_has_names_that_answers_have_is_none(data: bytes) -> None:
+    assert is_answer(readable(data)[0]) is False
 
 
 WHOLE = rb'{"a": [1.5, true, null, "x\\y\"z", "\u00e9"], "b": {"c": -12}, "d": "end"}'

@@ -1,0 +1,210 @@
+"""Refusals that quote what was asked or written, and errors in a 200 with text beside them: what they cost, and whom.
+
+What stands in a refusal's texts is decided by whoever asks, or has a model write. It is nobody's usage, lowers no
+charge, and makes no model dear for others.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.answers import Answer
+from benchmarks.own_books import BookedUpstream
+from governance.models import Alert, Overrun, SpendEntry
+from tests import factories as make
+from tests.llm.gateway.test_against_books import ask, ledger_nanos
+from tests.llm.gateway.test_beyond_bounds import body, costs_its_hold
+from tests.llm.gateway.test_chat import nothing_is_held
+from tests.llm.gateway.test_odd_answers import CLOSES, DONE, event, text
+from tests.product import Product, eventually
+
+WORDS = "word " * 300
+# Beyond what any call has.
+CLAIM = '{"usage":{"prompt_tokens":9,"completion_tokens":9999999},"output":"' + WORDS + '"}'
+CALLED = {"id": "abcdefghi", "type": "function", "function": {"name": CLAIM, "arguments": "{}"}}
+HISTORY = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "", "tool_calls": [CALLED]},
+    {"role": "tool", "tool_call_id": "abcdefghi", "name": "f", "content": "x"},
+]
+MUST_BE = f"Function name was {CLAIM} but must be a-z, A-Z, 0-9, or contain underscores and dashes"
+FLAGGED = {"message": "Your input was flagged", "code": 403, "metadata": {"flagged_input": CLAIM[:100]}}
+MISTAKE = {"type": "value_error", "loc": ["body", "messages", 0], "msg": f"Value error, {CLAIM}", "input": CLAIM}
+QUOTING: dict[str, tuple[int, Any]] = {
+    "a function's name": (400, {"object": "error", "message": MUST_BE, "type": "invalid_request_error"}),
+    "an input": (403, {"error": FLAGGED}),
+    "an input in a 200": (200, {"error": FLAGGED}),
+    "a mistake": (422, {"detail": [MISTAKE]}),
+    "a message": (400, {"error": {"message": "no role"}, "message": HISTORY[0]}),
+}
+
+
+@pytest.fixture
+def key(product: Product) -> str:
+    make.budget("0.05")
+    return product.key()
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize(("status", "said"), QUOTING.values(), ids=QUOTING)
+def test_a_refusal_that_quotes_its_request_costs_nothing_and_tells_nothing_of_its_model(
+    product: Product, booked: BookedUpstream, key: str, status: int, said: Any, streams: bool
+) -> None:
+    booked.usual = Answer(tokens=0, billed=False, script=body(json.dumps(said).encode(), status=status))
+    ask(product, key, stream=streams, max_tokens=20, messages=HISTORY)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() == 0
+    assert not Overrun.objects.exists()
+    assert not Alert.objects.filter(kind__in=["usage_implausible", "model_overrun"]).exists()
+
+
+@pytest.mark.parametrize("likes", ["anthropic", "openai_compatible"], indirect=True)
+def test_nor_does_one_of_another_dialect(product: Product, booked: BookedUpstream, likes: str) -> None:
+    before = ledger_nanos()
+    said = {"type": "error", "error": {"type": "invalid_request_error", "message": f"tools.0: {CLAIM} must match"}}
+    booked.usual = Answer(tokens=0, billed=False, script=body(json.dumps(said).encode(), status=400))
+    question = [{"role": "user", "content": CLAIM}]
+    status, told = ask(product, likes, stream=False, model="likes/m", max_tokens=20, messages=question)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert (status, ledger_nanos()) == (400, before)
+    assert json.loads(told)["error"]["message"] == said["error"]["message"]
+    assert not Overrun.objects.exists()
+
+
+def wrote(tokens: int) -> str:
+    """What a model was told to write: it begins with a usage."""
+    return f'{{"usage":{{"prompt_tokens":4,"completion_tokens":{tokens}}}}} ' + WORDS
+
+
+RAW = {"message": f"error parsing tool call: raw='{wrote(8)}', err=invalid character", "type": "api_error"}
+WRITTEN: dict[str, tuple[int, Any]] = {
+    "Ollama's": (500, {"error": RAW}),
+    "in a 200": (200, {"error": RAW}),
+    "TGI's": (424, {"error": f"Request failed during generation: {wrote(8)}", "error_type": "generation"}),
+    "vLLM's": (400, {"object": "error", "message": f"Could not parse the model output: {wrote(8)}", "code": 400}),
+    "Groq's": (400, {"error": {"message": f"no: {wrote(8)}", "failed_generation": wrote(8)}}),
+    "beyond all measure": (400, {"error": {"message": f"Tool calls: {wrote(9_999_999)}"}}),
+    "only JSON": (400, {"error": {"message": "no", "metadata": {"raw": '{"choices": [{"message": "Hi"}]}'}}}),
+}
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize(("status", "said"), WRITTEN.values(), ids=WRITTEN)
+def test_a_refusal_that_quotes_what_was_written_costs_its_hold(
+    product: Product, booked: BookedUpstream, key: str, status: int, said: Any, streams: bool
+) -> None:
+    booked.next(Answer(tokens=300, billed=True, script=body(json.dumps(said).encode(), status=status)))
+    ask(product, key, stream=streams, max_tokens=500)
+    assert costs_its_hold(booked)
+
+
+ERROR = {"code": 400, "message": "invalid request: bad field", "type": "invalid_request_error"}
+BESIDE: dict[str, Any] = {
+    "a message": {"message": {"role": "assistant", "content": WORDS}},
+    "a content": {"content": [{"type": "text", "text": WORDS}]},
+    "a response": {"result": {"response": WORDS}},
+    "a choice": {"choice": {"message": {"content": WORDS}}},
+    "choices by their names": {"choices": {"0": {"message": {"content": WORDS}}}},
+    "a call": {"tool_calls": [{"function": {"name": "f", "arguments": WORDS}}]},
+    "in the error": {"error": {**ERROR, "partial": WORDS}},
+    "a little usage": {"text": WORDS * 2, "usage": {"prompt_tokens": 4, "completion_tokens": 1, "total_tokens": 5}},
+}
+NOWHERE_KNOWN = {"found": {"here": [WORDS]}}
+
+
+@pytest.mark.parametrize("how", ["plain", "stream", "400"])
+@pytest.mark.parametrize("beside", BESIDE.values(), ids=BESIDE)
+def test_text_beside_an_error_costs_its_hold(
+    product: Product, booked: BookedUpstream, key: str, beside: Any, how: str
+) -> None:
+    data = json.dumps({"error": ERROR, **beside}).encode()
+    booked.next(Answer(tokens=300, billed=True, script=body(data, status=400 if how == "400" else 200)))
+    ask(product, key, stream=how == "stream", max_tokens=400)
+    assert costs_its_hold(booked)
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+def test_in_a_200_it_does_in_whatever_place(product: Product, booked: BookedUpstream, key: str, streams: bool) -> None:
+    booked.next(Answer(tokens=300, script=body(json.dumps({"error": ERROR, **NOWHERE_KNOWN}).encode())))
+    ask(product, key, stream=streams, max_tokens=400)
+    assert costs_its_hold(booked)
+
+
+FAILED = event({"error": ERROR})
+BUSY = event({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+USED = {"prompt_tokens": 14, "completion_tokens": 300, "total_tokens": 314}
+GREW = event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": WORDS}})
+BEGUN = event({"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 4, "output_tokens": 1}}})
+SPOKE = event({"type": "response.output_text.delta", "delta": WORDS})
+LITTLE = event({"usage": {"prompt_tokens": 4, "completion_tokens": 0, "total_tokens": 4}})
+EVENTS: dict[str, bytes] = {
+    "the Responses API's": SPOKE + FAILED,
+    "Anthropic's": GREW + BUSY,
+    "after a usage": BEGUN + GREW + FAILED,
+    "after another": LITTLE + event({"text": WORDS}) + FAILED,
+    "Cohere's": event({"event_type": "text-generation", "text": WORDS}) + FAILED,
+    "Ollama's": event({"message": {"role": "assistant", "content": WORDS}}) + FAILED,
+    "raw": b"data: " + WORDS.encode() + b"\n\n" + FAILED,
+    "a comment": b": " + WORDS.encode() + b"\n\n" + FAILED,
+    "behind the error": FAILED + SPOKE,
+    "half of it behind the error": FAILED + SPOKE[:-9],
+    "with less usage than it is": SPOKE * 4 + LITTLE + FAILED,
+}
+
+
+@pytest.mark.parametrize("how", ["plain", "stream", "400"])
+@pytest.mark.parametrize("events", EVENTS.values(), ids=EVENTS)
+def test_text_before_an_error_costs_its_hold_whoever_asked_for_events(
+    product: Product, booked: BookedUpstream, key: str, events: bytes, how: str
+) -> None:
+    head = CLOSES.replace(b"200 OK", b"400 No") if how == "400" else CLOSES
+    booked.next(Answer(tokens=300, billed=True, script=[head + events, "close"]))
+    ask(product, key, stream=how == "stream", max_tokens=400)
+    assert costs_its_hold(booked)
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize(
+    "events",
+    [
+        SPOKE + event({"usage": USED}) + FAILED,
+        SPOKE + event({"error": ERROR, "usage": USED}),
+        FAILED + text(WORDS) + text("", "stop", usage=USED) + DONE,
+    ],
+)
+def test_a_usage_that_covers_the_text_before_it_is_believed(
+    product: Product, booked: BookedUpstream, key: str, events: bytes, streams: bool
+) -> None:
+    booked.next(Answer(tokens=300, billed=True, script=[CLOSES + events, "close"]))
+    ask(product, key, stream=streams, max_tokens=400)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert (ledger_nanos(), SpendEntry.objects.get().certainty) == (booked.books.spent_nanos, "confirmed")
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize("events", [FAILED, FAILED + DONE, b": wait\n\n" + FAILED, event({"type": "ping"}) + FAILED])
+def test_an_error_alone_costs_nothing(
+    product: Product, booked: BookedUpstream, key: str, events: bytes, streams: bool
+) -> None:
+    booked.next(Answer(tokens=0, billed=False, script=[CLOSES + events, "close"]))
+    ask(product, key, stream=streams, max_tokens=400)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() == 0
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_usage_of_an_error_is_no_overrun_of_its_model(
+    product: Product, booked: BookedUpstream, key: str, status: int
+) -> None:
+    used = {"prompt_tokens": 14, "completion_tokens": 99_999, "total_tokens": 100_013}
+    data = json.dumps({"error": {**ERROR, "usage": used}}).encode()
+    booked.next(Answer(tokens=5, script=body(data, status=status)))
+    ask(product, key, stream=False, max_tokens=5)
+    assert costs_its_hold(booked)
