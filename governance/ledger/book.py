@@ -296,14 +296,6 @@ def run_again(act: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def by_database(now: datetime) -> datetime:
-    """A moment that this process's clock says is now, by the database's, which decides when what is kept takes hold.
-
-    For what is compared and kept, never to be passed to the ledger: it puts `now` right itself.
-    """
-    return now + clock.ask()
-
-
 def dry_run(caller: Caller, call: Call, *, now: datetime) -> Decision:
     """The dry run: what `reserve` would decide now. Nothing is locked or written."""
     batch = Batch((), now)
