@@ -35,12 +35,12 @@ _brief_s: ContextVar[float | None] = ContextVar("_brief_s", default=None)
 
 
 def wait_s() -> float:
-    """How long calls wait for one lock. All of it together is known before whoever waits for the ledger gives up."""
+    """How long calls wait for one lock at most, and how long whoever keeps one has done nothing."""
     return float(settings.LEDGER_DEADLINE_S) / 4
 
 
 def again_s() -> float:
-    """The same for those whom a lock may hold up, as one held up others a moment ago."""
+    """How long the first try waits: others may want what it has meanwhile."""
     return float(settings.LEDGER_DEADLINE_S) / 20
 
 
@@ -51,7 +51,7 @@ def waits_s() -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long the next tries wait for a lock, and until when there are any (monotonic seconds)."""
+    """How long the next tries wait for a lock, and by when all are over (monotonic seconds)."""
 
     waits_s: tuple[float, ...]
     until_s: float
@@ -62,9 +62,9 @@ class Patience:
 
 
 def usually() -> Patience:
-    """Of calls and reports; all of it is over before whoever waits for the ledger gives up."""
+    """Of calls and reports; they are over before whoever waits for the ledger gives up."""
     brief_s = _brief_s.get()
-    return Patience(waits_s() if brief_s is None else (brief_s,), time.monotonic() + 3 * wait_s())
+    return Patience(waits_s() if brief_s is None else (brief_s,), time.monotonic() + 0.9 * settings.LEDGER_DEADLINE_S)
 
 
 def warily() -> Patience:
@@ -131,7 +131,7 @@ def around(
         turns = [([tenant], patience) for tenant in dict.fromkeys(tenants)] if len(free) > 1 else []
     for turn, then in turns:
         mine = [place for place, tenant in enumerate(tenants) if tenant in turn]
-        if mine and then.waits_s and time.monotonic() < patience.until_s:
+        if mine and then.waits_s and time.monotonic() + then.waits_s[0] < patience.until_s:
             done = apply([operations[place] for place in mine], patience=then)
             for place, result in zip(mine, done, strict=True):
                 results[place] = result
