@@ -59,8 +59,10 @@ def carry_out(operation: Act, *, tenant: str, operator: Actor | None, now: datet
     Raises what `ledger.reserve`, `settle`, `extend` and `release` raise.
     """
     if operator is not None:
-        return ledger.try_for(tenant, functools.partial(_audited, operation, operator, now))
-    return ledger.try_for(tenant, functools.partial(_applied, operation, now))
+        act = functools.partial(_audited, operation, operator, now)
+    else:
+        act = functools.partial(_applied, operation, now)
+    return ledger.try_for(tenant, act, needing=operation, now=now)
 
 
 def _applied(operation: Act, now: datetime) -> Any:

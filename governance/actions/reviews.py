@@ -57,10 +57,10 @@ def report(*, report: Record, now: datetime) -> RecordResult | PendingReport:
     """
     act = functools.partial(_report, report, now)
     try:
-        return ledger.try_for(report.caller.tenant, act)
+        return ledger.try_for(report.caller.tenant, act, needing=report, now=now)
     except IntegrityError:
         # Reported by an operator between our look and our insert; the second look finds it.
-        return ledger.try_for(report.caller.tenant, act)
+        return ledger.try_for(report.caller.tenant, act, needing=report, now=now)
 
 
 def settle(*, operation: Settle, tenant: str, now: datetime) -> SettleResult | PendingReport:
@@ -70,7 +70,7 @@ def settle(*, operation: Settle, tenant: str, now: datetime) -> SettleResult | P
     TooManyWaiting, and what `ledger.settle` raises.
     """
     try:
-        return ledger.try_for(tenant, functools.partial(_settle, operation, now))
+        return ledger.try_for(tenant, functools.partial(_settle, operation, now), needing=operation, now=now)
     except AlreadyResolved:
         kept = PendingReport.objects.filter(reservation=operation.reservation_id, cost_nanos=operation.cost_nanos)
         if row := kept.select_related("tenant", "key").first():

@@ -18,10 +18,10 @@ def record(*, report: Record, by: Actor, now: datetime) -> RecordResult:
     """Charge a call made elsewhere, with its audit row; a repeated request id changes nothing and says so."""
     act = functools.partial(_record, report, by, now)
     try:
-        return ledger.try_for(report.caller.tenant, act)
+        return ledger.try_for(report.caller.tenant, act, needing=report, now=now)
     except IntegrityError:
         # Reported by somebody else between our look and our insert; the second look finds it.
-        return ledger.try_for(report.caller.tenant, act)
+        return ledger.try_for(report.caller.tenant, act, needing=report, now=now)
 
 
 @ledger.run_again

@@ -10,7 +10,6 @@ from governance.ledger.book import (
     adjust,
     apply,
     apply_within,
-    by_database,
     change_limit,
     dry_run,
     expire_due,
@@ -30,6 +29,7 @@ from governance.ledger.book import (
     tenants_of,
     try_to_write,
 )
+from governance.ledger.clock import by_database
 from governance.ledger.held_up import try_for
 from governance.ledger.locks import RETRYABLE_SQLSTATES
 from governance.ledger.results import (

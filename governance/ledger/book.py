@@ -104,32 +104,29 @@ class Manner:
 
 
 def apply(
-    operations: Sequence[Operation], *, now: datetime, lock_wait_s: float | None = None, is_again: bool = False
+    operations: Sequence[Operation], *, now: datetime, patience: locks.Patience | None = None, are_held_up: bool = False
 ) -> list[Any]:
     """Carry out operations in one durable transaction; their results, in order.
 
     The result of an operation that failed is its exception, in its place; HeldUp of one that needs what somebody else
-    keeps. Calls and reports wait for a lock so long, see `locks` (None: as long as they may the first time), and once
-    more where nobody keeps it, unless this `is_again`. Raises LedgerUnavailable where the database cannot be reached or
-    does not write, for whatever reason, or others never let it have its windows: then nothing happened, or (after a
-    lost commit) it is not known whether it did, and repeating the same operations is safe: each carries its own id.
+    keeps, see `locks`. Where a lock was in their way a moment ago (`are_held_up`), it is looked first. Raises
+    LedgerUnavailable where the database cannot be reached or does not write, for whatever reason, or others never let
+    it have its windows: then nothing happened, or (after a lost commit) it is not known whether it did, and repeating
+    the same operations is safe: each carries its own id.
     """
     if not operations:
         return []
+    if are_held_up:
+        return _around_locks(operations, now, locks.warily())
+    patience = patience or locks.usually()
     moment = clock.RunningMoment(now)
     try:
-        with locks.waited_for(operations, lock_wait_s):
+        with locks.waited_for(operations, patience.waits_s[0]):
             results, noted = _durably(lambda manner: _run(operations, moment, manner, SHARED))
     except LedgerUnavailable as error:
         if not locks.is_in_the_way(error):
             raise
-        ask = functools.partial(locks.is_of_tenant, error)
-        tenants, is_own, is_kept = _durably(lambda _: (locks.tenants_of(operations), ask(), locks.is_kept()))
-        if not (is_kept or is_again or locks.are_tried_again()):
-            return apply(operations, now=now, is_again=True)
-        with _perhaps_in_part():
-            apart = functools.partial(apply, now=now, lock_wait_s=locks.again_s())
-            return locks.around(operations, tenants, apart, is_own=is_own)
+        return _around_locks(operations, now, patience)
     except Exception as error:
         failure = error
     else:
@@ -138,7 +135,20 @@ def apply(
     if len(operations) == 1:
         return [_durably(lambda _: _explained(operations[0], failure))]
     # One operation broke the whole statement: run each by itself, so that it cannot poison its neighbours.
-    return _one_by_one(operations, now, lock_wait_s)
+    with _perhaps_in_part():
+        return [result for operation in operations for result in apply([operation], now=now, patience=patience)]
+
+
+def _around_locks(operations: Sequence[Operation], now: datetime, patience: locks.Patience) -> list[Any]:
+    with _perhaps_in_part():
+        tenants, taken = _durably(lambda _: locks.look(operations, now))
+        return locks.around(operations, tenants, taken, patience, functools.partial(apply, now=now))
+
+
+def is_kept_from(operation: Operation, *, now: datetime) -> bool:
+    """Whether somebody keeps a row that an operation needs, of its tenant's; raises LedgerUnavailable."""
+    _, taken = _durably(lambda _: locks.look([operation], now))
+    return True in taken.values()
 
 
 def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
@@ -150,7 +160,7 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
     if not transaction.get_connection().in_atomic_block:
         raise RuntimeError("apply_within needs an open transaction")
     try:
-        with locks.waited_for(operations, None), together():
+        with locks.waited_for(operations), together():
             keep_deadlines()
             results, noted = _run(operations, now, Manner(calmly=True))
     except LostWindows as error:
@@ -296,14 +306,6 @@ def run_again(act: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-def by_database(now: datetime) -> datetime:
-    """A moment that this process's clock says is now, by the database's, which decides when what is kept takes hold.
-
-    For what is compared and kept, never to be passed to the ledger: it puts `now` right itself.
-    """
-    return now + clock.ask()
-
-
 def dry_run(caller: Caller, call: Call, *, now: datetime) -> Decision:
     """The dry run: what `reserve` would decide now. Nothing is locked or written."""
     batch = Batch((), now)
@@ -347,7 +349,7 @@ def roll_windows(*, now: datetime, limit: int = 500) -> int:
     Calls do this by themselves when they need a window; this is for the dashboards.
     """
     moment = clock.RunningMoment(now)
-    with locks.waited_for((), None):
+    with locks.waited_for(()):
         return _durably(lambda _: window_rules.roll(Batch((), moment), limit=limit))
 
 
@@ -369,11 +371,6 @@ def _one(operation: Operation, now: datetime) -> Any:
     if isinstance(result, Exception):
         raise result
     return result
-
-
-def _one_by_one(operations: Sequence[Operation], now: datetime, lock_wait_s: float | None) -> list[Any]:
-    with _perhaps_in_part():
-        return [result for operation in operations for result in apply([operation], now=now, lock_wait_s=lock_wait_s)]
 
 
 @contextmanager

@@ -112,3 +112,11 @@ def _note(found: timedelta) -> None:
         log.warning(
             "this machine's clock is %+.1f s off the database's, which decides: mend it", -found.total_seconds()
         )
+
+
+def by_database(now: datetime) -> datetime:
+    """A moment that this process's clock says is now, by the database's, which decides when what is kept takes hold.
+
+    For what is compared and kept, never to be passed to the ledger: it puts `now` right itself.
+    """
+    return now + ask()

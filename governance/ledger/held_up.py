@@ -9,16 +9,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection
+from datetime import datetime
+from typing import TypeVar, cast
 
 from django.db import OperationalError
 
-from governance.ledger import locks
+from governance.ledger import book, locks
+from governance.ledger.operations import Operation
 from governance.ledger.results import HeldUp, LedgerUnavailable
 
-# Between tries: while one waits for the lock, so do all others of the process, and those who want what it has.
-PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+# Until it is looked again whether a tenant's rows are free, which takes a few milliseconds and holds up nobody. Where a
+# try met a lock that no look knows of, others waited with it: so many times as long as that took.
+PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
+PAUSES = 5
 # So long whoever tries one that is due does so alone; what comes of it is mostly known much sooner.
 TRY_S = 2.0
 # One of whom nobody has asked anything for so long is like all others again.
@@ -33,28 +37,24 @@ class HeldUpTenants:
     """Asked and told by the writer's thread, by those of the control plane, and by event loops."""
 
     def __init__(self) -> None:
-        # How often each was tried in vain, and when it is due again (monotonic seconds).
-        self._known: dict[str, tuple[int, float]] = {}
+        # When each is due again (monotonic seconds).
+        self._known: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def learn(self, held_up: Mapping[str, bool], *, tried: str | None) -> None:
-        """Some were held up just now, each by a row of its own (True) or by one that is perhaps not.
+    def learn(self, held_up: Collection[str], *, tried: Collection[str] = (), took_s: float = 0.0) -> None:
+        """Some were held up just now. Those that were `tried`, and are not among them, no longer are.
 
-        One that was `tried`, and is not among them, no longer is. One that several met at once is held up once.
+        To try took so long. One that several met at once is held up once.
         """
+        pause_s = min(LONGEST_PAUSE_S, max(PAUSE_S, PAUSES * took_s)) if tried else PAUSE_S
         with self._lock:
-            for tenant, is_own in held_up.items():
-                if tenant == tried or self.is_due(tenant):
-                    self._note(tenant, is_own)
-            if tried is not None and tried not in held_up:
-                self._clear(tried)
-
-    def _note(self, tenant: str, is_own: bool) -> None:
-        # What all share is soon to be had again: somebody waits with it, and gives it back.
-        tries = self._known.get(tenant, (0, 0.0))[0] + 1 if is_own else 1
-        pause_s = min(LONGEST_PAUSE_S, PAUSE_S * 2 ** (tries - 1))
-        log.warning("a lock holds up %s (try %d), again in %.1f s", tenant or "what has no tenant", tries, pause_s)
-        self._known[tenant] = tries, time.monotonic() + pause_s
+            for tenant in held_up:
+                if tenant not in self._known:
+                    log.warning("a lock holds up %s", tenant or "what has no tenant")
+                if tenant in tried or self.is_due(tenant):
+                    self._known[tenant] = time.monotonic() + pause_s
+            for tenant in set(tried).difference(held_up):
+                self._clear(tenant)
 
     def _clear(self, tenant: str) -> None:
         if self._known.pop(tenant, None):
@@ -62,7 +62,7 @@ class HeldUpTenants:
 
     def due_s(self, tenant: str) -> float:
         """When it is to be tried again, in monotonic seconds; long ago for whom nothing holds up."""
-        return self._known.get(tenant, (0, 0.0))[1]
+        return self._known.get(tenant, 0.0)
 
     def is_due(self, tenant: str) -> bool:
         return self.due_s(tenant) <= time.monotonic()
@@ -73,21 +73,14 @@ class HeldUpTenants:
             if not self.is_due(tenant):
                 return False
             if tenant in self._known:
-                self._known[tenant] = self._known[tenant][0], time.monotonic() + TRY_S
+                self._known[tenant] = time.monotonic() + TRY_S
             return True
-
-    def apart(self, jobs: Sequence[T], tenants: Sequence[str]) -> tuple[list[T], dict[str, list[T]]]:
-        """What is others', and what is of each of them; `tenants` has each job's."""
-        others, theirs, known = list[T](), dict[str, list[T]](), self.names()
-        for job, tenant in zip(jobs, tenants, strict=True):
-            (theirs.setdefault(tenant, []) if tenant in known else others).append(job)
-        return others, theirs
 
     def names(self) -> set[str]:
         """All of them, those that are due too."""
         now = time.monotonic()
         with self._lock:
-            for tenant, (_, due_s) in list(self._known.items()):
+            for tenant, due_s in list(self._known.items()):
                 if due_s + FORGOTTEN_S < now:
                     self._clear(tenant)
             return set(self._known)
@@ -97,20 +90,23 @@ class HeldUpTenants:
 known = HeldUpTenants()
 
 
-def try_for(tenant: str, act: Callable[[], T]) -> T:
+def try_for(tenant: str, act: Callable[[], T], *, needing: Operation, now: datetime) -> T:
     """What an act for one tenant returns, beside the writer and in transactions of its own; raises HeldUp.
 
-    At once where a lock is known to hold the tenant up. Else the act waits for each lock briefly, for it has the
-    platform's window meanwhile, and is done once more where it met one, unless that was expected: others may have
-    waited for the same. Where many want it in turn, and nobody keeps it, its turn is waited for at last.
+    At once where a lock is known to hold the tenant up, or is found to be kept on a row that the operation needs. Else
+    the act waits for each lock briefly, for it has the platform's window meanwhile, and is done again where it met one,
+    unless that was expected: others may have waited for the same, or many want it in turn.
     """
     was_known = tenant in known.names()
     # Of those who ask before it is known, none knows more than the others, or that it is over.
-    tried = tenant if was_known else None
+    tried = [tenant] if was_known else []
     if not known.may_try(tenant):
         raise HeldUp(tenant)
-    met: Exception = HeldUp(tenant)
-    for seconds in _waits_s(was_known=was_known):
+    began_s, met = time.monotonic(), cast(Exception, HeldUp(tenant))
+    is_kept = was_known and book.is_kept_from(needing, now=now)
+    for seconds in locks.waits_s()[: 1 if was_known else None]:
+        if is_kept:
+            break
         try:
             with locks.briefly_waited_for(seconds):
                 done = act()
@@ -118,20 +114,11 @@ def try_for(tenant: str, act: Callable[[], T]) -> T:
             if not locks.is_in_the_way(error):
                 # Whoever was refused by the ledger met no lock; what is wrong with a database tells nothing of locks.
                 if not isinstance(error, (LedgerUnavailable, OperationalError)):
-                    known.learn({}, tried=tried)
+                    known.learn([], tried=tried)
                 raise
-            met = error
+            met, is_kept = error, book.is_kept_from(needing, now=now)
         else:
-            known.learn({}, tried=tried)
+            known.learn([], tried=tried)
             return done
-    known.learn({tenant: locks.is_of_tenant(met)}, tried=tried)
+    known.learn([tenant], tried=tried, took_s=time.monotonic() - began_s)
     raise HeldUp(tenant) from met
-
-
-def _waits_s(*, was_known: bool) -> Iterator[float]:
-    """How long each try waits for a lock."""
-    yield locks.again_s()
-    if not was_known:
-        yield locks.again_s()
-    if not locks.is_kept():
-        yield locks.wait_s()

@@ -1,68 +1,80 @@
 """Locks that somebody else has, as a long act or a hand in psql: they hold up whose rows are locked, and nobody else.
 
 Whatever waits for a lock has others already, the platform's window too. So calls and reports wait briefly, and give all
-back. What waited is then tried tenant by tenant: one of them waits again, and the others go on.
+back. Then it is looked at, with nothing locked that others want, whose rows are taken: those go on whose rows are free,
+and whose rows somebody keeps is not tried at all.
 """
 
 from __future__ import annotations
 
-import re
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import chain
 from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
 
-from governance.ledger import needs, sql
+from governance.ledger import needs, sql, sql_locks
 from governance.ledger import sql_dialect as words
+from governance.ledger.caller_rules import SHARED
 from governance.ledger.operations import Operation, Record, Reserve, Settle
 from governance.ledger.results import HeldUp
+from governance.ledger.rows import hour_of
+from governance.rules.scopes import PLATFORM
 
 # PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
 RETRYABLE_SQLSTATES = ("40P01", "40001")
 # And its lock_not_available.
 _SQLSTATES = ("55P03", *RETRYABLE_SQLSTATES)
-# Where its server says on which row a lock is, whatever its language: (page,place) in relation "name".
-_ROW = re.compile(r'(\(\d+,\d+\)).*"(\w+)"')
 _brief_s: ContextVar[float | None] = ContextVar("_brief_s", default=None)
 
 
 def wait_s() -> float:
-    """How long calls wait for one lock. All of it together is known before whoever waits for the ledger gives up."""
+    """How long calls wait for one lock at most, and how long whoever keeps one has done nothing."""
     return float(settings.LEDGER_DEADLINE_S) / 4
 
 
 def again_s() -> float:
-    """The same for those whom a lock may hold up, as one held up others a moment ago."""
+    """How long the first try waits: others may want what it has meanwhile."""
     return float(settings.LEDGER_DEADLINE_S) / 20
+
+
+def waits_s() -> tuple[float, ...]:
+    """How long each try waits. After three it is known who keeps a lock; a turn among many is waited for at last."""
+    return again_s(), 2 * again_s(), 3 * again_s(), wait_s()
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long the next tries wait for a lock, and by when all are over (monotonic seconds)."""
+
+    waits_s: tuple[float, ...]
+    until_s: float
+
+    def rest(self) -> Patience:
+        """After one of the tries."""
+        return replace(self, waits_s=self.waits_s[1:])
+
+
+def usually() -> Patience:
+    """Of calls and reports; they are over before whoever waits for the ledger gives up."""
+    brief_s = _brief_s.get()
+    return Patience(waits_s() if brief_s is None else (brief_s,), time.monotonic() + 0.9 * settings.LEDGER_DEADLINE_S)
+
+
+def warily() -> Patience:
+    """Of those whom a lock held up a moment ago, once their rows are found to be free: they are tried once."""
+    return Patience((again_s(), again_s()), time.monotonic() + wait_s())
 
 
 def is_in_the_way(error: Exception) -> bool:
     """Whether it was a lock that kept a transaction from what it wanted, and nothing is wrong with the database."""
     return isinstance(error, HeldUp) or getattr(_said_by_database(error), "sqlstate", None) in _SQLSTATES
-
-
-def is_of_tenant(error: Exception) -> bool:
-    """Whether the lock that was in the way is known to be on a row that is one tenant's.
-
-    PostgreSQL tells whoever is first to wait. A row that has changed since was busy, and nobody has kept it.
-    """
-    if isinstance(error, HeldUp):
-        return error.is_own
-    told = getattr(getattr(_said_by_database(error), "diag", None), "context", None)
-    found = _ROW.search(told or "")
-    if found is None or found[2] not in sql.OF_TENANTS:
-        return False
-    return sql.is_of_tenant(found[2], place=found[1])
-
-
-def is_kept() -> bool:
-    """Whether somebody keeps what was in the way just now, rather than that many want it in turn."""
-    return words.is_postgres() and sql.is_lock_kept(for_s=2 * again_s())
 
 
 def _said_by_database(error: BaseException | None) -> BaseException | None:
@@ -82,47 +94,88 @@ def briefly_waited_for(seconds: float) -> Iterator[None]:
         _brief_s.reset(token)
 
 
-def are_tried_again() -> bool:
-    """Whether whoever asks here tries again by itself."""
-    return _brief_s.get() is not None
-
-
 @contextmanager
-def waited_for(operations: Sequence[Operation], lock_wait_s: float | None) -> Iterator[None]:
-    """Have calls and reports wait briefly. An act waits for its turn, and has nothing but its own budget's windows."""
+def waited_for(operations: Sequence[Operation], seconds: float | None = None) -> Iterator[None]:
+    """Have calls and reports wait so long. An act waits for its turn, and has nothing but its own budget's windows."""
     if needs.acted_on(operations):
         yield
         return
     usual_s = _brief_s.get() or wait_s()
-    with words.waiting(usual_s if lock_wait_s is None else lock_wait_s):
+    with words.waiting(usual_s if seconds is None else seconds):
         yield
 
 
 def around(
     operations: Sequence[Operation],
     tenants: Sequence[str],
-    apply: Callable[[Sequence[Operation]], list[Any]],
-    *,
-    is_own: bool = False,
+    taken: Mapping[str, bool],
+    patience: Patience,
+    apply: Callable[..., list[Any]],
 ) -> list[Any]:
-    """The results of operations that met a lock together: each tenant's are tried by themselves with `apply`.
+    """The results of operations that met a lock together, as far as they are tried again, with `apply`; else HeldUp.
 
-    Where all are one tenant's, it is held up, by a row that `is_own` or perhaps not. So are those whose turn does not
-    come in time: a lock that is in everybody's way is waited for no longer because there are many tenants.
+    `tenants` has each one's, and `taken` what `look` found: those go first whose rows are free, then those whose rows
+    are in use; not those whose rows are kept. Where nobody's rows are taken, the lock is on something that all want,
+    or that `look` does not know: each tenant is tried alone at last. A lock in everybody's way is waited for no longer
+    because there are many tenants.
     """
-    places = defaultdict(list)
-    for place, tenant in enumerate(tenants):
-        places[tenant].append(place)
     results: list[Any] = [HeldUp(tenant) for tenant in tenants]
-    if len(places) == 1:
-        return [HeldUp(tenant, is_own=is_own) for tenant in tenants]
-    until = time.monotonic() + 2 * wait_s()
-    for mine in places.values():
-        if time.monotonic() > until:
-            break
-        for place, result in zip(mine, apply([operations[place] for place in mine]), strict=True):
-            results[place] = result
+    free = {tenant for tenant in tenants if tenant not in taken}
+    used = {tenant for tenant in tenants if taken.get(tenant) is False}
+    turns: list[tuple[Collection[str], Patience]]
+    if free and taken:
+        turns = [(free, patience), (used, patience.rest())]
+    elif patience.rest().waits_s:
+        turns = [(free or used, patience.rest())]
+    else:
+        turns = [([tenant], patience) for tenant in dict.fromkeys(tenants)] if len(free) > 1 else []
+    for turn, then in turns:
+        mine = [place for place, tenant in enumerate(tenants) if tenant in turn]
+        if mine and then.waits_s and time.monotonic() + then.waits_s[0] < patience.until_s:
+            done = apply([operations[place] for place in mine], patience=then)
+            for place, result in zip(mine, done, strict=True):
+                results[place] = result
     return results
+
+
+def look(operations: Sequence[Operation], now: datetime) -> tuple[list[str], dict[str, bool]]:
+    """Each one's tenant; and of those whose rows somebody has that are needed, whether they are kept, or in use.
+
+    In a transaction of its own, which has nothing that others want.
+    """
+    tenants = tenants_of(operations)
+    if not words.is_postgres():
+        return tenants, {}
+    sql_locks.leave_no_trace()
+    found = words.answers(*sql_locks.taken(_needs(operations, now), now=now, silent_s=wait_s(), old_s=4 * wait_s()))
+    taken: dict[str, bool] = {}
+    for tenant, is_kept in chain.from_iterable(found):
+        taken[tenant] = taken.get(tenant, False) or is_kept
+    return tenants, taken
+
+
+def _needs(operations: Sequence[Operation], now: datetime) -> sql_locks.Needs:
+    governed = needs.governed(operations)
+    rules = SHARED.read(governed)
+    named = {caller for op in operations if (caller := getattr(op, "caller", None)) is not None}
+    return sql_locks.Needs(
+        held=needs.reservations(operations),
+        subjects={
+            (each.budget.id, each.subject, each.tenant_id)
+            for caller in governed
+            for each in rules.matched[caller]
+            if each.tenant_id is not None
+        },
+        buckets={
+            (rule.id, subject, caller.tenant_id)
+            for caller in governed
+            for rule, subject in rules.limited[caller]
+            if rule.scope_type != PLATFORM
+        },
+        keys={(caller.key_id, caller.tenant_id) for caller in named if caller.key_id is not None},
+        tenant_ids={caller.tenant_id for caller in named},
+        hours={hour_of(getattr(op, "occurred_at", None) or now) for op in operations} | {hour_of(now)},
+    )
 
 
 def tenants_of(operations: Sequence[Operation]) -> list[str]:

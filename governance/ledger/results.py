@@ -28,10 +28,9 @@ class LedgerUnavailable(LedgerError):
 class HeldUp(LedgerUnavailable):
     """Somebody else has a lock on what a tenant's operation needs: nothing was done. Those of others go on."""
 
-    def __init__(self, tenant: str, *, is_own: bool = False) -> None:
-        """`is_own`: the lock is on a row of the tenant's for sure, and not on what others wait for too."""
+    def __init__(self, tenant: str) -> None:
         super().__init__(f"a lock in the database holds up {tenant or 'this'}")
-        self.tenant, self.is_own = tenant, is_own
+        self.tenant = tenant
 
 
 class ReservationUnknown(LedgerError):

@@ -42,8 +42,6 @@ from governance.rules.windows import ENDING_BY_ACT, WindowKind
 UNBUDGETED = "unbudgeted"
 HOUR = timedelta(hours=1)
 _REPORT_TURN = "2s"
-# Tables whose rows are one tenant's each; but a window in which all count is nobody's.
-OF_TENANTS = tuple(f"governance_{name}" for name in ("budgetwindow", "reservation", "spendentry", "spendrollup"))
 # Of reservations: the version of a UUID, which SQLite keeps without dashes.
 _IS_OWN = f"SUBSTR(REPLACE(CAST(id AS text), '-', ''), 13, 1) = '{OWN_VERSION:x}'"
 
@@ -282,28 +280,6 @@ def take_report_turns(tenant_ids: Collection[int]) -> None:
     Nobody else waits for what waits here, but each has a connection of a process's few.
     """
     words.take_turns("governance_tenant", alone=tenant_ids, beside=(), lock_wait=_REPORT_TURN)
-
-
-def is_of_tenant(table: str, *, place: str) -> bool:
-    """Whether a row of OF_TENANTS, by its place within the table, is there and one tenant's. PostgreSQL only."""
-    rows = words.select(f"SELECT tenant_id IS NOT NULL FROM {table} WHERE ctid = %s::tid", [place])
-    return rows == [(True,)]
-
-
-def is_lock_kept(*, for_s: float) -> bool:
-    """Whether somebody who has rows of ours has done nothing new for so long, and waits for no lock. PostgreSQL only.
-
-    Of other users' sessions it tells nothing: each may be such a one.
-    """
-    [(is_kept,)] = words.select(
-        "SELECT EXISTS (SELECT 1 FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid AND l.granted"
-        " JOIN pg_class c ON c.oid = l.relation AND starts_with(c.relname::text, 'governance_')"
-        " WHERE a.datname = current_database() AND l.mode NOT IN ('AccessShareLock', 'ShareUpdateExclusiveLock')"
-        " AND a.wait_event_type IS DISTINCT FROM 'Lock'"
-        " AND COALESCE(a.state_change < clock_timestamp() - make_interval(secs => %s), TRUE))",
-        [for_s],
-    )
-    return bool(is_kept)
 
 
 def unbudgeted(tenant_id: int, *, since: datetime) -> int:

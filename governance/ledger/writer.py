@@ -17,7 +17,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,7 +31,7 @@ from prometheus_client import Histogram
 
 from governance import database, ledger, measures
 from governance.alerts import conditions as alerts
-from governance.ledger import held_up, locks
+from governance.ledger import held_up
 from governance.ledger.operations import Extend, Operation, Record, Release, Reserve, Settle
 from governance.rules.errors import own_of
 
@@ -274,33 +274,33 @@ class GroupCommit:
         except queue.Empty:
             return jobs
 
-    def _carry_out(self, jobs: Sequence[_Job]) -> list[_Job]:
+    def _carry_out(self, jobs: Sequence[_Job], *, are_held_up: bool = False) -> list[_Job]:
         """Commit a batch and answer it; what must land but could not, for the database, is returned.
 
-        Tenants whom a lock may still hold up are tried by themselves, where they are due.
+        Tenants whom a lock may still hold up are tried after the others, where they are due.
         """
-        if not self._held_up.names():
+        if not (are_held_up or self._held_up.names()):
             return self._commit(jobs)
         try:
             with self._at_the_database():
                 tenants = ledger.tenants_of([job.operation for job in jobs])
         except ledger.LedgerUnavailable as error:
             return self._refuse(jobs, error)
-        others, theirs = self._held_up.apart(jobs, tenants)
-        kept = self._commit(others) if others else []
-        for tenant, mine in theirs.items():
-            if self._held_up.may_try(tenant):
-                kept += self._commit(mine, of_held_up=tenant)
-            else:
-                kept += self._end(mine, [ledger.HeldUp(tenant) for _ in mine])
-        return kept
+        whose = list(zip(jobs, tenants, strict=True))
+        theirs = set(tenants) if are_held_up else self._held_up.names()
+        due = {tenant for tenant in theirs.intersection(tenants) if self._held_up.may_try(tenant)}
+        kept = self._commit([job for job, tenant in whose if tenant not in theirs])
+        kept += self._commit([job for job, tenant in whose if tenant in due], of_held_up=due)
+        waiting = {job: ledger.HeldUp(tenant) for job, tenant in whose if tenant in theirs - due}
+        return kept + self._end(list(waiting), list(waiting.values()))
 
-    def _commit(self, jobs: Sequence[_Job], *, of_held_up: str | None = None) -> list[_Job]:
+    def _commit(self, jobs: Sequence[_Job], *, of_held_up: Collection[str] = ()) -> list[_Job]:
+        if not jobs:
+            return []
         began_s = time.monotonic()
-        wait_s = None if of_held_up is None else locks.again_s()
         try:
             with self._at_the_database():
-                results = ledger.apply([job.operation for job in jobs], now=self._clock(), lock_wait_s=wait_s)
+                results = ledger.apply([job.operation for job in jobs], now=self._clock(), are_held_up=bool(of_held_up))
             measures.observe(_sizes, (), len(jobs))
             measures.observe(_commits, (), time.monotonic() - began_s)
         except ledger.LedgerUnavailable as error:
@@ -309,8 +309,8 @@ class GroupCommit:
         except Exception as error:
             log.exception("a batch failed")
             results = [own_of(error) for _ in jobs]
-        met = {each.tenant: each.is_own for each in results if isinstance(each, ledger.HeldUp)}
-        self._held_up.learn(met, tried=of_held_up)
+        met = {each.tenant for each in results if isinstance(each, ledger.HeldUp)}
+        self._held_up.learn(met, tried=of_held_up, took_s=time.monotonic() - began_s)
         return self._end(jobs, results)
 
     def _end(self, jobs: Sequence[_Job], results: Sequence[Any]) -> list[_Job]:
@@ -402,9 +402,9 @@ class GroupCommit:
         self._retried = [job for job in self._stuck if job.due <= now or (job.looks and self._closing.is_set())]
         self._stuck = [job for job in self._stuck if job not in self._retried]
         held_up = [job for job in self._retried if job.is_held_up]
-        alone = [[job] for job in self._retried if not job.is_held_up]
-        for jobs in (*alone, *(held_up[at : at + BATCH] for at in range(0, len(held_up), BATCH))):
-            self._waiting += self._carry_out(jobs)
+        self._waiting += [kept for job in self._retried if not job.is_held_up for kept in self._carry_out([job])]
+        for at in range(0, len(held_up), BATCH):
+            self._waiting += self._carry_out(held_up[at : at + BATCH], are_held_up=True)
         self._retried = []
 
     def _tell(self, job: _Job, error: Exception) -> None:

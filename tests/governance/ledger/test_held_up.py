@@ -8,8 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Any, LiteralString
 from uuid import uuid4
 
 import psycopg
@@ -21,12 +23,12 @@ from django.utils import timezone
 from governance import ledger
 from governance.actions import reservations, reviews, spend_reports
 from governance.audit import Actor
-from governance.ledger import held_up, locks, writer
+from governance.ledger import book, held_up, locks, writer
 from governance.ledger import sql_dialect as words
 from governance.ledger.held_up import HeldUpTenants
 from governance.ledger.results import HeldUp, LedgerUnavailable
 from governance.ledger.writer import GroupCommit
-from governance.models import Alert, BudgetWindow, Reservation
+from governance.models import Alert, BudgetWindow, RateLimit, Reservation
 from governance.rules.reports import ReportTrust
 from tests import factories as make
 from tests.factories import nanos
@@ -45,6 +47,9 @@ class Rival:
 
     def lock(self, budget: Any) -> None:
         self._connection.execute("SELECT 1 FROM governance_budgetwindow WHERE budget_id = %s FOR UPDATE", [budget.pk])
+
+    def run(self, statement: LiteralString) -> None:
+        self._connection.execute(statement)
 
     def let_go(self) -> None:
         self._connection.rollback()
@@ -173,6 +178,70 @@ async def test_a_lock_in_everybodys_way_is_said_to_each_and_waited_for_no_longer
     assert (await commit.submit(make.reserving("0.01", by=callers[0]))).allowed
 
 
+@pytest.mark.postgres_only
+async def test_what_is_kept_for_a_locked_hold_is_looked_at_and_not_tried_whatever_its_tenant_did_meanwhile(
+    commit: GroupCommit, mine: Any, theirs: Any, rival: Rival, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [hold] = await held(commit, mine)
+    rival.run(ROWS["reservation"])
+    tries, looks, run, look = [], Counter[str](), book._run, locks.look
+
+    def noting(operations: Any, *rest: Any) -> Any:
+        tries.extend(op for op in operations if getattr(op, "reservation_id", None) == hold)
+        return run(operations, *rest)
+
+    def counting(*args: Any) -> Any:
+        looks.update(["acme"])
+        return look(*args)
+
+    monkeypatch.setattr(book, "_run", noting)
+    monkeypatch.setattr(locks, "look", counting)
+    landing = asyncio.create_task(commit.submit(make.settling(hold)))
+    began = time.monotonic()
+    while time.monotonic() - began < 2:
+        assert (await commit.submit(make.reserving("0.01", by=theirs))).allowed
+        # Its calls need another row than this.
+        commit._held_up.learn([], tried=["acme"])
+        await asyncio.sleep(0.01)
+    assert not landing.done()
+    assert len(tries) <= len(locks.waits_s()) < looks["acme"]
+    rival.let_go()
+    await asyncio.wait_for(landing, 5)
+
+
+@pytest.mark.postgres_only
+async def test_a_lock_that_no_look_knows_of_holds_up_others_for_little_of_the_time(
+    commit: GroupCommit, acme: Any, mine: Any, theirs: Any, rival: Rival, runs: list[set[str]]
+) -> None:
+    """On the row of a rate limit, which only whoever makes its bucket wants."""
+    third = await sync_to_async(make.tenant)("third")
+    limit = {"scope_type": "tenant", "scope_key": "third", "requests_per_minute": 1000}
+    await RateLimit.objects.acreate(tenant=third, **limit)
+    rival.run("SELECT 1 FROM governance_ratelimit FOR UPDATE")
+    over = asyncio.Event()
+
+    async def ask() -> None:
+        while not over.is_set():
+            with pytest.raises(HeldUp, match="holds up third"):
+                await commit.submit(make.reserving("0.01", by=make.caller(third)))
+            await asyncio.sleep(0.01)
+
+    asking = asyncio.create_task(ask())
+    await until(lambda: "third" in commit._held_up.names())
+    runs.clear()
+    began, waits = time.monotonic(), []
+    while time.monotonic() - began < 2:
+        for by in (mine, theirs):
+            asked = time.monotonic()
+            assert (await commit.submit(make.reserving("0.01", by=by))).allowed
+            waits.append(time.monotonic() - asked)
+        await asyncio.sleep(0.01)
+    over.set()
+    await asking
+    assert 0 < sum("third" in run for run in runs) < 6
+    assert sorted(waits)[len(waits) // 2] < locks.again_s()
+
+
 def trust(by: Any) -> ReportTrust:
     return ReportTrust(by.tenant_id, 0)
 
@@ -244,7 +313,7 @@ async def test_nor_is_it_where_the_tenants_own_agents_ask_beside_the_writer(
     assert tried[act] < 20 < refused[act] - tried[act]
     assert sorted(waits)[len(waits) // 2] < locks.wait_s()
     rival.let_go()
-    held_up.known.learn({}, tried="acme")
+    held_up.known.learn([], tried=["acme"])
     assert (await commit.submit(make.reserving("0.01", by=mine))).allowed
 
 
@@ -294,19 +363,54 @@ async def test_so_does_the_writer(commit: GroupCommit, acme: Any, mine: Any, set
 
 
 @pytest.mark.postgres_only
-def test_a_lock_is_kept_by_whoever_has_it_for_long_and_waits_for_nobody(acme: Any, rival: Rival, settings: Any) -> None:
+def test_a_lock_is_kept_by_whoever_has_it_for_long_and_waits_for_nobody(
+    acme: Any, mine: Any, rival: Rival, settings: Any
+) -> None:
     settings.LEDGER_DEADLINE_S = 10
+    op = make.reserving(by=mine)
+    ledger.reserve(make.reserving(by=mine), now=timezone.now())
+
+    def is_kept() -> bool:
+        return book.is_kept_from(op, now=timezone.now())
+
     waits = Rival()
     rival.lock(acme)
     waiting = threading.Thread(target=waits.lock, args=(acme,))
     waiting.start()
-    assert not locks.is_kept()
-    time.sleep(2 * locks.again_s())
-    assert locks.is_kept()
+    assert not is_kept()
+    time.sleep(locks.wait_s())
+    assert is_kept()
     rival.let_go()
     waiting.join()
+    assert not is_kept()
+    # Nor is it free because its transaction does one thing after another.
+    settings.LEDGER_DEADLINE_S = 0.4
+    began = time.monotonic()
+    while time.monotonic() - began < 5 * locks.wait_s():
+        waits.run("SELECT 1")
+        time.sleep(0.01)
+    assert is_kept()
     waits.let_go()
-    assert not locks.is_kept()
+    assert not is_kept()
+    waits.close()
+
+
+@pytest.mark.postgres_only
+def test_one_who_waits_for_a_lock_keeps_none(acme: Any, other: Any, mine: Any, rival: Rival, settings: Any) -> None:
+    settings.LEDGER_DEADLINE_S = 0.4
+    ledger.reserve(make.reserving(by=mine), now=timezone.now())
+    ledger.reserve(make.reserving(by=make.caller(other.tenant)), now=timezone.now())
+    rival.lock(other)
+    waits = Rival()
+    waits.lock(acme)
+    waiting = threading.Thread(target=waits.lock, args=(other,))
+    waiting.start()
+    time.sleep(2 * locks.wait_s())
+    now = timezone.now()
+    assert locks.look([make.reserving(by=mine)], now) == (["acme"], {"acme": False})
+    assert locks.look([make.reserving(by=make.caller(other.tenant))], now) == (["other"], {"other": True})
+    rival.let_go()
+    waiting.join()
     waits.close()
 
 
@@ -321,39 +425,184 @@ async def test_whose_rows_are_free_is_tried_again_soon_while_others_have_what_al
         await until(lambda: known.is_due("acme"))
         with pytest.raises(HeldUp) as refused:
             await commit.submit(make.reserving("0.01", by=mine))
-        assert not refused.value.is_own
-        assert known.due_s("acme") - time.monotonic() <= held_up.PAUSE_S
+        assert refused.value.tenant == "acme"
+        assert known.due_s("acme") - time.monotonic() <= held_up.LONGEST_PAUSE_S
         await until(lambda: known.is_due("acme"))
         with pytest.raises(HeldUp):
             await asyncio.to_thread(ACTS["reserve_by_operator"], mine, None)
         await asyncio.to_thread(connections.close_all)
-        assert known.due_s("acme") - time.monotonic() <= held_up.PAUSE_S
+        assert known.due_s("acme") - time.monotonic() <= held_up.LONGEST_PAUSE_S
     rival.let_go()
     await until(lambda: known.is_due("acme"))
     assert (await commit.submit(make.reserving("0.01", by=mine))).allowed
 
 
+# What calls and reports of a tenant may find locked: rows of its own, and how somebody locks them.
+ROWS = {
+    "reservation": "SELECT 1 FROM governance_reservation FOR UPDATE",
+    "window": "SELECT 1 FROM governance_budgetwindow WHERE tenant_id IS NOT NULL FOR UPDATE",
+    "budget whose window is to be opened": "SELECT 1 FROM governance_budget WHERE scope_type = 'user' FOR UPDATE",
+    "bucket": "SELECT 1 FROM governance_ratemeter m JOIN governance_ratelimit b ON b.id = m.rate_limit_id"
+    " WHERE b.scope_type = 'tenant' FOR UPDATE OF m",
+    "hour's sum": "SELECT 1 FROM governance_spendrollup FOR UPDATE",
+    "tenant": "SELECT 1 FROM governance_tenant FOR UPDATE",
+    "key": "SELECT 1 FROM governance_apikey FOR UPDATE",
+}
+SHARED_BY_ALL = (
+    "SELECT 1 FROM governance_budgetwindow WHERE tenant_id IS NULL FOR UPDATE",
+    "SELECT 1 FROM governance_budget WHERE scope_type = 'platform' FOR UPDATE",
+    "SELECT 1 FROM governance_ratemeter m JOIN governance_ratelimit b ON b.id = m.rate_limit_id"
+    " WHERE b.scope_type = 'platform' FOR UPDATE OF m",
+)
+
+
+class TestLooking:
+    """Whose rows are taken is found while nothing is waited for, or locked that others want."""
+
+    @pytest.fixture
+    def operations(self, acme: Any) -> list[Any]:
+        make.budget("10", scope_type="user", scope_key="*")
+        for scope, key in (("tenant", "acme"), ("platform", "")):
+            owner = acme.tenant if key else None
+            RateLimit.objects.create(tenant=owner, scope_type=scope, scope_key=key, requests_per_minute=1000)
+        by = make.caller(key_id=make.key(of=acme.tenant)[1].pk, agent="invoices", user="old")
+        first, second = make.reserving(by=by), make.reserving(by=by)
+        for op in (first, second):
+            assert ledger.reserve(op, now=timezone.now()).allowed
+        ledger.settle(make.settling(first.reservation_id), now=timezone.now())
+        return [make.settling(second.reservation_id), make.reserving(by=replace(by, user="new"))]
+
+    @pytest.mark.postgres_only
+    @pytest.mark.parametrize("row", ROWS)
+    def test_each_of_the_tenants_rows_is_looked_at(self, operations: list[Any], rival: Rival, row: str) -> None:
+        assert locks.look(operations, timezone.now()) == (["acme", "acme"], {})
+        rival.run(ROWS[row])
+        _, taken = locks.look(operations, timezone.now())
+        assert taken == {"acme": False}
+        # As it was for those that name no caller, but where only calls need the row.
+        _, taken = locks.look(operations[:1], timezone.now())
+        assert taken == ({} if "budget" in row else {"acme": False})
+
+    @pytest.mark.postgres_only
+    def test_what_all_share_is_not(self, operations: list[Any], rival: Rival) -> None:
+        for statement in SHARED_BY_ALL:
+            rival.run(statement)
+        assert locks.look(operations, timezone.now()) == (["acme", "acme"], {})
+
+    @pytest.mark.postgres_only
+    def test_a_report_of_another_hour_counts_in_that_hours_sum(self, acme: Any, mine: Any, rival: Rival) -> None:
+        hour = timezone.now() - timedelta(hours=5)
+        ledger.record(make.reporting(by=mine, occurred_at=hour), now=timezone.now())
+        rival.run(ROWS["hour's sum"])
+        assert locks.look([make.reporting(by=mine)], timezone.now()) == (["acme"], {})
+        assert locks.look([make.reporting(by=mine, occurred_at=hour)], timezone.now()) == (["acme"], {"acme": False})
+
+    def test_on_sqlite_a_lock_is_nobodys_own(self, acme: Any, mine: Any) -> None:
+        assert locks.look([make.reserving(by=mine)], timezone.now()) == (["acme"], {})
+
+
+MANY = 40
+
+
+@pytest.fixture
+def many(platform: Any) -> list[Any]:
+    """Budgets of tenants of whom one transaction locks all."""
+    return [make.budget("10", tenant=make.tenant(f"locked-{n}")) for n in range(MANY)]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """The tenants of each batch that had the platform's window, or wanted it."""
+    seen: list[set[str]] = []
+    run = book._run
+
+    def noting(operations: Any, *rest: Any) -> Any:
+        seen.append({op.caller.tenant for op in operations})
+        return run(operations, *rest)
+
+    monkeypatch.setattr(book, "_run", noting)
+    return seen
+
+
 @pytest.mark.postgres_only
-def test_whose_row_a_lock_is_on_is_known_of_whoever_waits_first(acme: Any, platform: Any) -> None:
-    ledger.reserve(make.reserving(), now=timezone.now())
+async def test_many_tenants_that_are_locked_at_once_hold_up_nobody_else(
+    commit: GroupCommit, many: list[Any], theirs: Any, rival: Rival, runs: list[set[str]]
+) -> None:
+    locked = [make.caller(budget.tenant) for budget in many]
+    for by in [*locked, theirs]:
+        assert (await commit.submit(make.reserving("0.01", by=by))).allowed
+    for budget in many:
+        rival.lock(budget)
+    over, refused = asyncio.Event(), Counter[str]()
 
-    def told(context: str | None) -> bool:
-        said: Any = type("Said", (Exception,), {"sqlstate": "55P03", "diag": SimpleNamespace(context=context)})()
-        error = ledger.LedgerUnavailable("")
-        error.__cause__ = said
-        assert locks.is_in_the_way(error)
-        return locks.is_of_tenant(error)
+    async def ask(by: Any) -> None:
+        while not over.is_set():
+            with pytest.raises(HeldUp, match=f"holds up {by.tenant}$"):
+                await commit.submit(make.reserving("0.01", by=by))
+            refused[by.tenant] += 1
+            await asyncio.sleep(0.05)
 
-    def row(budget: Any) -> str:
-        [(place,)] = words.select("SELECT ctid::text FROM governance_budgetwindow WHERE budget_id = %s", [budget.pk])
-        return f'while locking tuple {place} in relation "governance_budgetwindow"'
+    asking = [asyncio.create_task(ask(by)) for by in locked]
+    await until(lambda: len(refused) == MANY)
+    runs.clear()
+    waits, began = [], time.monotonic()
+    while time.monotonic() - began < 2:
+        asked = time.monotonic()
+        assert (await commit.submit(make.reserving("0.01", by=theirs))).allowed
+        waits.append(time.monotonic() - asked)
+        await asyncio.sleep(0.01)
+    over.set()
+    await asyncio.gather(*asking)
+    # Once they are known, they are looked at again and again, and tried by nobody.
+    assert set.union(*runs) == {"other"}
+    assert refused.total() > 4 * MANY
+    assert sorted(waits)[len(waits) // 2] < locks.again_s()
+    rival.let_go()
+    for by in locked:
+        await until(partial(commit._held_up.is_due, by.tenant))
+        assert (await commit.submit(make.reserving("0.01", by=by))).allowed
 
-    assert told(row(acme))
-    assert not told(row(platform))
-    # It has changed since.
-    assert not told('while locking tuple (999,1) in relation "governance_budgetwindow"')
-    assert not told('while locking tuple (0,1) in relation "governance_budget"')
-    assert not told(None)
+
+@pytest.mark.postgres_only
+def test_nor_do_they_beside_the_writer(many: list[Any], theirs: Any, rival: Rival, runs: list[set[str]]) -> None:
+    locked = [make.caller(budget.tenant) for budget in many]
+    for by in [*locked, theirs]:
+        ledger.reserve(make.reserving("0.01", by=by), now=timezone.now())
+    for budget in many:
+        rival.lock(budget)
+    time.sleep(locks.wait_s())
+    held_up.known.learn([by.tenant for by in locked])
+    time.sleep(held_up.PAUSE_S)
+    runs.clear()
+    for by in locked:
+        with pytest.raises(HeldUp):
+            ACTS["reserve"](by, None)
+        assert ACTS["reserve"](theirs, None).allowed
+    assert set.union(*runs) == {"other"}
+
+
+@pytest.mark.postgres_only
+def test_of_a_batch_that_meets_a_lock_all_others_go_on_together(
+    many: list[Any], other: Any, rival: Rival, runs: list[set[str]]
+) -> None:
+    tenants = [make.tenant(f"free-{n}") for n in range(3)]
+    for tenant in tenants:
+        make.budget("10", tenant=tenant)
+    operations = [
+        make.reserving("0.01", by=make.caller(tenant)) for tenant in [*(budget.tenant for budget in many), *tenants]
+    ]
+    ledger.apply(operations, now=timezone.now())
+    for budget in many:
+        rival.lock(budget)
+    time.sleep(locks.wait_s())
+    runs.clear()
+    again = [make.reserving("0.01", by=op.caller) for op in operations]
+    results = ledger.apply(again, now=timezone.now())
+    assert [str(each) for each in results[:MANY]] == [
+        f"a lock in the database holds up locked-{n}" for n in range(MANY)
+    ]
+    assert all(result.allowed for result in results[MANY:])
+    assert runs[1:] == [{"free-0", "free-1", "free-2"}]
 
 
 def test_what_is_no_lock_is_said_as_it_is() -> None:
@@ -361,32 +610,44 @@ def test_what_is_no_lock_is_said_as_it_is() -> None:
         raise ledger.LedgerUnavailable("away")
 
     with pytest.raises(ledger.LedgerUnavailable, match="away"):
-        ledger.try_for("acme", away)
-    assert not locks.is_of_tenant(ledger.LedgerUnavailable("away"))
+        ledger.try_for("acme", away, needing=make.reserving(by=make.caller()), now=timezone.now())
     assert not held_up.known.names()
 
 
-def test_who_is_known_to_be_held_up_is_tried_by_one_and_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "is_kept", lambda: True)
-    tried = []
+def test_who_is_known_to_be_held_up_is_looked_at_by_one_and_tried_once(
+    mine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried, kept, op = [], [False, True, True, False, False], make.reserving(by=mine)
+    monkeypatch.setattr(book, "is_kept_from", lambda *_, **__: kept.pop(0))
 
     def meeting() -> None:
         tried.append(1)
-        raise HeldUp("acme", is_own=True)
+        raise HeldUp("acme")
+
+    def ask(act: Any = meeting) -> Any:
+        return ledger.try_for("acme", act, needing=op, now=timezone.now())
+
+    def pause_s() -> float:
+        return held_up.known.due_s("acme") - time.monotonic()
 
     with pytest.raises(HeldUp):
-        ledger.try_for("acme", meeting)
+        ask()
+    # Another try showed that it is kept.
     assert len(tried) == 2
     with pytest.raises(HeldUp):
-        ledger.try_for("acme", meeting)
-    assert len(tried) == 2
-    time.sleep(max(0.0, held_up.known.due_s("acme") - time.monotonic()))
+        ask()
+    assert (len(tried), len(kept)) == (2, 3)
+    time.sleep(max(0.0, pause_s()))
     with pytest.raises(HeldUp):
-        ledger.try_for("acme", meeting)
-    assert len(tried) == 3
-    assert held_up.known.due_s("acme") - time.monotonic() > held_up.PAUSE_S
-    time.sleep(max(0.0, held_up.known.due_s("acme") - time.monotonic()))
-    assert ledger.try_for("acme", lambda: "done") == "done"
+        ask()
+    assert (len(tried), len(kept)) == (2, 2)
+    time.sleep(max(0.0, pause_s()))
+    with pytest.raises(HeldUp):
+        ask()
+    assert (len(tried), len(kept)) == (3, 0)
+    time.sleep(max(0.0, pause_s()))
+    kept.append(False)
+    assert ask(lambda: "done") == "done"
     assert not held_up.known.names()
 
 
@@ -402,7 +663,7 @@ def test_a_lock_that_is_gone_at_the_second_try_is_none(acme: Any, mine: Any, riv
             rival.let_go()
         return ledger.reserve(make.reserving(by=mine), now=timezone.now())
 
-    assert ledger.try_for("acme", reserve).allowed
+    assert ledger.try_for("acme", reserve, needing=make.reserving(by=mine), now=timezone.now()).allowed
     assert not held_up.known.names()
 
 
@@ -426,7 +687,7 @@ async def test_so_is_one_that_the_next_process_meets_while_the_first_waits_for_i
 async def test_where_nobody_says_whose_they_are_they_are_refused(
     commit: GroupCommit, mine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit._held_up.learn({"other": True}, tried=None)
+    commit._held_up.learn(["other"])
 
     def away(_: Any) -> Any:
         raise ledger.LedgerUnavailable("away")
@@ -491,74 +752,103 @@ def test_operations_are_told_apart_by_whose_they_are(acme: Any, other: Any) -> N
     assert ledger.tenants_of([make.reporting(by=by)]) == ["other"]
 
 
-def test_not_all_are_tried_where_each_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[Any] = []
+class TestAround:
+    """Which of a batch that met a lock are tried again, and in what order."""
 
-    def apply(mine: Any) -> list[Any]:
-        tried.append(mine)
-        time.sleep(0.03)
-        return [None for _ in mine]
+    OPS = ("a1", "b1", "a2", "c1")
 
-    monkeypatch.setattr(locks, "wait_s", lambda: 0.01)
-    ops = [make.reserving(by=object()) for _ in range(4)]  # type: ignore[arg-type]
-    results = locks.around(ops, ["a", "b", "a", "c"], apply)
-    assert tried == [[ops[0], ops[2]]]
-    assert [str(each) for each in results] == [
-        "None",
-        "a lock in the database holds up b",
-        "None",
-        "a lock in the database holds up c",
-    ]
-    assert str(HeldUp("")) == "a lock in the database holds up this"
+    @staticmethod
+    def around(taken: Any, waits_s: Any, *, until_s: float = 60.0, takes_s: float = 0.0) -> Any:
+        """What was tried, each with how long it may wait for a lock; and the results."""
+        tried: list[Any] = []
+
+        def apply(ops: Any, *, patience: Any) -> list[Any]:
+            tried.append((" ".join(ops), patience.waits_s))
+            time.sleep(takes_s)
+            return [f"{op} done" for op in ops]
+
+        patience = locks.Patience(waits_s, time.monotonic() + until_s)
+        ops: Any = TestAround.OPS
+        results = locks.around(ops, [op[0] for op in TestAround.OPS], taken, patience, apply)
+        return tried, ["HeldUp" if isinstance(each, HeldUp) else each for each in results]
+
+    def test_whose_rows_are_free_goes_first_and_whose_are_kept_not_at_all(self) -> None:
+        tried, results = self.around({"a": True, "b": False}, (1.0, 2.0))
+        assert tried == [("c1", (1.0, 2.0)), ("b1", (2.0,))]
+        assert results == ["HeldUp", "b1 done", "HeldUp", "c1 done"]
+
+    def test_where_nobodys_rows_are_taken_all_wait_once_more_and_longer(self) -> None:
+        assert self.around({}, (1.0, 2.0))[0] == [("a1 b1 a2 c1", (2.0,))]
+
+    def test_nor_is_anybody_tried_where_all_are_kept(self) -> None:
+        assert self.around(dict.fromkeys("abc", True), (1.0, 2.0)) == ([], ["HeldUp"] * 4)
+        tried, _ = self.around({"a": True, "b": False, "c": True}, (1.0, 2.0))
+        assert tried == [("b1", (2.0,))]
+
+    def test_each_is_tried_alone_at_last(self) -> None:
+        tried, results = self.around({}, (1.0,))
+        assert tried == [("a1 a2", (1.0,)), ("b1", (1.0,)), ("c1", (1.0,))]
+        assert results == ["a1 done", "b1 done", "a2 done", "c1 done"]
+        tried, results = self.around({"b": False}, (1.0,))
+        assert tried == [("a1 a2 c1", (1.0,))]
+        assert results == ["a1 done", "HeldUp", "a2 done", "c1 done"]
+
+    def test_not_all_are_tried_where_each_takes_its_time(self) -> None:
+        tried, results = self.around({}, (0.01,), until_s=0.03, takes_s=0.03)
+        assert len(tried) == 1
+        assert results == ["a1 done", "HeldUp", "a2 done", "HeldUp"]
+
+    def test_one_tenant_alone_is_held_up(self) -> None:
+        patience = locks.Patience((1.0,), time.monotonic() + 60)
+        [result] = locks.around([make.reserving(by=object())], [""], {}, patience, lambda *_, **__: [])  # type: ignore[arg-type]
+        assert str(result) == "a lock in the database holds up this"
 
 
 class TestWhoIsKnown:
-    def test_tries_are_further_and_further_apart_and_one_that_goes_through_ends_it(self) -> None:
+    def test_one_is_looked_at_again_soon_until_it_goes_through(self) -> None:
         known = HeldUpTenants()
-        known.learn({"acme": True}, tried=None)
+        known.learn(["acme"])
         assert not known.is_due("acme")
         assert known.is_due("other")
-        pauses = []
         for _ in range(8):
-            known.learn({"acme": True}, tried="acme")
-            pauses.append(round(known.due_s("acme") - time.monotonic(), 1))
-        assert pauses == [0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0, 2.0]
+            known.learn(["acme"], tried=["acme"])
+            assert known.due_s("acme") - time.monotonic() <= held_up.PAUSE_S
         for _ in range(2):
-            known.learn({}, tried="acme")
+            known.learn([], tried=["acme"])
         assert not known.names()
 
-    def test_one_that_may_wait_for_what_all_share_is_tried_again_soon(self) -> None:
-        known = HeldUpTenants()
-        for _ in range(8):
-            known.learn({"acme": False}, tried="acme")
-            assert known.due_s("acme") - time.monotonic() <= held_up.PAUSE_S
+    def test_whose_try_held_up_others_for_long_is_tried_more_seldom(self) -> None:
+        known, pauses = HeldUpTenants(), []
+        for took_s in (0.01, 0.1, 10.0):
+            known.learn(["acme"], tried=["acme"], took_s=took_s)
+            pauses.append(round(known.due_s("acme") - time.monotonic(), 1))
+        assert pauses == [0.1, 0.5, 1.0]
+        # What others in a batch took is nothing to those who were not expected to wait.
+        known.learn(["other"], took_s=10.0)
+        assert known.due_s("other") - time.monotonic() <= held_up.PAUSE_S
 
     def test_one_that_many_meet_at_once_is_held_up_once_and_tried_by_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         known = HeldUpTenants()
         assert known.may_try("acme")
-        for _ in range(4):
-            known.learn({"acme": True}, tried=None)
-        assert known.due_s("acme") - time.monotonic() <= held_up.PAUSE_S
+        known.learn(["acme"])
+        due_s = known.due_s("acme")
+        known.learn(["acme"])
+        assert known.due_s("acme") == due_s
         assert not known.may_try("acme")
         monkeypatch.setattr(held_up, "PAUSE_S", 0.0)
-        known.learn({"acme": True}, tried="acme")
+        known.learn(["acme"], tried=["acme"])
         assert [known.may_try("acme"), known.may_try("acme")] == [True, False]
         # Whoever tried never said what came of it.
         monkeypatch.setattr(held_up, "TRY_S", 0.0)
-        known.learn({"acme": True}, tried="acme")
+        known.learn(["acme"], tried=["acme"])
         assert [known.may_try("acme"), known.may_try("acme")] == [True, True]
 
     def test_one_of_whom_nobody_asks_is_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
         known = HeldUpTenants()
-        known.learn({"acme": True}, tried=None)
+        known.learn(["acme"])
         assert known.names() == {"acme"}
         monkeypatch.setattr(held_up, "FORGOTTEN_S", -1.0)
         assert known.names() == set()
-
-    def test_what_is_theirs_is_told_from_what_is_others(self) -> None:
-        known = HeldUpTenants()
-        known.learn({"acme": True, "third": False}, tried=None)
-        assert known.apart([1, 2, 3], ["acme", "other", "acme"]) == ([2], {"acme": [1, 3]})
 
 
 @pytest.mark.parametrize(
@@ -575,10 +865,10 @@ def test_who_is_refused_for_another_reason_met_no_lock(error: Exception, names: 
     def act() -> None:
         raise error
 
-    known.learn({"acme": True}, tried=None)
+    known.learn(["acme"])
     while not known.is_due("acme"):
         time.sleep(0.01)
     with pytest.raises(type(error)):
-        ledger.try_for("acme", act)
+        ledger.try_for("acme", act, needing=make.reserving(by=make.caller()), now=timezone.now())
     assert known.names() == names
-    known.learn({}, tried="acme")
+    known.learn([], tried=["acme"])

@@ -1,0 +1,130 @@
+"""Which tenants have a row that somebody else has locked, and whether that is kept; PostgreSQL only.
+
+Nobody waits here, and nothing of what all tenants share is locked: rows are asked for as whoever works with them does,
+those that others have are left out, and all are free again when the transaction ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from governance.ledger import sql_dialect as words
+from governance.ledger.sql_dialect import IDS, UUIDS, Select, Shape, among, pack_ids, stamp
+from governance.rules.scopes import PLATFORM
+
+_SUBJECTS = Shape("budget_id bigint, subject text, tenant_id bigint")
+_BUCKETS = Shape("rate_limit_id bigint, subject text, tenant_id bigint")
+_KEYS = Shape("id bigint, tenant_id bigint")
+_HOURS = Shape("hour timestamptz")
+
+
+def _held(listed: str = "") -> str:
+    """FROM and on: reservations by id, with what a column of theirs lists."""
+    return f"governance_reservation e{listed and f', {listed}'} WHERE e.id IN {among(UUIDS)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What calls and reports need of their tenants: reservations, subjects of budgets and of rate limits, each with
+    its tenant, keys likewise, tenants by id, and the hours in which is charged."""
+
+    held: Collection[UUID]
+    subjects: Collection[tuple[int, str, int]]
+    buckets: Collection[tuple[int, str, int]]
+    keys: Collection[tuple[int, int]]
+    tenant_ids: Collection[int]
+    hours: Collection[datetime]
+
+
+def taken(needs: Needs, *, now: datetime, silent_s: float, old_s: float) -> list[Select[list[tuple[str, bool]]]]:
+    """The tenants that need a row which somebody has: (slug, whether it is kept).
+
+    It is by whoever waits for no lock and has done nothing new for `silent_s`, or whose transaction is older than
+    `old_s`. Of another user's session nothing more is known than that it has the row; it may be such a one.
+    """
+    held = pack_ids(needs.held)
+    subjects, tenants = _SUBJECTS.pack(needs.subjects), pack_ids(needs.tenant_ids)
+    windows, meters = words.elements("e.windows"), words.elements("e.meters")
+    is_open = "k.budget_id = v.budget_id AND k.subject = v.subject AND k.closed_at IS NULL"
+    of_tenants = f"(SELECT v.id FROM {IDS} UNION SELECT e.tenant_id FROM {_held()})"
+    wanted: list[tuple[str, str, str, list[Any]]] = [
+        ("reservation", "UPDATE", f"SELECT e.id, e.tenant_id FROM {_held()}", [held]),
+        (
+            "budgetwindow",
+            "UPDATE",
+            "SELECT k.id, k.tenant_id FROM governance_budgetwindow k WHERE k.tenant_id IS NOT NULL AND k.id IN ("
+            f"SELECT k.id FROM governance_budgetwindow k JOIN {_SUBJECTS} ON {is_open}"
+            f" UNION SELECT {windows.id} FROM {_held(windows.item)})",
+            [subjects, held],
+        ),
+        (
+            # Only whoever opens a window wants its budget.
+            "budget",
+            "SHARE",
+            f"SELECT v.budget_id AS id, v.tenant_id FROM {_SUBJECTS} WHERE NOT EXISTS (SELECT 1"
+            f" FROM governance_budgetwindow k WHERE {is_open} AND (k.ends_at IS NULL OR k.ends_at > %s))",
+            [subjects, stamp(now)],
+        ),
+        (
+            "ratemeter",
+            "UPDATE",
+            "SELECT m.id, n.tenant_id FROM (SELECT k.id, v.tenant_id FROM governance_ratemeter k"
+            f" JOIN {_BUCKETS} ON k.rate_limit_id = v.rate_limit_id AND k.subject = v.subject"
+            f" UNION SELECT {meters.id}, e.tenant_id FROM {_held(meters.item)}) n"
+            " JOIN governance_ratemeter m ON m.id = n.id JOIN governance_ratelimit b ON b.id = m.rate_limit_id"
+            f" AND b.scope_type <> '{PLATFORM}'",
+            [_BUCKETS.pack(needs.buckets), held],
+        ),
+        (
+            "spendrollup",
+            "UPDATE",
+            "SELECT s.id, s.tenant_id FROM governance_spendrollup s"
+            f" WHERE s.tenant_id IN {of_tenants} AND s.hour IN (SELECT v.hour FROM {_HOURS})",
+            [tenants, held, _HOURS.pack((hour,) for hour in needs.hours)],
+        ),
+        # What is charged and held refers to these.
+        (
+            "tenant",
+            "KEY SHARE",
+            f"SELECT t.id, t.id AS tenant_id FROM governance_tenant t WHERE t.id IN {of_tenants}",
+            [tenants, held],
+        ),
+        (
+            "apikey",
+            "KEY SHARE",
+            f"SELECT v.id, v.tenant_id FROM {_KEYS} UNION SELECT e.key_id, e.tenant_id FROM {_held()}",
+            [_KEYS.pack(needs.keys), held],
+        ),
+    ]
+    return [
+        Select(_taken(f"governance_{table}", strength, of), [*params, silent_s, old_s], _whose)
+        for table, strength, of, params in wanted
+    ]
+
+
+def _taken(table: str, strength: str, wanted: str) -> str:
+    # A row says which transaction locked it last; and each transaction has a lock on itself as long as it lasts.
+    return (
+        f"WITH wanted AS MATERIALIZED ({wanted}), had AS MATERIALIZED (SELECT r.id FROM {table} r"
+        f" WHERE r.id IN (SELECT n.id FROM wanted n) FOR {strength} SKIP LOCKED)"
+        " SELECT o.slug, l.transactionid IS NOT NULL AND a.wait_event_type IS DISTINCT FROM 'Lock'"
+        " AND COALESCE(a.state_change < clock_timestamp() - make_interval(secs => %s)"
+        " OR a.xact_start < clock_timestamp() - make_interval(secs => %s), TRUE)"
+        f" FROM wanted n JOIN {table} r ON r.id = n.id JOIN governance_tenant o ON o.id = n.tenant_id"
+        " LEFT JOIN pg_locks l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = r.xmax"
+        " LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
+        " WHERE n.id NOT IN (SELECT h.id FROM had h)"
+    )
+
+
+def _whose(rows: list[Any]) -> list[tuple[str, bool]]:
+    return [(slug, is_kept) for slug, is_kept in rows]
+
+
+def leave_no_trace() -> None:
+    """Have nobody wait until a log on a disk says that rows were locked for a moment."""
+    words.run("SELECT set_config('synchronous_commit', 'off', true)", [])
