@@ -251,31 +251,24 @@ class _Planning:
     def _limits(self, wanted: LimitsWanted, slug: str) -> Iterator[ImportStep]:
         scope = {"scope_type": wanted.scope_type, "scope_key": wanted.scope_key}
         for each in wanted.budgets:
-            given: dict[str, Any] = {"limit_nanos": each.limit_nanos}
+            shown: dict[str, Any] = {"limit": money.format_dollars(each.limit_nanos)}
+            columns = {**scope, "window": each.window, "limit_nanos": each.limit_nanos}
             if each.alert_thresholds:
-                given["alert_thresholds"] = list(each.alert_thresholds)
-            asked = {"tenant": slug, **scope, "window": each.window, **given}
-            shown = given | {"limit_nanos": None, "limit": money.format_dollars(each.limit_nanos)}
-            name = f"budget {_scope(slug, wanted)} per {each.window}"
-            yield from self._limit("budgets", name, slug, asked, given, shown)
+                shown["alert_thresholds"] = columns["alert_thresholds"] = list(each.alert_thresholds)
+            yield from self._limit("budgets", f"budget {_scope(slug, wanted)} per {each.window}", slug, columns, shown)
         ceilings = ("requests_per_minute", "tokens_per_minute")
         if given := {ceiling: value for ceiling in ceilings if (value := getattr(wanted, ceiling))}:
-            asked = {"tenant": {"slug": slug}, **scope, **given}
-            yield from self._limit("rate_limits", f"rate limit {_scope(slug, wanted)}", slug, asked, given, given)
+            yield from self._limit("rate_limits", f"rate limit {_scope(slug, wanted)}", slug, scope | given, given)
 
     def _limit(
-        self,
-        table: str,
-        name: str,
-        slug: str,
-        asked: Mapping[str, Any],
-        given: Mapping[str, Any],
-        shown: Mapping[str, Any],
+        self, table: str, name: str, slug: str, columns: Mapping[str, Any], shown: Mapping[str, Any]
     ) -> Iterator[ImportStep]:
-        """The step of one limit, where there is one. `given` are its columns, `shown` those that people know."""
+        """The step of one budget or rate limit, where there is one. `shown` is what people see of a new one."""
+        asked = {"tenant": slug if table == "budgets" else {"slug": slug}, **columns}
         try:
             if slug not in self._known.tenants:
-                _check(table, given, window=asked.get("window"))
+                # Nothing of a customer that is not here can be here; it must be something that can be made.
+                _check(table, columns)
                 action, differences = CREATED, _new(**shown)
             else:
                 change = TABLES[table].plan(dict(asked))
@@ -286,17 +279,22 @@ class _Planning:
         if action == CHANGED and not self._overwrite:
             told = ", ".join(f"{each.field} {each.old}, at LiteLLM {each.new}" for each in differences)
             self.found.leave("a limit that is another here: it stays, unless --overwrite is said", f"{name} ({told})")
-        elif action == CREATED and name in self._made and not self._overwrite:
+            return
+        if action == CREATED and name in self._made and not self._overwrite:
             self.found.leave("a limit that was deleted here: it stays so, unless --overwrite is said", name)
-        else:
+            return
 
-            def act(by: Actor, now: datetime, reason: str) -> None:
-                change = TABLES[table].plan(dict(asked))
-                if change.action != action or (action == CHANGED and change.differences != differences):
-                    raise Conflict("", f"{name} is no longer as it was.")
-                change.act(by, now, reason)
+        def create(by: Actor, now: datetime, reason: str) -> None:
+            make = budgets.create if table == "budgets" else rate_limits.create
+            make(tenant=tenancy.tenant_named(slug), **columns, by=by, now=now, reason=reason)
 
-            yield ImportStep(table, name, action, differences, act)
+        def change_it(by: Actor, now: datetime, reason: str) -> None:
+            again = TABLES[table].plan(dict(asked))
+            if (again.action, again.differences) != (action, differences):
+                raise Conflict("", f"{name} is no longer as it was.")
+            again.act(by, now, reason)
+
+        yield ImportStep(table, name, action, differences, create if action == CREATED else change_it)
 
     def _tell_what_is_gone(self, customer: CustomerWanted) -> None:
         """What an earlier import made, and LiteLLM has no longer, of the scopes that it told of."""
@@ -344,12 +342,11 @@ class _Planning:
         return ImportStep("models", name, CREATED, _new(model=f"{wanted.provider}/{wanted.model}"), act)
 
 
-def _check(table: str, given: Mapping[str, Any], *, window: str | None) -> None:
-    """Raise what making a limit of a customer that is not here yet would; nothing of it can be here."""
+def _check(table: str, columns: Mapping[str, Any]) -> None:
     if table == "budgets":
-        budgets.validate(Budget(window=window or "", **given))
+        budgets.validate(Budget(**columns))
     else:
-        rate_limits.validate(RateLimit(**given))
+        rate_limits.validate(RateLimit(**columns))
 
 
 def _scope(slug: str, limits: LimitsWanted) -> str:
