@@ -25,8 +25,11 @@ BY_LINK = Actor("the link in a report")
 
 def check(*, address: str, time_zone: str = "") -> str:
     """The address in the form that is kept. Raises FieldError."""
-    found = address.strip().lower()
-    problem = "Name one e-mail address." if len(email.addresses(found)) != 1 else email.problem_with(found)
+    listed = email.addresses(address.lower())
+    if len(listed) != 1:
+        raise FieldError("address", "Name one e-mail address.")
+    [found] = listed
+    problem = email.problem_with(found)
     if problem or len(found) > 254:
         raise FieldError("address", problem or "may have at most 254 characters.")
     if time_zone and time_zone not in available_timezones():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -56,7 +56,7 @@ class ReportReaderForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class ReportSubscriptionAdmin(ConsoleAdmin):
-    """Who reads which report. Ended, never deleted: whoever ended it by a link is not to be added by mistake."""
+    """Who reads which report. Ended, never deleted: whoever begins one again is told who had ended it."""
 
     form = ReportReaderForm
     list_display = ("address", "whose", "cadence", "time_zone", "since", "state")
@@ -77,6 +77,8 @@ class ReportSubscriptionAdmin(ConsoleAdmin):
         return super().get_fields(request, obj) if obj is None else (*self.fields, ("since", "state"))
 
     def save_model(self, request: HttpRequest, obj: ReportSubscription, form: Any, change: bool) -> None:
+        if obj.ended_by:
+            messages.warning(request, f"It had been ended by {obj.ended_by}, and is begun again.")
         made = report_subscriptions.subscribe(
             tenant=obj.tenant,
             address=obj.address,

@@ -48,8 +48,8 @@ def put(*, now: datetime) -> int:
             # A system's zones are others after an update; nobody else's report waits for that.
             log.error("%s: there is no time zone %r here", subscription, subscription.time_zone)
             continue
-        period = report_periods.last_ended(Cadence(subscription.cadence), now, zone)
-        if period.due_at <= now and period.ends_at > subscription.since:
+        period = report_periods.last_due(Cadence(subscription.cadence), now, zone)
+        if period.ends_at > subscription.since:
             due.append(ReportMail(subscription=subscription, first_day=period.first, created_at=now, next_at=now))
     known = set(
         ReportMail.objects.filter(first_day__in={mail.first_day for mail in due}).values_list(

@@ -87,5 +87,11 @@ def last_ended(cadence: Cadence, now: datetime, zone: ZoneInfo) -> ReportPeriod:
     return holding(cadence, now.astimezone(zone).date(), zone).before
 
 
+def last_due(cadence: Cadence, now: datetime, zone: ZoneInfo) -> ReportPeriod:
+    """The latest period whose report may leave."""
+    period = last_ended(cadence, now, zone)
+    return period if period.due_at <= now else period.before
+
+
 def _at(day: date, clock: time, zone: ZoneInfo) -> datetime:
     return datetime.combine(day, clock, tzinfo=zone).astimezone(UTC)

@@ -86,6 +86,12 @@ def test_what_did_not_run_is_told_late_and_the_latest_alone(mail: MailSink) -> N
     assert "30 March to 5 April 2026" in mail.got[0]["Subject"]
 
 
+def test_a_morning_before_eight_still_tells_of_the_week_before(mail: MailSink) -> None:
+    reader()
+    assert [run(MONDAY + WEEK - HOUR), run(MONDAY + WEEK)] == [1, 1]
+    assert ["9 to 15" in each["Subject"] for each in mail.got] == [True, False]
+
+
 def test_whoever_begins_today_gets_no_report_of_what_was_before(mail: MailSink) -> None:
     reader(now=MONDAY - HOUR)
     assert run() == 0
@@ -250,3 +256,10 @@ def test_what_is_old_is_deleted(mail: MailSink) -> None:
     run()
     assert outbox.purge(now=MONDAY + outbox.KEPT) == 0
     assert outbox.purge(now=MONDAY + outbox.KEPT + HOUR) == 1
+
+
+def test_an_address_has_one_form() -> None:
+    assert report_subscriptions.check(address=" Ada@Example.com, ") == "ada@example.com"
+    for wrong in ("", ",", "ada@example.com, eve@example.com"):
+        with pytest.raises(FieldError, match="one e-mail address"):
+            report_subscriptions.check(address=wrong)

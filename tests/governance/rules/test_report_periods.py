@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from governance.rules.report_periods import Cadence, ReportPeriod, holding, last_ended
+from governance.rules.report_periods import Cadence, ReportPeriod, holding, last_due, last_ended
 
 BERLIN, AUCKLAND, ANGELES = ZoneInfo("Europe/Berlin"), ZoneInfo("Pacific/Auckland"), ZoneInfo("America/Los_Angeles")
 HOUR = timedelta(hours=1)
@@ -57,6 +57,12 @@ def test_what_is_over_is_the_readers_own_week() -> None:
 )
 def test_it_is_due_at_eight_of_the_readers_clock_after_either_change(first: date, due: str) -> None:
     assert ReportPeriod(Cadence.WEEKLY, first, BERLIN).due_at.isoformat() == due
+
+
+@pytest.mark.parametrize(("hour", "first"), [(7, date(2026, 3, 2)), (8, date(2026, 3, 9))])
+def test_before_eight_the_report_of_the_period_before_is_the_latest(hour: int, first: date) -> None:
+    now = datetime(2026, 3, 16, hour, tzinfo=BERLIN)
+    assert last_due(Cadence.WEEKLY, now, BERLIN).first == first
 
 
 @pytest.mark.parametrize(
