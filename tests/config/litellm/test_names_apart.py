@@ -140,3 +140,15 @@ def test_options_that_would_join_two_are_refused(tmp_path: Path, args: list[str]
 def test_a_mark_is_made_with_a_secret() -> None:
     marks = {customer.slug for customer in mapped(("t1", "Acme"), ("t2", "Acme"), mark=adopted_prefix).customers}
     assert marks == {f"acme-{adopted_prefix(f'team:{id}')[-8:]}" for id in ("t1", "t2")}
+
+
+def test_the_customer_of_keys_of_nobody_may_be_here_already(tmp_path: Path) -> None:
+    make.tenant("own")
+    answers = folder(tmp_path, teams=[team()], keys=[key("sk-cron", key_alias="cron", team_id=None)])
+    import_litellm(answers, "--others-to", "own", "--yes")
+
+    assert owners() == {"cron": "own/cron"}
+    # A team of that name is another customer from then on.
+    teams = [team(), team("t2", "Own")]
+    import_litellm(folder(tmp_path, teams=teams), "--yes")
+    assert Tenant.objects.filter(slug__startswith="own-").exists()
