@@ -31,14 +31,16 @@ TABLES: Mapping[str, tuple[str, str, list[str]]] = {
     # What a model stands for is sealed there: `model_info` and `litellm_params` would say nothing, but secrets.
     "models": ("LiteLLM_ProxyModelTable", "model_id", ["litellm_params", "model_info"]),
     "organizations": ("LiteLLM_OrganizationTable", "organization_id", []),
+    "projects": ("LiteLLM_ProjectTable", "project_id", []),
 }
+# There is an end user for every name that a call ever gave; nothing is to be said of most.
+ONLY: Mapping[str, LiteralString] = {"customers": "budget_id IS NOT NULL OR blocked"}
 # Older versions have no others.
 NEEDED = {"teams", "users", "keys", "budgets"}
 # What is only counted, where there is such a table: the sentence, the table, and which of its rows.
 COUNTED: tuple[tuple[str, str, LiteralString], ...] = (
     ("budgets of a team's members: the key of each can have one", "LiteLLM_TeamMembership", "budget_id IS NOT NULL"),
     ("tags with a budget of their own", "LiteLLM_TagTable", "budget_id IS NOT NULL"),
-    ("projects between teams and keys", "LiteLLM_ProjectTable", "true"),
     (
         "old keys that work on for a while after they were rotated",
         "LiteLLM_DeprecatedVerificationToken",
@@ -92,8 +94,8 @@ def _tables(direct: psycopg.Connection[Any], schema: str) -> dict[str, list[Lite
             if name in NEEDED:
                 raise NotReadable(f"LiteLLM's database: there is no {table} in its schema {schema!r}")
             continue
-        query = sql.SQL("SELECT to_jsonb(t) - %s::text[] FROM {} t ORDER BY {}").format(
-            sql.Identifier(schema, table), sql.Identifier(key)
+        query = sql.SQL("SELECT to_jsonb(t) - %s::text[] FROM {} t WHERE {} ORDER BY {}").format(
+            sql.Identifier(schema, table), sql.SQL(ONLY.get(name, "true")), sql.Identifier(key)
         )
         rows = direct.execute(query, [left_out]).fetchall()
         found[name] = [LitellmRow(f"{table}: row {number}", values) for number, (values,) in enumerate(rows, 1)]

@@ -6,20 +6,36 @@ The rows are those of its `schema.prisma`; its API's answers hold the same field
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Any
+from typing import Any, TypeVar
 
+from config.litellm import routes
+from config.litellm.routes import ModelRoutes
 from governance.rules import money
 from governance.rules.errors import quoted
 
 # Keys by which people are signed in to LiteLLM's own pages.
 CONSOLE_TEAM = "litellm-dashboard"
 _DIGEST = re.compile("[0-9a-f]{64}")
-# Among the routes that a key may call, those of models; a key without any of these is for administration.
-_OF_MODELS = re.compile(r"llm_api|/v1|/chat/|/completions|/embeddings|/messages|^\*$|^/\*$")
+# By what the rows of each table are known.
+IDS: Mapping[str, str] = {
+    "teams": "team_id",
+    "users": "user_id",
+    "keys": "token",
+    "budgets": "budget_id",
+    "customers": "user_id",
+    "projects": "project_id",
+}
+# A deployment that has no more than these is the provider's model as everybody has it.
+_PLAIN = {"model", "custom_llm_provider", "api_key", "tpm", "rpm", "timeout", "stream_timeout", "max_retries", "weight"}
+_OF_A_PRICE = re.compile("cost|pric")
+# Where a call goes, and as whose: "api_base", "litellm_credential_name", "vertex_project", "aws_region_name".
+_OF_AN_ADDRESS = re.compile(
+    "base|url|endpoint|credential|region|location|project|api_version|proxy|tenant_id|role_name"
+)
 # Of an amount: LiteLLM adds floats up, so that its sums are finer than a nanodollar.
 _NANO = Decimal("0.000000001")
 
@@ -155,8 +171,9 @@ class LitellmKey:
     limits: LitellmLimits
     expires_at: datetime | None
     blocked: bool
-    # Whether it is for calls of models at all; others are for LiteLLM's administration.
-    calls_models: bool
+    routes: ModelRoutes
+    # None where its project was not given.
+    project_is_blocked: bool | None = False
     # A budget of its own that was not among the rows.
     missing_budget: str = ""
 
@@ -172,16 +189,25 @@ class LitellmEndUser:
 
 @dataclass(frozen=True, slots=True)
 class LitellmModel:
-    """A deployment: what callers call it, and what it stands for; empty where that cannot be read."""
+    """A deployment: what callers call it, and what it stands for; empty where that cannot be read.
+
+    `settings` are those by which it is not the provider's model as everybody has it.
+    """
 
     name: str
     stands_for: str
-    api_base: str
+    has_address: bool
+    has_price: bool
+    is_a_teams: bool
+    settings: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
 class LitellmExport:
-    """All of it. `unread` are the tables that were not given, `left` counts what has no place here, by a sentence."""
+    """All of it. `unread` are the tables that were not given, `left` counts what has no place here, by a sentence.
+
+    `odd` says of each row that cannot be read where it stands and why; `odd_users` are the ids of users among them.
+    """
 
     teams: Sequence[LitellmHolder] = ()
     users: Sequence[LitellmHolder] = ()
@@ -190,75 +216,126 @@ class LitellmExport:
     models: Sequence[LitellmModel] = ()
     unread: frozenset[str] = frozenset()
     left: Mapping[str, int] = field(default_factory=dict)
+    odd: Sequence[str] = ()
+    odd_users: frozenset[str] = frozenset()
 
 
 Rows = Sequence[LitellmRow]
+T = TypeVar("T")
 
 
 def of(tables: Mapping[str, Rows], *, left: Mapping[str, int]) -> LitellmExport:
     """The tables by their names, those of `files.ANSWERS`; one that is missing was not read. Raises BadExport."""
+    _refuse_keys_without_budgets(tables)
+    odd: dict[str, None] = {}
+    # What each table's rows say, by their ids: pages of an answer may overlap.
+    rows: dict[str, dict[str, LitellmRow]] = {name: {} for name in IDS}
 
-    def rows(name: str, key: str) -> list[LitellmRow]:
-        """Each once: pages of an answer may overlap."""
-        return list({row.needed(key): row for row in tables.get(name, ())}.values())
+    def read(name: str, parsed: Callable[[LitellmRow], T]) -> list[T]:
+        found: dict[str, T] = {}
+        for row in tables.get(name, ()):
+            try:
+                id = row.needed(IDS[name])
+                found[id], rows[name][id] = parsed(row), row
+            except BadExport as error:
+                odd[str(error)] = None
+        return list(found.values())
 
-    budgets = {row.needed("budget_id"): row for row in tables.get("budgets", ())}
-    teams, users, keys = rows("teams", "team_id"), rows("users", "user_id"), rows("keys", "token")
+    read("budgets", lambda row: row)
+    projects = {row.text("project_id"): row.flag("blocked") for row in read("projects", _project)}
+    teams, users = read("teams", _team), read("users", _user)
+    keys = read("keys", lambda row: _key(row, rows["budgets"], projects))
+    end_users = read("customers", lambda row: _end_user(row, rows["budgets"]))
+    models = []
+    for row in tables.get("models", ()):
+        try:
+            models.append(_model(row))
+        except BadExport as error:
+            odd[str(error)] = None
+    known = {user.id for user in users}
+    ids = {str(row.values.get("user_id")) for row in tables.get("users", ())}
     return LitellmExport(
-        teams=[_team(row) for row in teams],
-        users=[_user(row) for row in users],
-        keys=[_key(row, budgets) for row in keys],
-        end_users=[_end_user(row, budgets) for row in rows("customers", "user_id")],
-        models=[_model(row) for row in tables.get("models", ())],
+        teams=teams,
+        users=users,
+        keys=keys,
+        end_users=end_users,
+        models=models,
         unread=frozenset({"teams", "users", "keys", "models", "customers"} - set(tables)),
-        left=_without_place(teams=teams, users=users, keys=keys, tables=tables) | dict(left),
+        left=_without_place(rows=rows, tables=tables) | dict(left),
+        odd=list(odd),
+        odd_users=frozenset(ids - known),
     )
 
 
+def _refuse_keys_without_budgets(tables: Mapping[str, Rows]) -> None:
+    """Of a key that does not say which budget it shares with others none would come over, and nobody would know."""
+    for row in tables.get("keys", ()):
+        if tables.get("budgets") and "budget_id" not in row.values and not row.values.get("litellm_budget_table"):
+            raise row.wrong(
+                "budget_id",
+                "is not in this answer, so that nobody knows who has which of the budgets:"
+                " give --database, or what a newer LiteLLM answers",
+            )
+
+
 def _team(row: LitellmRow) -> LitellmHolder:
-    limits = _limits(row, row, soft=row)
-    return LitellmHolder(row.text("team_id"), row.text("team_alias"), limits, blocked=row.flag("blocked"))
+    row.inner("metadata"), row.inner_rows("team_memberships")
+    return LitellmHolder(row.text("team_id"), row.text("team_alias"), _limits(row), blocked=row.flag("blocked"))
 
 
 def _user(row: LitellmRow) -> LitellmHolder:
-    alias = row.text("user_alias") or row.text("user_email")
-    return LitellmHolder(row.text("user_id"), alias, _limits(row, row, soft=row))
+    row.inner("metadata")
+    return LitellmHolder(row.text("user_id"), row.text("user_alias") or row.text("user_email"), _limits(row))
 
 
-def _key(row: LitellmRow, budgets: Mapping[str, LitellmRow]) -> LitellmKey:
+def _project(row: LitellmRow) -> LitellmRow:
+    row.flag("blocked")
+    return row
+
+
+def _key(row: LitellmRow, budgets: Mapping[str, LitellmRow], projects: Mapping[str, bool]) -> LitellmKey:
     if not _DIGEST.fullmatch(row.text("token")):
         # Not what is there: it may be the key itself.
         raise row.wrong("token", "must be 64 hexadecimal digits, the SHA-256 of the key as LiteLLM keeps it")
+    row.inner("metadata")
     shared, missing = _shared_budget(row, budgets)
-    own = row if row.values.get("max_budget") is not None else shared
-    routes = row.listed("allowed_routes")
+    project = row.text("project_id")
     return LitellmKey(
         digest=row.text("token"),
         alias=row.text("key_alias"),
         masked=row.text("key_name"),
         team=row.text("team_id"),
         user=row.text("user_id"),
-        limits=_limits(row, own, soft=shared, otherwise=shared),
+        limits=_limits(row, shared),
         expires_at=row.moment("expires"),
         blocked=row.flag("blocked"),
-        calls_models=not routes or any(_OF_MODELS.search(str(route)) for route in routes),
+        routes=routes.of([str(route) for route in row.listed("allowed_routes")]),
+        project_is_blocked=projects.get(project) if project else False,
         missing_budget=missing,
     )
 
 
 def _end_user(row: LitellmRow, budgets: Mapping[str, LitellmRow]) -> LitellmEndUser:
     shared, missing = _shared_budget(row, budgets)
-    limits = _limits(row, shared, soft=shared, otherwise=shared)
     has_budget = bool(shared.values) or bool(missing)
-    return LitellmEndUser(row.text("user_id"), row.flag("blocked"), has_budget, limits, missing)
+    return LitellmEndUser(row.text("user_id"), row.flag("blocked"), has_budget, _limits(row, shared), missing)
 
 
 def _model(row: LitellmRow) -> LitellmModel:
-    params = row.inner("litellm_params")
+    params, info, name = row.inner("litellm_params"), row.inner("model_info"), row.needed("model_name")
     stands_for, provider = params.text("model"), params.text("custom_llm_provider")
     if stands_for and provider and not stands_for.startswith(f"{provider}/"):
         stands_for = f"{provider}/{stands_for}"
-    return LitellmModel(row.needed("model_name"), stands_for, params.text("api_base"))
+    settings = sorted(each for each, value in params.values.items() if value and each not in _PLAIN)
+    return LitellmModel(
+        name,
+        stands_for,
+        has_address=any(_OF_AN_ADDRESS.search(each) for each in settings),
+        # Of prices in `model_info` nobody can tell whether they are LiteLLM's own.
+        has_price=any(_OF_A_PRICE.search(each) for each in settings) or bool(info.values.get("base_model")),
+        is_a_teams=bool(info.values.get("team_id")) or name.startswith("model_name_"),
+        settings=settings,
+    )
 
 
 def _shared_budget(row: LitellmRow, budgets: Mapping[str, LitellmRow]) -> tuple[LitellmRow, str]:
@@ -269,62 +346,72 @@ def _shared_budget(row: LitellmRow, budgets: Mapping[str, LitellmRow]) -> tuple[
     return (budgets[named], "") if named in budgets else (within, named)
 
 
-def _limits(
-    row: LitellmRow, budget: LitellmRow, *, soft: LitellmRow, otherwise: LitellmRow | None = None
-) -> LitellmLimits:
-    """Of a row whose budget is `budget`; a rate that it does not have is that of `otherwise`, as LiteLLM has it."""
+def _limits(row: LitellmRow, shared: LitellmRow | None = None) -> LitellmLimits:
+    """Of a row; what it does not say itself says the budget that it shares with others, field by field."""
 
-    def rate(name: str) -> int | None:
-        own = row.whole(name)
-        found = own if own is not None or otherwise is None else otherwise.whole(name)
-        if found is not None and found < 0:
-            raise row.wrong(name, f"must not be negative, as {found} is")
-        return found
+    def said_by(name: str) -> LitellmRow:
+        return row if shared is None or row.values.get(name) not in (None, "") else shared
 
-    most = budget.dollars("max_budget")
-    if most is not None and most < 0:
-        raise budget.wrong("max_budget", "must not be negative")
+    def least(name: str, value: int | None) -> int | None:
+        if value is not None and value < 0:
+            raise said_by(name).wrong(name, "must not be negative")
+        return value
+
     windows = []
     for each in row.inner_rows("budget_limits"):
         nanos = each.dollars("max_budget")
         if nanos is not None:
             windows.append((each.text("budget_duration"), nanos))
     return LitellmLimits(
-        max_nanos=most,
-        duration=budget.text("budget_duration"),
-        soft_nanos=soft.dollars("soft_budget"),
+        max_nanos=least("max_budget", said_by("max_budget").dollars("max_budget")),
+        duration=said_by("budget_duration").text("budget_duration"),
+        soft_nanos=said_by("soft_budget").dollars("soft_budget"),
         spent_nanos=max(0, row.dollars("spend", rounding=ROUND_CEILING) or 0),
-        tokens_per_minute=rate("tpm_limit"),
-        requests_per_minute=rate("rpm_limit"),
+        tokens_per_minute=least("tpm_limit", said_by("tpm_limit").whole("tpm_limit")),
+        requests_per_minute=least("rpm_limit", said_by("rpm_limit").whole("rpm_limit")),
         windows=tuple(windows),
     )
 
 
-def _without_place(*, teams: Rows, users: Rows, keys: Rows, tables: Mapping[str, Rows]) -> dict[str, int]:
+def _without_place(*, rows: Mapping[str, Mapping[str, LitellmRow]], tables: Mapping[str, Rows]) -> dict[str, int]:
     """What has no place here, counted by the sentence that says so."""
+    teams, keys = list(rows["teams"].values()), list(rows["keys"].values())
+    own = (*teams, *rows["users"].values(), *keys)
+    rated = (*own, *rows["budgets"].values())
 
-    def having(rows: Rows, name: str) -> int:
+    def having(rows: Iterable[LitellmRow], name: str) -> int:
         return sum(bool(row.values.get(name)) for row in rows)
 
     def noting(name: str) -> int:
-        return sum(bool(row.inner("metadata").values.get(name)) for row in (*teams, *users, *keys))
+        return sum(bool(row.inner("metadata").values.get(name)) for row in own)
 
-    own = (*teams, *users, *keys)
     members = [each for row in teams for each in row.inner_rows("team_memberships")]
-    models_of_keys = "lists of allowed models: every model can be called here by whoever has the budget for it"
+    unsaid = [] if "budgets" in tables else [row for row in keys if "budget_id" not in row.values]
     counted = {
-        models_of_keys: having(own, "models"),
+        "keys whose answer does not say which budget they share: give --database": sum(
+            not row.values.get("litellm_budget_table") for row in unsaid
+        ),
+        "lists of allowed models: every model can be called here by whoever has the budget for it": having(
+            own, "models"
+        ),
         "budgets and rates by model: here they are for all models together": having(own, "model_max_budget")
         + noting("model_rpm_limit")
         + noting("model_tpm_limit"),
         "ceilings of parallel requests: ceilings here are a minute's": having(own, "max_parallel_requests"),
-        "budgets of a team's members: the key of each can have one": sum(
-            bool(row.text("budget_id")) for row in members
+        "ceilings of tokens a day: a budget for a day bounds their cost": having(rated, "tpd_limit")
+        + noting("tpd_limit"),
+        "raises for a time: an operator can make one in the console": noting("temp_budget_increase")
+        + having(rows["budgets"].values(), "temp_budget_increase"),
+        "keys that are slowed once their budget is used up: here they are refused": noting(
+            "throttle_on_budget_exceeded"
         ),
+        "budgets that a key gives to end users: a budget for each user can be made": noting("end_user_budget_id"),
+        "budgets of a team's members: the key of each can have one": having(members, "budget_id"),
         "tags for calls: calls say x-task, x-session or x-user": noting("tags"),
         "guardrails and policies: what a call says is not looked into": noting("guardrails") + having(own, "policies"),
         "names of models that a key has for itself": having(keys, "aliases"),
         "keys that LiteLLM rotates by itself: rotate them in the console": having(keys, "auto_rotate"),
         "organisations: a customer stands under the platform's budgets alone": len(tables.get("organizations", ())),
+        "projects between teams and keys": len(rows["projects"]),
     }
     return {sentence: count for sentence, count in counted.items() if count}

@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Never
 
-from config.litellm.export import BadExport, LitellmRow
+from config.litellm.export import IDS, BadExport, LitellmRow
 from governance.rules import json_bounds
 from governance.rules.json_bounds import BeyondBounds, JsonBounds
 
@@ -26,6 +26,7 @@ ANSWERS = {
     "customers": "customers",
     "models": "data",
     "organizations": "organizations",
+    "projects": "projects",
 }
 MOST_BYTES = 64 * 1024 * 1024
 BOUNDS = JsonBounds(values=5_000_000)
@@ -105,7 +106,9 @@ def _refuse_incomplete(table: str, pages: Mapping[int, Mapping[str, Any]], rows:
         )
     totals = [answer.get("total_count", answer.get("total")) for answer in pages.values()]
     total = max((each for each in totals if isinstance(each, int)), default=0)
-    if len(rows) < total:
+    # Of pages that overlap one row may be there twice, and another not at all.
+    there_are = len({str(row.values.get(IDS.get(table, ""), number)) for number, row in enumerate(rows)})
+    if there_are < total:
         raise BadExport(
-            f"{table}: there are {len(rows)} rows of {total}: something changed meanwhile, fetch them again"
+            f"{table}: there are {there_are} rows of {total}: something changed meanwhile, fetch them again"
         )

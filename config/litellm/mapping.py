@@ -6,15 +6,17 @@ before keeps the names of that time, by LiteLLM's ids and the keys' digests: no 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from config.litellm.export import CONSOLE_TEAM, LitellmExport, LitellmHolder, LitellmKey, LitellmLimits, LitellmModel
+from config.litellm import aliases
+from config.litellm.aliases import AliasWanted
+from config.litellm.export import CONSOLE_TEAM, LitellmExport, LitellmHolder, LitellmKey, LitellmLimits
+from config.litellm.routes import ModelRoutes
 from governance.rules import money, names
 from governance.rules.errors import FieldError
 from governance.rules.windows import WindowKind
@@ -34,52 +36,42 @@ _MARK_CHARACTERS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class CustomerWanted:
-    """`source` is whom it comes from: "team:<id>", "user:<id>"."""
-
-    slug: str
-    name: str
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class KeyWanted:
-    digest: str
-    prefix: str
-    tenant: str
-    agent: str
-    name: str
-    expires_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
 class BudgetWanted:
-    tenant: str
-    scope_type: str
-    scope_key: str
     window: str
     limit_nanos: int
     alert_thresholds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class RateLimitWanted:
-    """A ceiling of None is none."""
+class LimitsWanted:
+    """What one scope of a customer may spend and call. A ceiling of None is none."""
 
-    tenant: str
     scope_type: str
     scope_key: str
-    requests_per_minute: int | None
-    tokens_per_minute: int | None
+    budgets: tuple[BudgetWanted, ...] = ()
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class AliasWanted:
-    """`provider` and `model` name a model of the catalogue."""
-
+class KeyWanted:
+    digest: str
+    prefix: str
+    agent: str
     name: str
-    provider: str
-    model: str
+    expires_at: datetime | None
+    limits: LimitsWanted
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerWanted:
+    """`source` is whom it comes from: "team:<id>", "user:<id>". `limits` are its own, and those of its users."""
+
+    slug: str
+    name: str
+    source: str
+    limits: list[LimitsWanted] = field(default_factory=list)
+    keys: list[KeyWanted] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,33 +95,28 @@ class KnownKey:
 
 
 @dataclass(frozen=True, slots=True)
-class KnownModel:
-    """A name that is called goes on to Mistral as it is, so that an alias of ours would mean nothing there."""
-
-    provider: str
-    model: str
-    is_mistrals: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class KnownHere:
     """What is here already. `customers` came over before, by their sources; `tenants` are all, by their slugs."""
 
     customers: Mapping[str, str]
     tenants: frozenset[str]
+    # Those among the export's, by their digests; and the prefixes of others that came over before and work.
     keys: Mapping[str, KnownKey]
-    # The prefix that a key will have, by its digest.
+    other_keys: Sequence[str]
+    # The agents of a customer, by its slug, each with whether a key that came over is its.
+    agents_of: Callable[[str], Mapping[str, bool]]
+    # The prefix that a key will have, by its digest: made with a secret, so nobody can name a team like another's mark.
     prefix_of: Callable[[str], str]
-    # What a name means here; None where nothing.
-    model_of: Callable[[str], KnownModel | None]
+    model_of: aliases.Meaning
+
+    def mark(self, of: str) -> str:
+        """Tells apart those who would have one name."""
+        return self.prefix_of(of)[-_MARK_CHARACTERS:]
 
 
 @dataclass(slots=True)
 class LitellmMapping:
     customers: list[CustomerWanted] = field(default_factory=list)
-    keys: list[KeyWanted] = field(default_factory=list)
-    budgets: list[BudgetWanted] = field(default_factory=list)
-    rate_limits: list[RateLimitWanted] = field(default_factory=list)
     aliases: list[AliasWanted] = field(default_factory=list)
     not_taken: list[NotTakenOver] = field(default_factory=list)
 
@@ -137,23 +124,38 @@ class LitellmMapping:
         self.not_taken.append(NotTakenOver(why, what, count))
 
 
-def of(export: LitellmExport, known: KnownHere, *, others_to: str, now: datetime) -> LitellmMapping:
-    """`others_to` is the customer's slug for keys of no team and no user; empty: they are left out."""
+def of(
+    export: LitellmExport, known: KnownHere, *, others_to: str, into: Collection[str] = (), now: datetime
+) -> LitellmMapping:
+    """`others_to` is the customer's slug for keys of no team and no user; empty: they are left out.
+
+    `into` are the slugs of customers who are here already and may be joined. Raises FieldError.
+    """
     found = LitellmMapping()
+    if unknown := sorted(set(into) - known.tenants):
+        raise FieldError("into", f"there is no tenant {unknown[0]!r}")
+    for row in export.odd:
+        found.leave("a row that cannot be read", names.printable(row))
     holders = _holders(export, found, others_to=others_to)
     owned = _owned(export.keys, holders, found, known, now=now)
     holders = {source: each for source, each in holders.items() if source.startswith("team:") or owned.get(source)}
-    slugs = _slugs(holders, known, found, others_to=others_to)
+    slugs = _slugs(holders, known, found, others_to=others_to, into=into)
     for source, holder in holders.items():
-        name = _label(holder.alias) or slugs[source]
-        found.customers.append(CustomerWanted(slugs[source], name, source))
-        _limit(found, holder.limits, tenant=slugs[source], scope_type="tenant", scope_key=slugs[source])
-        _add_keys(found, owned.get(source, ()), tenant=slugs[source], known=known)
-    _add_end_users(found, export, sorted(slugs.values()))
-    _add_aliases(found, export, known)
+        keys = owned.get(source, ())
+        if (slug := slugs.get(source)) is None:
+            for key in keys:
+                found.leave("a key whose customer is left out", _told(key))
+            continue
+        limits = _limits(found, holder.limits, tenant=slug, scope_type="tenant", scope_key=slug)
+        wanted = CustomerWanted(slug, _label(holder.alias) or slug, source, [limits])
+        wanted.keys.extend(_keys(found, keys, tenant=slug, known=known, joins=slug in into))
+        found.customers.append(wanted)
+    _add_end_users(found, export, several=len(holders) > 1)
+    found.aliases = aliases.of(export.models, known.model_of, leave=found.leave)
     idle = [user for user in export.users if f"user:{user.id}" not in holders and user.limits.max_nanos is not None]
     for user in idle:
         found.leave("a user's own budget, where no key is the user's own", user.alias or user.id)
+    _tell_who_is_gone(found, export, known)
     for sentence, count in export.left.items():
         found.leave(sentence, count=count)
     for table in sorted(export.unread):
@@ -161,12 +163,25 @@ def of(export: LitellmExport, known: KnownHere, *, others_to: str, now: datetime
     return found
 
 
+def _tell_who_is_gone(found: LitellmMapping, export: LitellmExport, known: KnownHere) -> None:
+    """Who came over before and is not among those given."""
+    if "keys" not in export.unread:
+        for prefix in known.other_keys:
+            found.leave("a key that came over before and is not among those given: revoke it", prefix)
+    if not export.unread & {"teams", "users"}:
+        given = {f"team:{each.id}" for each in export.teams} | {f"user:{each.id}" for each in export.users}
+        given |= {f"user:{key.user}" for key in export.keys} | {"nobody"}
+        for source, slug in known.customers.items():
+            if source not in given:
+                found.leave("a customer that came over before and is not among those given: revoke its keys", slug)
+
+
 def _holders(export: LitellmExport, found: LitellmMapping, *, others_to: str) -> dict[str, LitellmHolder]:
     """Who may be a customer, by their sources."""
     nothing = LitellmLimits(None, "", None, 0, None, None)
     holders = {f"team:{team.id}": team for team in export.teams}
     holders |= {f"user:{user.id}": user for user in export.users}
-    known_users = {user.id for user in export.users}
+    known_users = {user.id for user in export.users} | export.odd_users
     for key in export.keys:
         if not key.team and key.user and key.user not in known_users:
             known_users.add(key.user)
@@ -199,8 +214,12 @@ def _owned(
             found.leave(why, _told(key))
             if (here := known.keys.get(key.digest)) is not None and here.works and key.team != CONSOLE_TEAM:
                 found.leave("a key that is left out now, but came over before and works here: revoke it", here.prefix)
-        else:
-            owned[source].append(key)
+            continue
+        owned[source].append(key)
+        if key.routes is not ModelRoutes.ALL:
+            found.leave("routes that a key is held to: here it may call every route of models", _told(key))
+        if key.project_is_blocked is None:
+            found.leave("a key of a project that was not given: whether that is blocked is not known", _told(key))
     return owned
 
 
@@ -210,10 +229,14 @@ def _why_left(key: LitellmKey, source: str, holders: Mapping[str, LitellmHolder]
         return "a session of somebody at LiteLLM's own pages"
     if key.blocked:
         return "a key that is blocked"
+    if key.project_is_blocked:
+        return "a key of a project that is blocked"
     if key.expires_at is not None and key.expires_at <= now:
         return "a key that has expired"
-    if not key.calls_models:
+    if key.routes is ModelRoutes.NONE:
         return "a key that may call no models, but administers LiteLLM"
+    if key.routes is ModelRoutes.NO_CHATS:
+        return "a key that is held to routes without chat completions, which every key may call here"
     if key.limits.lets_nothing_pass:
         return "a key whose rate limit is 0: no call would pass"
     if source == "nobody" and source not in holders:
@@ -224,33 +247,59 @@ def _why_left(key: LitellmKey, source: str, holders: Mapping[str, LitellmHolder]
 
 
 def _slugs(
-    holders: Mapping[str, LitellmHolder], known: KnownHere, found: LitellmMapping, *, others_to: str
+    holders: Mapping[str, LitellmHolder],
+    known: KnownHere,
+    found: LitellmMapping,
+    *,
+    others_to: str,
+    into: Collection[str],
 ) -> dict[str, str]:
-    """A slug for each source: that of before, else its alias's, marked with its id where others have the same."""
-    before = {source: known.customers[source] for source in holders if source in known.customers}
-    # That one is whom the option names, today.
-    before.pop("nobody", None)
-    wanted = {
-        source: others_to if source == "nobody" else _slug(holder.alias or holder.id)
-        for source, holder in holders.items()
-        if source not in before
-    }
-    times, taken = Counter(wanted.values()), set(known.customers.values())
-    slugs = dict(before)
-    for source, slug in wanted.items():
-        kind, mark = source.partition(":")[0], hashlib.sha256(source.encode()).hexdigest()[:_MARK_CHARACTERS]
-        if source != "nobody":
-            if holders[source].alias and not _label(holders[source].alias):
-                found.leave("a name that is none here: it is named by its id", names.printable(holders[source].alias))
-                slug = ""
-            if not slug:
-                slug = f"{kind}-{mark}"
-            elif times[slug] > 1 or slug in taken:
-                slug = f"{slug[: _SLUG_CHARACTERS - _MARK_CHARACTERS - 1].rstrip('-')}-{mark}"
-            if slug in known.tenants:
-                found.leave("a customer of that name is here already: it is taken for the same one", slug)
-        slugs[source] = slug
+    """A slug for each source that comes over: that of before, else its alias's, marked where others have the same."""
+    # Of keys of nobody that one is whom the option names, today.
+    named = [source for source in holders if source != "nobody"]
+    slugs = {source: known.customers[source] for source in named if source in known.customers}
+    wanted = {}
+    for source in named:
+        if source not in slugs:
+            alias = holders[source].alias
+            is_named = _label(alias) or not alias
+            if not is_named:
+                found.leave("a name that is none here: it is named by its id", names.printable(alias))
+            wanted[source] = _slug(alias or holders[source].id) if is_named else ""
+
+    def marked(source: str) -> str:
+        plain = wanted[source][: _SLUG_CHARACTERS - _MARK_CHARACTERS - 1].rstrip("-")
+        return f"{plain or source.partition(':')[0]}-{known.mark(source)}"
+
+    taken = set(known.customers.values())
+    apart = _told_apart(wanted, taken=taken, marked=marked)
+    for source in wanted:
+        told = names.printable(f"{holders[source].alias or holders[source].id} ({source})")
+        if source not in apart:
+            found.leave("a name that would be another's here: give it another at LiteLLM", told)
+        elif apart[source] in known.tenants and apart[source] not in into:
+            found.leave("a customer of that name is here already: say --into and its slug to join it", apart[source])
+        else:
+            slugs[source] = apart[source]
+    if "nobody" in holders:
+        if others_to in apart.values() or (others_to in taken and known.customers.get("nobody") != others_to):
+            raise FieldError("others-to", f"{others_to!r} is a team or user of LiteLLM's: name another customer.")
+        slugs["nobody"] = others_to
     return slugs
+
+
+def _told_apart(wanted: Mapping[str, str], *, taken: Collection[str], marked: Callable[[str], str]) -> dict[str, str]:
+    """A name for each who wants one, marked where it is empty, taken, or wanted by several.
+
+    Whoever would still have another's name has none: of two who chose their names one may want to be taken for the
+    other.
+    """
+    times = Counter(wanted.values())
+    final = {
+        who: name if times[name] == 1 and name and name not in taken else marked(who) for who, name in wanted.items()
+    }
+    times = Counter(final.values())
+    return {who: name for who, name in final.items() if times[name] == 1 and name not in taken}
 
 
 def _slug(text: str) -> str:
@@ -266,8 +315,10 @@ def _label(text: str) -> str:
         return ""
 
 
-def _add_keys(found: LitellmMapping, keys: Sequence[LitellmKey], *, tenant: str, known: KnownHere) -> None:
-    agents = _agents(found, keys, known)
+def _keys(
+    found: LitellmMapping, keys: Sequence[LitellmKey], *, tenant: str, known: KnownHere, joins: bool
+) -> Iterator[KeyWanted]:
+    agents = _agents(found, keys, tenant=tenant, known=known, joins=joins)
     for key in keys:
         here = known.keys.get(key.digest)
         prefix = known.prefix_of(key.digest) if here is None else here.prefix
@@ -277,17 +328,20 @@ def _add_keys(found: LitellmMapping, keys: Sequence[LitellmKey], *, tenant: str,
         if here is not None and not here.works:
             found.leave("a key that was revoked here, or has expired here: it stays so", here.prefix)
             continue
+        if key.digest not in agents:
+            found.leave("a key whose agent would have another's name here: give it another alias", _told(key))
+            continue
         if here is not None and here.expires_at != key.expires_at:
             found.leave("a key that ends at another time here: issue another, or rotate it", here.prefix)
-        name = _label(key.alias or key.masked)
-        wanted = KeyWanted(key.digest, prefix, tenant, agents[key.digest], name, key.expires_at)
-        found.keys.append(wanted)
         if key.missing_budget:
             found.leave("a key's budget that is not among the budgets", _told(key))
-        _limit(found, key.limits, tenant=tenant, scope_type="key", scope_key=prefix)
+        limits = _limits(found, key.limits, tenant=tenant, scope_type="key", scope_key=prefix)
+        yield KeyWanted(key.digest, prefix, agents[key.digest], _label(key.alias or key.masked), key.expires_at, limits)
 
 
-def _agents(found: LitellmMapping, keys: Sequence[LitellmKey], known: KnownHere) -> dict[str, str]:
+def _agents(
+    found: LitellmMapping, keys: Sequence[LitellmKey], *, tenant: str, known: KnownHere, joins: bool
+) -> dict[str, str]:
     """An agent's name for each key of a customer: that of before, else its alias, marked where others have the same."""
     agents = {key.digest: known.keys[key.digest].agent for key in keys if key.digest in known.keys}
     wanted = {}
@@ -298,22 +352,24 @@ def _agents(found: LitellmMapping, keys: Sequence[LitellmKey], known: KnownHere)
             except FieldError:
                 found.leave("a name that is none here: the agent is named by its key", _told(key))
                 wanted[key.digest] = ""
-    times, taken = Counter(wanted.values()), set(agents.values())
-    for digest, name in wanted.items():
-        mark = known.prefix_of(digest)[-_MARK_CHARACTERS:]
-        if not name:
-            name = f"key-{mark}"
-        elif times[name] > 1 or name in taken:
-            name = f"{name[: names.KINDS['agent'].most - _MARK_CHARACTERS - 1]}-{mark}"
-        agents[digest] = name
-    return agents
+
+    def marked(digest: str) -> str:
+        plain = wanted[digest][: names.KINDS["agent"].most - _MARK_CHARACTERS - 1]
+        return f"{plain or 'key'}-{known.mark(digest)}"
+
+    # One that is here is joined where its customer is, but never one whom another key names.
+    here = known.agents_of(tenant) if tenant in known.tenants else {}
+    taken = {name for name, is_a_keys in here.items() if is_a_keys or not joins}
+    return agents | _told_apart(wanted, taken=taken, marked=marked)
 
 
 def _told(key: LitellmKey) -> str:
     return names.printable(key.alias or key.masked or key.digest[:8])
 
 
-def _limit(found: LitellmMapping, limits: LitellmLimits, *, tenant: str, scope_type: str, scope_key: str) -> None:
+def _limits(
+    found: LitellmMapping, limits: LitellmLimits, *, tenant: str, scope_type: str, scope_key: str
+) -> LimitsWanted:
     """The budgets and the rate limit of one scope."""
     told = tenant if scope_type == "tenant" else f"{tenant} {scope_type}:{scope_key}"
     lowest: dict[WindowKind, int] = {}
@@ -331,23 +387,15 @@ def _limit(found: LitellmMapping, limits: LitellmLimits, *, tenant: str, scope_t
             thresholds[main] = (f"{money.decimal(share_e4).scaleb(-4).normalize():f}", "1")
         else:
             found.leave("a soft budget that is no share of a budget here: set an alert threshold", told)
-    if main is WindowKind.LIFETIME and lowest[main] == LEAST_NANOS:
+    if LEAST_NANOS in lowest.values():
         found.leave("a budget of which nothing is left: no call passes until its limit is raised", told)
     elif main is not None and main is not WindowKind.LIFETIME and limits.spent_nanos:
         amount = money.format_dollars(limits.spent_nanos)
         found.leave("what was spent in LiteLLM's current window: here it begins at zero", f"{told} (${amount})")
-    for window, nanos in lowest.items():
-        found.budgets.append(
-            BudgetWanted(
-                tenant, scope_type, scope_key, window.value, max(nanos, LEAST_NANOS), thresholds.get(window, ())
-            )
-        )
-    if limits.requests_per_minute or limits.tokens_per_minute:
-        found.rate_limits.append(
-            RateLimitWanted(
-                tenant, scope_type, scope_key, limits.requests_per_minute or None, limits.tokens_per_minute or None
-            )
-        )
+    budgets = (BudgetWanted(window.value, nanos, thresholds.get(window, ())) for window, nanos in lowest.items())
+    return LimitsWanted(
+        scope_type, scope_key, tuple(budgets), limits.requests_per_minute or None, limits.tokens_per_minute or None
+    )
 
 
 def _window(duration: str) -> WindowKind | None:
@@ -371,7 +419,7 @@ def _budgets(limits: LitellmLimits) -> Iterator[tuple[WindowKind | None, int, st
         yield (_window(duration) if duration else None), max(nanos, LEAST_NANOS), duration
 
 
-def _add_end_users(found: LitellmMapping, export: LitellmExport, slugs: Sequence[str]) -> None:
+def _add_end_users(found: LitellmMapping, export: LitellmExport, *, several: bool) -> None:
     """Budgets of LiteLLM's customers, who are our customers' users. LiteLLM does not keep whose they are."""
     for user in export.end_users:
         told = names.printable(user.id)
@@ -386,45 +434,11 @@ def _add_end_users(found: LitellmMapping, export: LitellmExport, slugs: Sequence
             continue
         if user.missing_budget:
             found.leave("an end user's budget that is not among the budgets", told)
-        elif len(slugs) != 1:
+        elif several or not found.customers:
             found.leave("an end user's budget, as there are several customers whose user it may be", told)
         elif user.limits.lets_nothing_pass:
             found.leave("an end user whose rate limit is 0: refuse these calls where they are made", told)
         else:
-            _limit(found, user.limits, tenant=slugs[0], scope_type="user", scope_key=name)
-
-
-def _add_aliases(found: LitellmMapping, export: LitellmExport, known: KnownHere) -> None:
-    for name, models in _deployments(export.models):
-        told, here = names.printable(name), known.model_of(name)
-        meant = {known.model_of(each.stands_for) if not each.api_base else None for each in models}
-        model = next(iter(meant))
-        if "*" in name:
-            found.leave("a name of many models: callers name each by its own", told)
-        elif any(not each.stands_for for each in models):
-            if here is None:
-                found.leave("a model whose meaning its database seals: give the answer of /model/info too", told)
-        elif any(each.api_base for each in models):
-            found.leave(
-                "a model at an address of its own: add that under Providers, and the model with its price", told
-            )
-        elif len(meant) > 1:
-            found.leave("a name of several models: say in the routing file which follows which", told)
-        elif model is None:
-            stands_for = names.printable(models[0].stands_for)
-            found.leave("a model that is not in the catalogue: add it with its price", f"{told} ({stands_for})")
-        elif here is not None and here != model:
-            found.leave(f"a model's name that means {here.model} here", told)
-        elif here is None and model.is_mistrals:
-            why = "a name of one's own for a model of Mistral's, whose API knows no such name: agents name the model"
-            found.leave(why, f"{told} ({names.printable(models[0].stands_for)})")
-        else:
-            found.aliases.append(AliasWanted(name, model.provider, model.model))
-
-
-def _deployments(models: Sequence[LitellmModel]) -> list[tuple[str, list[LitellmModel]]]:
-    """What each name stands for, by the names."""
-    found = defaultdict(list)
-    for each in models:
-        found[each.name].append(each)
-    return sorted(found.items())
+            [customer] = found.customers
+            limits = _limits(found, user.limits, tenant=customer.slug, scope_type="user", scope_key=name)
+            customer.limits.append(limits)

@@ -48,9 +48,11 @@ def check(*, rule: AnomalyRule | None = None, **values: Any) -> None:
     RULES.check(rule, values)
 
 
-def create(*, tenant: Tenant | None = None, agent: str = "", by: Actor, now: datetime, **values: Any) -> AnomalyRule:
+def create(
+    *, tenant: Tenant | None = None, agent: str = "", by: Actor, now: datetime, reason: str = "", **values: Any
+) -> AnomalyRule:
     """Make a rule; `values` are its `act` and, to degrade, `degrade_to`. Raises FieldError, Conflict."""
-    return RULES.create(_of(tenant, agent), values, by=by, now=now)
+    return RULES.create(_of(tenant, agent), values, by=by, now=now, reason=reason)
 
 
 def find(*, tenant: Tenant | None = None, agent: str = "") -> AnomalyRule | None:

@@ -72,6 +72,7 @@ def create(
     tenant: Tenant | None = None,
     scope_key: str = "",
     source: str = Budget.Source.OPERATOR,
+    reason: str = "",
     **values: Any,
 ) -> Budget:
     """Make a budget; `values` are its policy's columns, and `enabled`. Raises FieldError, Conflict.
@@ -82,7 +83,7 @@ def create(
     scope = stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant)
     budget = Budget(**scope, window=window, limit_nanos=limit_nanos, source=source)
     if (deleted := _deleted(budget)) is None:
-        return BUDGETS.create(budget, values, by=by, now=now)
+        return BUDGETS.create(budget, values, by=by, now=now, reason=reason)
     anew = {name: getattr(budget, name) for name in BUDGETS.fields} | {"enabled": True} | values
     return _make_anew(deleted, anew, source=source, by=by, now=now)
 

@@ -55,14 +55,21 @@ def check(*, limit: RateLimit | None = None, **values: Any) -> None:
 
 
 def create(
-    *, scope_type: str, scope_key: str = "", tenant: Tenant | None = None, by: Actor, now: datetime, **values: Any
+    *,
+    scope_type: str,
+    scope_key: str = "",
+    tenant: Tenant | None = None,
+    by: Actor,
+    now: datetime,
+    reason: str = "",
+    **values: Any,
 ) -> RateLimit:
     """Make a rate limit; `values` are its ceilings, of which an empty one is none, and `enabled`.
 
     Raises FieldError, Conflict.
     """
     limit = RateLimit(**stored_scope(scope_type=scope_type, scope_key=scope_key, tenant=tenant))
-    return RATE_LIMITS.create(limit, values, by=by, now=now)
+    return RATE_LIMITS.create(limit, values, by=by, now=now, reason=reason)
 
 
 def find(*, scope_type: str, scope_key: str = "", tenant: Tenant | None = None) -> RateLimit | None:

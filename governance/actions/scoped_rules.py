@@ -51,13 +51,13 @@ class ScopedRules(Generic[R]):
         if tried.pk is None:
             self._refuse_second(tried)
 
-    def create(self, row: R, values: Mapping[str, Any], *, by: Actor, now: datetime) -> R:
+    def create(self, row: R, values: Mapping[str, Any], *, by: Actor, now: datetime, reason: str = "") -> R:
         """Insert a row that has its identity. Raises FieldError, Conflict."""
         self.set(row, values)
         self.validate(row)
         with transaction.atomic():
             self.write(row)
-            self.record("create", row, by=by, now=now, new=self.to_audit(row))
+            self.record("create", row, by=by, now=now, reason=reason, new=self.to_audit(row))
         return row
 
     @ledger.run_again

@@ -169,7 +169,7 @@ def _budget(asked: dict[str, Any]) -> PolicyChange:
         known,
         given,
         name=f"budget {row}",
-        create=lambda by, now, reason: budgets.create(**scope, window=window, **given, by=by, now=now),
+        create=lambda by, now, reason: budgets.create(**scope, window=window, **given, by=by, now=now, reason=reason),
         change=lambda by, now, reason: budgets.change(budget=known, changes=given, by=by, now=now, reason=reason),  # type: ignore[arg-type]
     )
     if found.action != UNCHANGED:
@@ -199,7 +199,7 @@ def _rate_limit(asked: dict[str, Any]) -> PolicyChange:
         known,
         asked,
         name=f"rate limit {row}",
-        create=lambda by, now, reason: rate_limits.create(**scope, **asked, by=by, now=now),
+        create=lambda by, now, reason: rate_limits.create(**scope, **asked, by=by, now=now, reason=reason),
         change=lambda by, now, reason: rate_limits.change(limit=known, changes=asked, by=by, now=now, reason=reason),  # type: ignore[arg-type]
     )
 
@@ -218,7 +218,7 @@ def _anomaly_rule(asked: dict[str, Any]) -> PolicyChange:
         known,
         asked,
         name=f"anomaly rule {row}",
-        create=lambda by, now, reason: anomaly_rules.create(**whom, **asked, by=by, now=now),
+        create=lambda by, now, reason: anomaly_rules.create(**whom, **asked, by=by, now=now, reason=reason),
         change=lambda by, now, reason: anomaly_rules.change(rule=known, changes=asked, by=by, now=now, reason=reason),  # type: ignore[arg-type]
     )
 

@@ -21,7 +21,6 @@ from governance.management.terminal import TerminalCommand
 from governance.rules import names
 from governance.rules.errors import FieldError
 
-REASON = "import_litellm"
 # Of many who share one reason; --json has all.
 MOST_NAMED = 10
 
@@ -30,7 +29,8 @@ class Command(TerminalCommand):
     help = (
         "Take over teams, users, keys, budgets, rate limits and names of models from a LiteLLM proxy: of its database,"
         " of answers of its API as files, or of both, where files go first. The difference is shown, with all that"
-        " is not taken over and why, and it is applied as a whole when it is agreed to. Run again it changes nothing."
+        " is not taken over and why, and it is applied when it is agreed to: customer by customer, some keys at a time,"
+        " so that no call waits for long. Broken off, it goes on when it is run again, which changes nothing else."
         " Agents keep their keys. See docs/coming-from.md."
     )
 
@@ -51,6 +51,19 @@ class Command(TerminalCommand):
             " with a password is seen by all who can list processes",
         )
         parser.add_argument("--others-to", default="", metavar="TENANT", help="whose keys of no team and no user are")
+        parser.add_argument(
+            "--into",
+            action="append",
+            default=[],
+            metavar="TENANT",
+            help="a customer of that name is here already: whoever has it at LiteLLM is the same, with its agents;"
+            " may be said of several",
+        )
+        parser.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="change limits that are here already, also where somebody has changed them here",
+        )
         parser.add_argument("--yes", action="store_true", help="apply it without asking")
         parser.add_argument("--dry-run", action="store_true", help="show the difference, keep nothing")
         parser.add_argument(
@@ -66,14 +79,14 @@ class Command(TerminalCommand):
         by = Actor(f"command line ({getpass.getuser()})")
         try:
             others_to = names.checked("tenant", options["others_to"], field="others-to")
-            wanted = mapping.of(found, known, others_to=others_to, now=now)
-            shown = steps.plan(wanted, by=by, now=now, reason=REASON)
-            left = list(_by_reason([*wanted.not_taken, *shown.refused]))
+            wanted = mapping.of(found, known, others_to=others_to, into=options["into"], now=now)
+            shown = steps.plan(wanted, known, overwrite=options["overwrite"])
+            left = list(_by_reason([*wanted.not_taken, *shown.left]))
             if not options["json"]:
                 self._show(shown.steps, left)
             differs = any(step.action != UNCHANGED for step in shown.steps)
             if applied := differs and not dry_run and (yes or differences.are_agreed_to(self.stdout, options["json"])):
-                steps.apply(wanted, shown=shown, by=by, now=now, reason=REASON)
+                steps.apply(shown, by=by, clock=clock.now, progress=self._progress)
         except FieldError as error:
             raise CommandError(f"--{error.field}: {error.message}" if error.field else error.message) from error
         if options["json"]:
@@ -81,6 +94,10 @@ class Command(TerminalCommand):
             self.stdout.write(json.dumps(answer | {"applied": applied, "dry_run": dry_run}))
             return
         self.stdout.write(differences.summary(shown.steps, dry_run=dry_run))
+
+    def _progress(self, done: int, of: int) -> None:
+        if self.stderr.isatty():
+            self.stderr.write(f"{done:,} of {of:,} parts applied")
 
     def _show(self, changes: Sequence[steps.ImportStep], left: Sequence[dict[str, Any]]) -> None:
         for line in differences.lines(changes):

@@ -20,7 +20,13 @@ def digest(text: str) -> str:
 
 
 def key(text: str = "sk-one", **fields: Any) -> dict[str, Any]:
-    return {"token": digest(text), "key_name": f"sk-...{text[-4:]}", "team_id": "t1", "spend": 0.0} | fields
+    return {
+        "token": digest(text),
+        "key_name": f"sk-...{text[-4:]}",
+        "team_id": "t1",
+        "budget_id": None,
+        "spend": 0.0,
+    } | fields
 
 
 def team(id: str = "t1", alias: str | None = "Acme", **fields: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -111,11 +112,54 @@ def test_nothing_can_be_written_there_and_no_password_is_read(litellm_url: str) 
     assert tables["users"][0].place == "LiteLLM_UserTable: row 1"
 
 
-def test_a_value_that_is_none_is_refused_with_table_row_and_column(litellm_url: str) -> None:
-    with psycopg.connect(litellm_url.partition("&schema")[0], autocommit=True) as direct:
-        direct.execute("""UPDATE litellm."LiteLLM_TeamTable" SET max_budget = 'NaN'""")
-    with pytest.raises(CommandError, match="LiteLLM_TeamTable: row 1: max_budget: must be a number"):
-        import_litellm("--database", litellm_url)
+def change(url: str, *statements: LiteralString) -> None:
+    with psycopg.connect(url.partition("&schema")[0], autocommit=True) as direct:
+        direct.execute("SET search_path TO litellm")
+        for each in statements:
+            direct.execute(each)
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("""UPDATE "LiteLLM_TeamTable" SET max_budget = 'NaN'""", "LiteLLM_TeamTable: row 1: max_budget: must be a"),
+        ("""UPDATE "LiteLLM_TeamTable" SET metadata = '"{}"'""", "LiteLLM_TeamTable: row 1: metadata: must be an"),
+        (
+            """UPDATE "LiteLLM_VerificationToken" SET expires = 'infinity' WHERE key_alias = 'bot'""",
+            "LiteLLM_VerificationToken: row ",
+        ),
+        (
+            """INSERT INTO "LiteLLM_EndUserTable" VALUES ('', NULL, 0, 'b', false)""",
+            "LiteLLM_EndUserTable: row 1: user_id: is needed",
+        ),
+    ],
+)
+def test_a_value_that_is_none_is_told_with_table_row_and_column_and_the_rest_comes_over(
+    litellm_url: str, statement: LiteralString, says: str
+) -> None:
+    change(litellm_url, statement)
+    [told] = left(report("--database", litellm_url, "--yes"))["a row that cannot be read"]
+    assert told.startswith(says)
+    assert ApiKey.objects.filter(digest=digest("sk-two")).exists()
+
+
+def test_keys_of_a_blocked_project_are_left_out(litellm_url: str) -> None:
+    change(
+        litellm_url,
+        'CREATE TABLE "LiteLLM_ProjectTable" (project_id text PRIMARY KEY, team_id text, blocked bool)',
+        """INSERT INTO "LiteLLM_ProjectTable" VALUES ('p1', 't1', true)""",
+        'ALTER TABLE "LiteLLM_VerificationToken" ADD project_id text',
+        """UPDATE "LiteLLM_VerificationToken" SET project_id = 'p1' WHERE key_alias = 'bot'""",
+    )
+    found = left(report("--database", litellm_url, "--yes"))
+    assert found["a key of a project that is blocked"] == ["bot"]
+    assert not ApiKey.objects.filter(digest=digest("sk-one")).exists()
+
+
+def test_end_users_of_whom_nothing_is_to_be_said_are_not_read(litellm_url: str) -> None:
+    change(litellm_url, """INSERT INTO "LiteLLM_EndUserTable" SELECT 'u' || n FROM generate_series(1, 9) n""")
+    tables, _ = database.read(litellm_url)
+    assert [row.values["user_id"] for row in tables["customers"]] == ["shop"]
 
 
 def test_a_database_that_is_not_litellms_is_refused(live_database: str) -> None:

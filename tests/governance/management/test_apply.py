@@ -119,6 +119,9 @@ def test_the_difference_is_shown_and_applied_and_then_nothing_differs(file: Path
     ]
     changed = AuditEntry.objects.get(action="budget.change")
     assert (changed.reason, changed.actor.split(" (")[0]) == ("apply policy.yaml", "command line")
+    assert set(AuditEntry.objects.filter(action__endswith=".create").values_list("reason", flat=True)) == {
+        changed.reason
+    }
 
     again = apply(file.name)
     assert "Nothing differs." in again

@@ -1,0 +1,251 @@
+"""What LiteLLM has and we cannot, or no longer has: told by name, and never silently none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import time_machine
+from django.utils import timezone
+
+from config.litellm import routes
+from config.litellm.routes import ModelRoutes
+from governance.actions import budgets, tenancy
+from governance.audit import Actor
+from governance.models import ApiKey, Budget, RateLimit
+from llm.models import Model, ModelAlias
+from tests import factories as make
+from tests.config.litellm.answers import digest, folder, import_litellm, key, left, report, team
+
+pytestmark = pytest.mark.django_db
+
+BY = Actor("ada")
+
+
+@pytest.fixture(autouse=True)
+def at_noon() -> Any:
+    with time_machine.travel(make.NOON, tick=False):
+        yield
+
+
+def prefix(text: str) -> str:
+    return ApiKey.objects.get(digest=digest(text)).prefix
+
+
+# Routes
+
+
+@pytest.mark.parametrize(
+    ("allowed", "found"),
+    [
+        ([], ModelRoutes.ALL),
+        (["llm_api_routes"], ModelRoutes.ALL),
+        (["*"], ModelRoutes.ALL),
+        (["openai_routes"], ModelRoutes.SOME),
+        (["/v1/*"], ModelRoutes.SOME),
+        (["/v1"], ModelRoutes.SOME),
+        (["/chat/completions", "/embeddings"], ModelRoutes.SOME),
+        (["/openai"], ModelRoutes.SOME),
+        (["anthropic_routes"], ModelRoutes.NO_CHATS),
+        (["/v1/messages"], ModelRoutes.NO_CHATS),
+        (["/responses"], ModelRoutes.NO_CHATS),
+        (["/audio/*"], ModelRoutes.NO_CHATS),
+        (["/embeddings"], ModelRoutes.NO_CHATS),
+        (["google_routes"], ModelRoutes.NO_CHATS),
+        (["/v1/models"], ModelRoutes.NONE),
+        (["/v1/mcp/server", "info_routes"], ModelRoutes.NONE),
+        (["management_routes"], ModelRoutes.NONE),
+        # No part of a name, as LiteLLM has it.
+        (["/chat/comp"], ModelRoutes.NONE),
+    ],
+)
+def test_which_calls_of_models_routes_allow(allowed: list[str], found: ModelRoutes) -> None:
+    assert routes.of(allowed) is found
+
+
+def test_a_key_that_is_held_to_routes_is_told_and_comes_over_where_it_may_chat_alone(tmp_path: Path) -> None:
+    keys = [
+        key("sk-chat", key_alias="chat", allowed_routes=["/chat/completions"]),
+        key("sk-embed", key_alias="embed", allowed_routes=["/embeddings"]),
+        key("sk-admin", key_alias="admin", allowed_routes=["/v1/mcp/server"]),
+    ]
+    found = left(report(folder(tmp_path, teams=[team()], keys=keys), "--yes"))
+
+    assert found["routes that a key is held to: here it may call every route of models"] == ["chat"]
+    why = "a key that is held to routes without chat completions, which every key may call here"
+    assert found[why] == ["embed"]
+    assert found["a key that may call no models, but administers LiteLLM"] == ["admin"]
+    assert [key.name for key in ApiKey.objects.all()] == ["chat"]
+
+
+# Who and what is gone
+
+
+def test_keys_and_customers_that_are_gone_there_are_told(tmp_path: Path) -> None:
+    teams, keys = [team(), team("t2", "Globex")], [key(), key("sk-two", team_id="t2")]
+    import_litellm(folder(tmp_path, teams=teams, keys=keys), "--yes")
+    one, two = prefix("sk-one"), prefix("sk-two")
+    found = left(report(folder(tmp_path, teams=teams[:1], keys=keys[:1]), "--yes"))
+    assert found["a key that came over before and is not among those given: revoke it"] == [two]
+    assert found["a customer that came over before and is not among those given: revoke its keys"] == ["globex"]
+
+    tenancy.revoke_key(key=ApiKey.objects.get(prefix=two), by=BY, now=timezone.now())
+    (tmp_path / "teams.json").unlink()
+    found = left(report(str(tmp_path), "--yes"))
+    # Of teams that were not given nobody knows whether they are gone.
+    assert set(found) == {
+        "a key whose team or user is left out, or is not among those given",
+        "a key that is left out now, but came over before and works here: revoke it",
+        "teams were not given: what they say is not known",
+    }
+    assert found["a key that is left out now, but came over before and works here: revoke it"] == [one]
+
+
+def test_limits_that_are_gone_there_are_told_and_those_of_somebody_here_are_not(tmp_path: Path) -> None:
+    import_litellm(
+        folder(
+            tmp_path,
+            teams=[team(max_budget=5, budget_duration="30d", rpm_limit=60)],
+            keys=[key(max_budget=1, tpm_limit=1000)],
+        ),
+        "--yes",
+    )
+    make.budget("3", window="week")
+    one = prefix("sk-one")
+    answers = folder(tmp_path, teams=[team(max_budget=5, budget_duration="1d")], keys=[key()])
+    told = left(report(answers, "--yes"))["a limit that came over before and is none at LiteLLM now: delete it"]
+
+    assert sorted(told) == sorted(
+        [
+            "budget acme per month",
+            "rate limit acme",
+            f"budget acme key:{one} per lifetime",
+            f"rate limit acme key:{one}",
+        ]
+    )
+
+
+# What somebody changed here
+
+
+def test_what_was_changed_or_deleted_here_stays_so_unless_it_is_said(tmp_path: Path) -> None:
+    answers = folder(tmp_path, teams=[team(max_budget=1000, budget_duration="30d", rpm_limit=60)])
+    import_litellm(answers, "--yes")
+    budgets.change(budget=Budget.objects.get(), changes={"limit_nanos": make.nanos("5")}, by=BY, now=timezone.now())
+    RateLimit.objects.all().delete()
+    found = report(answers, "--yes")
+
+    assert left(found) == {
+        "a limit that is another here: it stays, unless --overwrite is said": [
+            "budget acme per month (limit 5.00, at LiteLLM 1000.00)"
+        ],
+        "a limit that was deleted here: it stays so, unless --overwrite is said": ["rate limit acme"],
+    }
+    assert (Budget.objects.get().limit_nanos, RateLimit.objects.count()) == (make.nanos("5"), 0)
+    assert not left(report(answers, "--yes", "--overwrite"))
+    assert (Budget.objects.get().limit_nanos, RateLimit.objects.count()) == (make.nanos("1000"), 1)
+
+
+# Budgets that are shared
+
+
+def test_of_an_own_budget_and_a_shared_one_each_field_is_its_own_where_it_has_one(tmp_path: Path) -> None:
+    shared = [
+        {"budget_id": "b", "max_budget": 100, "budget_duration": "1d", "tpm_limit": 5},
+        {"budget_id": "c", "max_budget": 100, "budget_duration": "30d"},
+    ]
+    keys = [
+        key("sk-1", key_alias="own amount", max_budget=5, budget_id="b"),
+        key("sk-2", key_alias="own duration", budget_duration="1d", budget_id="c"),
+    ]
+    import_litellm(folder(tmp_path, teams=[team()], keys=keys, budgets=shared), "--yes")
+
+    limits = {budget.scope_key: (budget.window, budget.limit_nanos) for budget in Budget.objects.all()}
+    assert limits == {prefix("sk-1"): ("day", make.nanos("5")), prefix("sk-2"): ("day", make.nanos("100"))}
+    assert RateLimit.objects.get().scope_key == prefix("sk-1")
+
+
+def test_keys_of_which_nobody_says_what_they_share_are_told(tmp_path: Path) -> None:
+    keys = [{name: value for name, value in key().items() if name != "budget_id"}]
+    found = left(report(folder(tmp_path, teams=[team()], keys=keys), "--yes"))
+
+    assert "keys whose answer does not say which budget they share: give --database" in found
+
+
+# Projects, and what has no place
+
+
+def test_keys_of_a_blocked_project_are_left_out(tmp_path: Path) -> None:
+    keys = [key("sk-1", key_alias="shut", project_id="p1"), key("sk-2", key_alias="open", project_id="p2")]
+    found = left(report(folder(tmp_path, teams=[team()], keys=keys), "--dry-run"))
+    why = "a key of a project that was not given: whether that is blocked is not known"
+    assert found[why] == ["shut", "open"]
+
+    projects = [{"project_id": "p1", "blocked": True}, {"project_id": "p2", "blocked": False}]
+    found = left(report(folder(tmp_path, teams=[team()], keys=keys, projects=projects), "--yes"))
+    assert found["a key of a project that is blocked"] == ["shut"]
+    assert why not in found
+    assert [key.name for key in ApiKey.objects.all()] == ["open"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"metadata": {"temp_budget_increase": 100}}, "raises for a time"),
+        ({"tpd_limit": 1000}, "ceilings of tokens a day"),
+        ({"metadata": {"throttle_on_budget_exceeded": True}}, "keys that are slowed once their budget is used up"),
+        ({"metadata": {"end_user_budget_id": "b"}}, "budgets that a key gives to end users"),
+    ],
+)
+def test_what_has_no_place_here_is_counted(tmp_path: Path, fields: dict[str, Any], why: str) -> None:
+    found = left(report(folder(tmp_path, teams=[team()], keys=[key(**fields)]), "--dry-run"))
+    assert [told.partition(":")[0] for told in found] == [why]
+
+
+# Models
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "info", "why"),
+    [
+        ("own", {"base_url": "http://vllm.internal/v1"}, {}, "a model at an address of its own"),
+        ("own", {"api_base": "http://vllm.internal/v1"}, {}, "a model at an address of its own"),
+        ("own", {"litellm_credential_name": "vllm"}, {}, "a model at an address of its own"),
+        ("own", {"aws_bedrock_runtime_endpoint": "http://x"}, {}, "a model at an address of its own"),
+        ("own", {"vertex_location": "eu"}, {}, "a model at an address of its own"),
+        ("own", {"use_litellm_proxy": True}, {}, "a model at an address of its own"),
+        ("own", {"input_cost_per_token": 1e-9}, {}, "a model with a price of its own"),
+        ("own", {"tiered_pricing": [{"x": 1}]}, {}, "a model with a price of its own"),
+        ("own", {}, {"base_model": "azure/gpt-4o"}, "a model with a price of its own"),
+        ("own", {"mock_response": "Hi"}, {}, "a model with settings of its own: mock_response"),
+        ("own", {}, {"team_id": "t1", "team_public_model_name": "own"}, "a team's own model"),
+        ("model_name_t1_0fe1", {}, {}, "a team's own model"),
+    ],
+)
+def test_a_model_that_is_not_the_providers_as_everybody_has_it_is_no_alias(
+    tmp_path: Path, name: str, params: dict[str, Any], info: dict[str, Any], why: str
+) -> None:
+    Model(provider="openai", name="gpt-5-mini").save()
+    row = {"model_name": name, "litellm_params": {"model": "openai/gpt-5-mini"} | params, "model_info": info}
+    plain = {"model_name": name, "litellm_params": {"model": "openai/gpt-5-mini", "rpm": 5}}
+    found = left(report(folder(tmp_path, models={"data": [plain, row]}), "--yes"))
+
+    ((told, named),) = found.items()
+    assert told.startswith(why)
+    assert named == [name]
+    assert not ModelAlias.objects.filter(model__name="gpt-5-mini").exists()
+
+
+def test_a_name_behind_its_provider_is_the_same_name(tmp_path: Path) -> None:
+    for name in ("gpt-5-mini", "gpt-5"):
+        Model(provider="openai", name=name).save()
+    models = [("openai/fast", "gpt-5-mini"), ("fast", "gpt-5-mini"), ("openai/slow", "gpt-5-mini"), ("slow", "gpt-5")]
+    data = [{"model_name": name, "litellm_params": {"model": f"openai/{model}"}} for name, model in models]
+    answers = folder(tmp_path, models={"data": data})
+    found = left(report(answers, "--yes"))
+
+    aliases = ModelAlias.objects.filter(model__provider="openai").values_list("name", "model__name")
+    assert set(aliases) == {("fast", "gpt-5-mini"), ("slow", "gpt-5-mini")}
+    assert found == {"a name of several models: say in the routing file which follows which": ["slow"]}
+    assert report(answers, "--yes")["created"] == 0
