@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -17,7 +18,7 @@ from governance.ledger.results import SettleResult
 from governance.rules import money
 from governance.rules.calls import Caller, Usage
 from llm.catalogue.snapshot import Catalogue
-from llm.gateway import answer_headers, ended, errors, requests, upstream, whole_answers
+from llm.gateway import answer_headers, ended, errors, failed_answers, requests, upstream, whole_answers
 from llm.gateway.answer_memory import Share
 from llm.gateway.bodies import LARGE_BYTES, ClientGone
 from llm.gateway.call_bounds import CallBounds
@@ -40,6 +41,7 @@ from llm.rules.estimates import Estimate
 from llm.rules.pricing import GUARDS
 from llm.rules.request_checks import DialectError
 from llm.rules.routing import Candidate
+from llm.rules.shown_work import AskedTexts
 from llm.rules.stated_errors import StatedError, error_in
 from llm.rules.stream_usage import StreamUsage
 from llm.rules.usage import larger
@@ -159,9 +161,9 @@ class HeldAttempt:
     async def _send_and_relay(self) -> None:
         """Send the call on as it was decided, and relay what comes."""
         await self._register()
+        size_bytes = len(self.call.request.body)
         try:
-            # The bound goes upstream with the call: what was held for, or what was asked of a model that keeps to none.
-            body = await self.call.exchange.turn.work(len(self.call.request.body), self._body)
+            body = await self.call.exchange.turn.work(size_bytes, make_body := self._makes_body())
         except DialectError as error:
             await self.hold.release()
             raise Unanswered(requests.mistake(error), self.hold.usage.served.place) from error
@@ -169,6 +171,7 @@ class HeldAttempt:
         if now is not self.call.catalogue and now.resolve(name) != self.call.catalogue.resolve(name):
             await self.hold.release()
             raise PricedAnew
+        self.hold.asked = AskedTexts(make_body, size_bytes=size_bytes)
         sent = time.perf_counter()
         self.call.exchange.notes.leaves(after_s=sent - self.call.exchange.arrived)
         if self.call.request.stream and not settings.READ_CANCELLED_ANSWERS:
@@ -187,11 +190,13 @@ class HeldAttempt:
             finally:
                 answer.close()
 
-    def _body(self) -> bytes:
-        """What leaves for the provider. Raises DialectError where it cannot be asked this."""
-        return self.provider.body(
+    def _makes_body(self) -> Callable[[], bytes]:
+        """Makes what leaves for the provider. Raises DialectError where it cannot be asked this."""
+        return partial(
+            self.provider.body,
             self.call.request,
             model=self.hold.usage.served.upstream_id,
+            # The bound goes upstream with the call: what was held for, or what was asked of a model that keeps to none.
             max_tokens=self.hold.quote.asked_tokens,
             disabled_tools=self.hold.decision.disabled_tools,
         )
@@ -285,7 +290,7 @@ class HeldAttempt:
             used = self.hold.reported(said)
             is_over = is_last_word = True
             if written_bytes:
-                self._count(said, answer)
+                self._count(said, answer, size_bytes=len(data))
             elif not said and begins_answer:
                 is_begun = True
                 self.hold.count.broke(data)
@@ -293,51 +298,26 @@ class HeldAttempt:
             used = streamed.told.used
             # An error is over with what it says.
             is_over = streamed.is_over or not (broken or choices)
-            is_last_word = is_over and streamed.told.is_last_word
+            is_last_word = is_over and streamed.told.is_final
         if not is_begun:
             told, shown = (None, shown_work.refusal(data)) if streamed is None else (streamed.told, said)
-            is_free = upstream.shows_no_work(answer) and not forbidden.is_billed(data)
-            await self._settle_error(shown, used, told, is_free=is_free, in_200=False)
+            await failed_answers.settle_error(self.hold, turn, answer, shown, used, told, size_bytes=len(data))
         elif used is not None and is_last_word:
             await self.hold.settle_reported(used)
-        elif written_bytes and is_over and not broken:
+        elif written_bytes and is_over and not (broken or self.hold.count.has_failed):
             # An answer all the same, whatever its status says.
             await self.hold.settle_seen(USAGE_MISSING, at_least=used)
         else:
             await self.hold.settle_whole("upstream_failed")
         await self._pass_on_refusal(answer, b"" if broken else data)
 
-    async def _settle_error(
-        self, said: dict[str, Any], used: Usage | None, told: StreamUsage | None, *, is_free: bool, in_200: bool
-    ) -> None:
-        """Charge what an error says was used, or shows of what was written; what shows neither by its status.
-
-        `used` is what it says beside its error; `told`: of a stream, what came beside it.
-        """
-        if told is not None and told.has_text and not told.is_last_word:
-            # More was written than anybody has counted, in whatever place.
-            await self.hold.settle_whole("upstream_failed")
-            return
-        self.hold.count.end_untold()
-        asked = shown_work.AskedTexts(self._body)
-        count = partial(whole_answers.count_work, said, self.hold, asked=asked, is_answer=in_200)
-        # Its texts are looked for in the request.
-        shown, work = await self.call.exchange.turn.work(len(self.call.request.body), count)
-        if (used := larger(used, shown)) is not None:
-            await self.hold.settle_reported(used)
-        elif work.text_bytes and self.call.request.n == 1:
-            await self.hold.settle_seen("upstream_failed")
-        elif is_free and not work.is_told and not self.hold.was_told:
-            await self.hold.release()
-        else:
-            await self.hold.settle_whole("upstream_failed")
-
     async def _refused_in_200(
-        self, answer: Answer, error: StatedError, used: Usage | None, told: StreamUsage | None
+        self, answer: Answer, error: StatedError, used: Usage | None, told: StreamUsage | None, *, size_bytes: int = 0
     ) -> None:
         """An error where an answer should be counts as the status that it stands for; it costs what it says."""
         stated = upstream.StatedRefusal(error.status, answer.headers)
-        await self._settle_error(error.said, used, told, is_free=upstream.shows_no_work(stated), in_200=True)
+        turn = self.call.exchange.turn
+        await failed_answers.settle_error(self.hold, turn, stated, error.said, used, told, size_bytes=size_bytes)
         await self._pass_on_refusal(stated, orjson.dumps(errors.bad_request(error.message).body()))
 
     async def _pass_on_refusal(self, answer: upstream.Refusing, data: bytes) -> None:
@@ -407,14 +387,15 @@ class HeldAttempt:
         data, said, used = await turn.work(len(data), read)
         answered = time.perf_counter()
         if stated := error_in(said):
-            await self._refused_in_200(answer, stated, used, streamed.told if streamed else None)
+            told = streamed.told if streamed else None
+            await self._refused_in_200(answer, stated, used, told, size_bytes=len(data))
             return
         if not self.call.route.answered(said):
             raise await self._garbage(data, used, streamed)
         self._succeeded(answered - sent)
-        self.hold.count.is_answer = True
         if streamed is None:
-            await turn.work(len(data), partial(self._count, said, answer))
+            await turn.work(len(data), partial(self._count, said, answer, size_bytes=len(data)))
+        self.hold.count.is_answer = self.hold.count.is_answer or not self.hold.count.has_failed
         cost_nanos, result = await self._settle_answer(used, streamed)
         body = await turn.work(len(data), partial(self._completed, data, said, has_all=not has_vectors))
         await self.call.exchange.answer(
@@ -445,10 +426,14 @@ class HeldAttempt:
         return self._unanswered(error)
 
     async def _settle_answer(self, used: Usage | None, streamed: Streamed | None) -> tuple[int, SettleResult | None]:
-        """Charge what a plain answer says was used; of one that came as a stream, else what came."""
-        if streamed is None or (streamed.told.is_last_word and streamed.is_over):
+        """Charge what a plain answer says was used; of one that came as a stream, or failed, else what came."""
+        if self.hold.failures:
+            used = larger(used, (await failed_answers.count(self.hold, self.call.exchange.turn))[0])
+        is_over = streamed is None or streamed.is_over
+        is_last_word = used is not None if streamed is None else streamed.told.is_final
+        if is_over and is_last_word:
             return await self.hold.settle_reported(used)
-        if streamed.is_over:
+        if is_over and not self.hold.count.has_failed:
             return await self.hold.settle_seen(USAGE_MISSING, at_least=used)
         # Nobody has seen when its parts came: it may have written on unseen.
         self.call.exchange.complete = False
@@ -470,11 +455,11 @@ class HeldAttempt:
             return with_fields(data, more) if more else data
         return orjson.dumps(said) if lacked else data
 
-    def _count(self, said: dict[str, Any], answer: Answer) -> None:
+    def _count(self, said: dict[str, Any], answer: Answer, *, size_bytes: int) -> None:
         if self.hold.quote.max_tokens is None:
             # Who writes nothing answers with numbers, too many to be looked at one by one.
             return
-        self.hold.count.arrived(sse.answer_bytes(said), said)
+        whole_answers.count_answer(said, self.hold, size_bytes=size_bytes)
         self.hold.count.keeps(answer.kept_bytes)
 
     def _succeeded(self, latency_s: float | None) -> None:

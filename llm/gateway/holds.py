@@ -25,6 +25,7 @@ from governance.rules.overruns import ModelOverrun
 from governance.rules.scopes import StopTarget, is_stopped
 from llm.gateway.call_usage import USAGE_IMPLAUSIBLE, USAGE_MISSING, CallUsage, NotChargeable, PricedUsage
 from llm.rules import exact_count
+from llm.rules.shown_work import AskedTexts
 from llm.rules.told_usage import ToldUsage
 from llm.rules.usage import larger, named_models, raised
 from llm.state.tokenizers import Tokenizers
@@ -115,8 +116,12 @@ class Hold:
         self.held_nanos = usage.quote.cost_nanos
         # Set once the request may have reached the provider.
         self.sent = False
-        # What has come of its answer.
+        # What is asked, once it is sent.
+        self.asked = AskedTexts(bytes)
+        # What has come of its answer; and what that says of its own failure, in so many bytes, to be looked at.
         self.count = usage.count()
+        self.failures: list[dict[str, Any]] = []
+        self.failure_bytes = 0
         # What its answer said that it used, in all and of which answers; of that, what can be; and what it showed.
         self._reported: Usage | None = None
         self._told = ToldUsage(usage.quote.answers)
@@ -189,6 +194,12 @@ class Hold:
             self._note_name(name)
         return found
 
+    def failed(self, said: dict[str, Any], *, size_bytes: int) -> None:
+        """Its answer is an error, or broke off with one: what that says is looked at before it is settled."""
+        self.count.has_failed = True
+        self.failures.append(said)
+        self.failure_bytes += size_bytes
+
     def _note_name(self, name: str) -> None:
         """Keep which model it is, however many are named."""
         if name == self._last_name:
@@ -221,7 +232,7 @@ class Hold:
         used = None if found is None else raised(raised(found, self._believed), self._shown)
         falls_short = found is not None and used is not None and used.unit != "token" and used.units > found.units
         try:
-            charge = self.usage.charge(used, answer_bytes=self.count.written_bytes)
+            charge = self.usage.charge(used, answer_bytes=self.count.answer_bytes)
             charge, doubt = self._dearest(charge, charge.usage, self._named - {charge.usage.model})
             if doubt:
                 raise NotChargeable(doubt)
@@ -340,13 +351,17 @@ class Hold:
             price_rule=price_rule,
             request_id=self._request_id,
             metadata=self._metadata(is_estimate=bool(reason)),
-            # What an error, an echo or a page says shows nothing of a model.
-            overruns=self.usage.overruns(self._reported, shown_tokens=self.count.shown_tokens)
-            if self.count.is_answer
-            else (),
+            overruns=self._overruns(),
             caller=self.caller,
         )
         return self.charge
+
+    def _overruns(self) -> tuple[ModelOverrun, ...]:
+        """What its answer shows of the model. What an error, an echo or a page says shows nothing."""
+        if not self.count.is_answer:
+            return ()
+        said = None if self.count.has_failed else self._reported
+        return self.usage.overruns(said, shown_tokens=self.count.shown_tokens)
 
     def _metadata(self, *, is_estimate: bool) -> dict[str, Any]:
         """What was decided out of the ordinary; and of an estimate, what its tokens were counted by."""

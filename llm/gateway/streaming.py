@@ -17,7 +17,7 @@ from typing import Any, cast
 from django.conf import settings
 
 from governance.rules.calls import Usage
-from llm.gateway import errors, whole_answers
+from llm.gateway import errors, failed_answers, whole_answers
 from llm.gateway.call_usage import USAGE_MISSING
 from llm.gateway.holds import INTERRUPTED, Hold
 from llm.gateway.http import Exchange
@@ -87,10 +87,11 @@ class Stream:
         self._calling: set[int] = set()
         self._kept: sse.Event | None = None
         self._done = False
+        # What its API says of why it failed.
+        self._said_to_fail = "an error beside its answer"
         # Why there is no client any more, and whether nothing is written for it on that account.
         self._left = ""
         self._is_mute = False
-        self._failed: StatedError | None = None
         self._pipe: Pipe | None = None
         self._loop = asyncio.get_running_loop()
         self._created = int(time.time())
@@ -158,7 +159,8 @@ class Stream:
 
         What came with it counts as well, before it or behind.
         """
-        whole_answers.count_events([*self._first, *self._last_events()], self._hold, self._told)
+        for event in (*self._first, *self._last_events()):
+            whole_answers.count_event(event, self._hold, self._told)
         if self._unread.strip():
             self._told.took_unread()
         return ErrorInstead(stated, self._told)
@@ -200,8 +202,8 @@ class Stream:
             ended = INTERRUPTED
         if self._stops:
             self._answer.close()
-        if self._failed is not None:
-            log.warning("request %s: the model's API ended with: %s", self._exchange.request_id, self._failed.message)
+        if self._hold.count.has_failed:
+            log.warning("request %s: the model's API ended with: %s", self._exchange.request_id, self._said_to_fail)
         elif self._left:
             ended = self._left
         elif self._hold.cut_reason:
@@ -268,15 +270,10 @@ class Stream:
                 self._waiting.reschedule(now + CAUGHT_UP_S)
 
     def _pass_on(self, events: Iterable[sse.Event]) -> None:
-        data = []
-        for event in events:
-            # What has come with the end, and behind it, was written too: some count there.
-            data.append(self._passed_on(event))
-            if self._failed is not None:
-                break
-        if self._failed is not None:
-            # Nothing more is wanted of it.
-            self._answer.close()
+        # What has come with the end, and behind it, was written too: some count there.
+        data = [self._passed_on(event) for event in events]
+        if self._hold.count.has_failed:
+            self._stop()
         elif self._hold.count.overruns:
             self._hold.cut(UPSTREAM_OVERRUN)
             # Nothing ends it but this; what is on its way is counted.
@@ -289,25 +286,18 @@ class Stream:
 
     def _passed_on(self, event: sse.Event) -> bytes:
         """What the client gets when this event comes."""
-        text_bytes = event.text_bytes
         self._began = self._began or self._loop.time()
-        self._hold.count.came(event, text_bytes=text_bytes, seconds=self._loop.time() - self._began)
+        seconds = self._loop.time() - self._began
+        # What nobody can read of it may be text, written after the last usage.
+        text_bytes, used = whole_answers.count_event(event, self._hold, self._told, seconds=seconds)
+        self._note_end(writes=text_bytes > 0)
         if event.done or event.data is None:
-            # What nobody can read of it may be text, written after the last usage.
-            self._told.took(event, None, text_bytes=text_bytes)
-            self._note_end(writes=text_bytes > 0)
             self._done = self._done or event.done
             # What holds no chunk says to a client that the stream lives.
             return b"" if event.done else sse.COMMENT if event.unread else event.raw
         if stated := error_in(event.data):
-            self._failed = stated
-            shown, _ = whole_answers.count_work(event.data, self._hold)
-            for used in (self._hold.reported(event.data), shown):
-                self._told.used = usage.larger(self._told.used, used)
+            self._said_to_fail = stated.message
             return b""
-        used = self._hold.reported(event.data)
-        self._told.took(event, used, text_bytes=text_bytes)
-        self._note_end(writes=text_bytes > 0)
         if not isinstance(event.data.get("choices"), list):
             if used is None:
                 # No chunk: to a client it says that the stream lives.
@@ -358,9 +348,13 @@ class Stream:
             was_waited_for = self._timed_out and not self._stops
             is_unclear = self._told.went_on or (self._told.ends_in_text and not was_waited_for)
             over = self._done or (self._told.have_ended and (self._is_whole or not is_unclear))
-            if self._told.is_last_word and over and not any(part.strip() for part in self._unread_parts()):
+            if self._hold.failures:
+                shown, _ = await failed_answers.count(self._hold, self._exchange.turn)
+                self._told.used = usage.larger(self._told.used, shown)
+            if self._told.is_final and over and not any(part.strip() for part in self._unread_parts()):
                 tail = await self._settle_counted()
             else:
+                over = over and not self._hold.count.has_failed
                 tail = await self._settle_unreported(USAGE_MISSING if over else reason, cut=not over)
             tail += (self._unsaid_end() if over else b"") + sse.DONE
         if self._pipe is not None and not self._is_mute:

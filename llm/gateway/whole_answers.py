@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import orjson
@@ -16,10 +16,9 @@ from llm.gateway.bodies import Turn
 from llm.gateway.holds import Hold
 from llm.providers import Answer, ProviderError
 from llm.providers.http import endless
-from llm.rules import joined_events, refusal_words, shown_work, sse, usage
+from llm.rules import joined_events, refusal_words, sse
 from llm.rules.answers import as_json, read_json, without_vectors
-from llm.rules.shown_work import AskedTexts, ShownWork
-from llm.rules.stated_errors import error_in
+from llm.rules.stated_errors import error_in, failure_in
 from llm.rules.stream_usage import StreamUsage
 from llm.rules.tool_calls import with_text_arguments
 
@@ -66,19 +65,6 @@ async def read(answer: Answer, share: Share, turn: Turn, *, most_bytes: int) -> 
     return data, broken
 
 
-def count_work(
-    said: Mapping[str, Any], hold: Hold, *, asked: AskedTexts | None = None, is_answer: bool = False
-) -> tuple[Usage | None, ShownWork]:
-    """Count what an error shows of work before it. What it says was used, and the rest of what it shows.
-
-    See `shown_work.of`.
-    """
-    work = shown_work.of(said, asked=asked, is_answer=is_answer)
-    hold.count.keeps(work.text_bytes)
-    used = reduce(usage.larger, map(hold.reported, work.counts), None)
-    return used, work
-
-
 async def count_broken(data: bytes, hold: Hold, turn: Turn, *, answers: int) -> None:
     """Count a body that is no whole answer by what of it came; nobody has seen when, so more may have been written."""
     streamed = await read_events(data, hold, turn, answers=answers)
@@ -100,12 +86,28 @@ async def read_events(data: bytes, hold: Hold, turn: Turn, *, answers: int) -> S
     return await turn.work(len(data), reading.finish)
 
 
-def count_events(events: Iterable[sse.Event], hold: Hold, told: StreamUsage) -> None:
-    """Count events of which nobody has seen when they came. What an error says is none of an answer's text."""
-    for event in events:
-        text_bytes = len(event.unread) if error_in(event.data) else event.text_bytes
-        hold.count.came(event, text_bytes=text_bytes)
-        told.took(event, hold.reported(event.data or {}), text_bytes=text_bytes)
+def count_event(event: sse.Event, hold: Hold, told: StreamUsage, *, seconds: float = 0.0) -> tuple[int, Usage | None]:
+    """Count an event, `seconds` after the first: the bytes of its text, and what it says was used.
+
+    What an error says is none of an answer's text; what it shows is counted by `failed_answers.count`.
+    """
+    text_bytes = len(event.unread) if error_in(event.data) else event.text_bytes
+    hold.count.came(event, text_bytes=text_bytes, seconds=seconds)
+    used = hold.reported(event.data or {})
+    told.took(event, used, text_bytes=text_bytes)
+    if failure := failure_in(event.data):
+        hold.failed(failure, size_bytes=len(event.raw))
+        if used is None:
+            told.took_error()
+    return text_bytes, used
+
+
+def count_answer(said: dict[str, Any], hold: Hold, *, size_bytes: int) -> None:
+    """Count a whole answer, but for its usage."""
+    failure = failure_in(said)
+    hold.count.arrived(sse.answer_bytes(said), None if failure else said)
+    if failure:
+        hold.failed(failure, size_bytes=size_bytes)
 
 
 class _Reading:
@@ -141,7 +143,8 @@ class _Reading:
             self._came.append(event)
         if not self._joined.has_begun:
             return
-        count_events(self._came, self._hold, self._told)
+        for event in self._came:
+            count_event(event, self._hold, self._told)
         self._is_done = self._is_done or any(event.done for event in self._came)
         self._came.clear()
 

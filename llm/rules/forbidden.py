@@ -27,7 +27,7 @@ _ABOUT_KEY = re.compile(
 
 # Azure bills what its content filter refuses, prompt and answer
 # (https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter).
-_BILLED = b"ResponsibleAIPolicyViolation"
+_BILLED = "ResponsibleAIPolicyViolation"
 
 
 class About(StrEnum):
@@ -36,9 +36,9 @@ class About(StrEnum):
     UNCLEAR = "unclear"
 
 
-def is_billed(body: bytes) -> bool:
-    """Whether a refusal is one of those that cost what an answer does."""
-    return _BILLED in body
+def is_billed(said: Any) -> bool:
+    """Whether a refusal, given its JSON, is one of those that cost what an answer does."""
+    return _BILLED in str(said)
 
 
 def about(body: bytes) -> About:

@@ -11,24 +11,28 @@ decides what it says. So it is no usage and no count of anything; at most it say
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import orjson
 
-from llm.rules import sse
+from llm.rules import sse, unreadable
 from llm.rules.answers import read_json
 
-# What is looked at of an error: so many values, and texts with JSON in them of so many letters.
-_MOST_VALUES, _LONGEST_QUOTE = 1_000, 1_000_000
+# What is looked at of an error: so many values, and texts of so many letters in all.
+_MOST_VALUES, _MOST_LETTERS = 1_000, 1_000_000
+# So much of an answer's JSON, from one of its names on, tells it from the request's.
+_SIGN_LETTERS = 40
 # Texts that are looked for in a request, which may be long.
 _MOST_LOOKS = 50
 # Of a long text what says why stands at its start, or at its end, behind what it quotes: so many letters of each.
 _MOST_WORDS = 2_000
 # What says what was used; where a refusal has it at its top, or in its `error`, it is read as an answer's.
 _USAGES = frozenset({"usage", "usageMetadata", "usage_metadata", "x_groq"})
+# Groq's name of all that its model wrote.
+_GENERATION = "failed_generation"
 # Names of what a model has written.
 _WRITTEN = re.compile(
     r"(?:failed|partial|raw|invalid|model)?_?(?:generations?|completions?|generated_?(?:text|content)?|outputs?"
@@ -37,22 +41,23 @@ _WRITTEN = re.compile(
 )
 # Names that answers have for it, and some errors for other things: it is the request's where that has the same text.
 _MAY_BE_WRITTEN = frozenset(
-    """answer choice content delta partial reasoning reasoning_content response text thinking
-    tool_calls""".split()  # noqa: SIM905
+    """answer choice content delta function_call partial reasoning reasoning_content response text thinking
+    tool_call tool_calls""".split()  # noqa: SIM905
 )
 # All that errors say of themselves. Where one stands in the place of an answer, any other text may be the model's.
 _OF_ERRORS = frozenset(
-    """@type cause code content_filter_result content_filter_results created description detail details doc_url
-    documentation_url domain error error_code error_type errors event_id hint id innererror instance links message
+    """@type cause code content_filter_result content_filter_results created ctx description detail details doc_url
+    documentation_url domain error error_code error_type errors event_id hint id innererror instance links loc message
     metadata model model_slug msg name object param path prompt_filter_results provider provider_name raw reason reasons
     request_id retry_after service_tier severity source status statusCode status_code status_text success
     system_fingerprint timestamp title trace_id traceback type url user_id""".split()  # noqa: SIM905
 )
-# Names of what quotes the request.
-_QUOTES = frozenset({"input", "body", "request", "messages", "prompt", "loc", "ctx", "tools", "schema", "params"})
+# Names of what quotes the request. In the place of an answer that is asked; and a `body` may be the answer's anywhere.
+_QUOTES = frozenset({"input", "body", "request", "messages", "prompt", "tools", "schema", "params"})
 _CODES = frozenset({"tool_use_failed", "json_validate_failed", "output_parse_failed", "invalid_model_output"})
 # The JSON that is sent is our own: what is said of broken JSON is said of what was written. vLLM and TGI refuse so what
 # their models wrote, after all of it.
+_WORK = r"(?:outputs?|responses?|answers?|completions?|generations?|(?:tool|function).?calls?)"
 _SAYS = re.compile(
     r"failed_generation|could not finish the message|failed to generate json|(?:generated|produced) (?:an? )?invalid"
     r"|\b(?:model|assistant|llm) (?:has )?(?:produced|generated|returned|wrote)\b"
@@ -60,7 +65,13 @@ _SAYS = re.compile(
     r"|\bmodel(?:'s)? (?:output|response|answer|completion)\b.{0,40}\b(?:invalid|not valid|malformed|parse)"
     r"|(?:failed to|could not|cannot|unable to) (?:parse|validate) (?:the )?(?:outputs?|generation"
     r"|(?:model|assistant|llm)(?:'s)?[ _](?:outputs?|response|answer|completion|generation|tool.?calls?))\b"
-    r"|json_invalid|invalid.json(?!.?schema)|eof while parsing|unterminated string|expecting .{1,20} delimiter"
+    # What it wrote is said to be wrong, in whatever order of the words.
+    rf"|\b{_WORK}(?: arguments)? (?:failed (?:\w+ )?validation|(?:did|does) not (?:match|conform)"
+    r"|could not be (?:parsed|validated)|(?:is|are|was|were) (?:not valid|invalid|truncated|filtered|blocked|cut off))"
+    r"|\binvalid (?:tool|function).?calls?\b(?! ids?\b)|\bgenerated (?:by the model|json)\b|\brepetitive output"
+    r"|\bfailed to call a (?:function|tool)|\b(?:model|llm) did not (?:call|produce|generate|write)"
+    r"|validating outputs?\b|json_invalid"
+    r"|invalid.json(?!.?schema)|eof while parsing|unterminated string|expecting .{1,20} delimiter"
     r"|error parsing tool call: raw|generated text|during generation|incomplete.generation|tool error:",
     re.I,
 )
@@ -69,8 +80,9 @@ _SAYS = re.compile(
 class AskedTexts:
     """The texts of a request, to know them again where a refusal quotes them; `body` makes what was sent."""
 
-    def __init__(self, body: Callable[[], bytes]) -> None:
+    def __init__(self, body: Callable[[], bytes], *, size_bytes: int = 0) -> None:
         self._make = body
+        self.size_bytes = size_bytes
         self._looks = 0
 
     def has(self, text: str) -> bool:
@@ -89,7 +101,7 @@ class AskedTexts:
 @dataclass(slots=True)
 class ShownWork:
     """`counts`: parts of a refusal that say what was used, each to be read as an answer is; `text_bytes`: UTF-8 bytes
-    that the model wrote; `is_told`: its words, or a place for what was written, say that there was work."""
+    that the model wrote; `is_told`: its words, or what it quotes, say that there was work which it does not show."""
 
     counts: list[dict[str, Any]] = field(default_factory=list)
     text_bytes: int = 0
@@ -108,29 +120,36 @@ class _Part(NamedTuple):
 
 
 def refusal(body: bytes) -> dict[str, Any]:
-    """The body of a refusal as an object, to be looked at by `of`: a list, or a text, is its error."""
+    """The body of a refusal as an object, to be looked at by `of`: a list, lines of JSON, or a text, are its error."""
     said = read_json(body)
     if isinstance(said, dict):
         return said
+    if said is None and body.lstrip().startswith(b"{"):
+        lines = [read_json(line) for line in body.splitlines() if line.strip()]
+        said = lines if all(isinstance(line, dict) for line in lines) else None
     return {"error": body.decode(errors="replace") if said is None else said}
 
 
-def of(said: Any, *, asked: AskedTexts | None = None, is_answer: bool = False) -> ShownWork:
-    """What the JSON of a refusal shows; a usage that it has at its top is left to whoever reads answers.
+def of(*refusals: Any, asked: AskedTexts | None = None, is_answer: bool = False) -> ShownWork:
+    """What the JSON of a refusal shows, or of several; a usage at its top is left to whoever reads answers.
 
     `asked`: of texts that may be the request's own those that it has show nothing. `is_answer`: it came in the place of
-    an answer, so that what is not known to be an error's may be written.
+    an answer, so that what is not known to be an error's may be written. Of more than is looked at nobody knows what it
+    shows.
     """
-    found = ShownWork()
-    if not isinstance(said, Mapping):
-        return found
-    look = _Look(found, asked or AskedTexts(bytes), is_answer=is_answer, model=said.get("model"))
-    waiting = [_Part({name: value for name, value in said.items() if name not in _USAGES}, is_error=True)]
+    said = [each for each in refusals if isinstance(each, Mapping)]
+    model = next((each["model"] for each in said if each.get("model")), None)
+    look = _Look(ShownWork(), asked or AskedTexts(bytes), is_answer=is_answer, model=model)
+    tops = [{name: value for name, value in each.items() if name not in _USAGES} for each in said]
+    waiting = [_Part(top, is_error=True) for top in tops]
     for _ in range(_MOST_VALUES):
         if not waiting:
             break
-        waiting += look.at(waiting.pop())
-    return found
+        waiting += [part for part in look.at(waiting.pop()) if isinstance(part.value, str | list | Mapping)]
+    # Of what was generated, and is shown, words say nothing more.
+    says_so = look.says_so and not look.shows_generation
+    look.found.is_told = look.found.is_told or says_so or bool(waiting)
+    return look.found
 
 
 def says_so(message: str) -> bool:
@@ -141,12 +160,15 @@ def says_so(message: str) -> bool:
 
 @dataclass(slots=True)
 class _Look:
-    """Notes in `found` what the parts of one refusal show."""
+    """Notes in `found` what the parts of a refusal show; and what its words say, and whether it shows that as well."""
 
     found: ShownWork
     asked: AskedTexts
     is_answer: bool
     model: Any
+    letters_left: int = _MOST_LETTERS
+    says_so: bool = False
+    shows_generation: bool = False
 
     def at(self, part: _Part) -> list[_Part]:
         """What in a part is still to be looked at."""
@@ -157,7 +179,8 @@ class _Look:
         return self._words(part.value) if isinstance(part.value, str) else []
 
     def _field(self, part: _Part, name: str, value: Any) -> list[_Part]:
-        if name in _QUOTES:
+        if name in _QUOTES and (self.is_answer or name != "body"):
+            self.found.is_told = self.found.is_told or (self.is_answer and not self._has_texts_of(value))
             return []
         if name in _USAGES and isinstance(value, Mapping) and value:
             if part.is_error and not part.is_quoted:
@@ -165,9 +188,12 @@ class _Look:
             else:
                 self.found.is_told = True
         elif isinstance(value, str | list | dict) and self._is_written(name, value):
-            self.found.is_told = self.found.is_told or bool(value) or name == "failed_generation"
-            if not part.is_quoted:
-                self.found.text_bytes += sse.answer_bytes({"choices": [value]})
+            text_bytes = 0 if part.is_quoted else sse.answer_bytes({"choices": [value]})
+            self.found.text_bytes += text_bytes
+            if text_bytes:
+                self.shows_generation = self.shows_generation or name == _GENERATION
+            else:
+                self.found.is_told = self.found.is_told or bool(value) or name == _GENERATION
         else:
             return [part._replace(value=value, is_error=part.is_error and name == "error")]
         return []
@@ -182,18 +208,42 @@ class _Look:
         """Whether it is the request's own: a text, or JSON as it stands there."""
         return self.asked.has(value if isinstance(value, str) else orjson.dumps(value).decode())
 
+    def _has_texts_of(self, value: Any) -> bool:
+        """Whether the request has each text in a value."""
+        return self._is_own(value) or all(map(self.asked.has, _texts_in(value)))
+
+    def _quotes_answer(self, text: str) -> bool:
+        """Whether a text has JSON of an answer, cut or written as it may be, which is not the request's own."""
+        signs = unreadable.QUOTED_ANSWER.finditer(text)
+        return any(not self.asked.has(text[sign.start() : sign.start() + _SIGN_LETTERS]) for sign in signs)
+
     def _words(self, text: str) -> list[_Part]:
         """Note what the words of a text say; of JSON that it quotes, the request's own says nothing."""
+        self.letters_left -= len(text)
+        if self.letters_left < 0:
+            self.found.is_told = True
+            return []
         start, end = text.find("{"), text.rfind("}") + 1
-        quoted = read_json(text[start:end].encode()) if 0 <= start < end and len(text) <= _LONGEST_QUOTE else None
+        quoted = read_json(text[start:end].encode()) if 0 <= start < end else None
         if not isinstance(quoted, dict):
-            self.found.is_told = self.found.is_told or says_so(text)
+            self.says_so = self.says_so or says_so(text)
+            self.found.is_told = self.found.is_told or self._quotes_answer(text)
             return []
         if self.asked.has(text[start:end]) or self._is_own(quoted):
-            self.found.is_told = self.found.is_told or says_so(text[:start]) or says_so(text[end:])
+            self.says_so = self.says_so or says_so(text[:start]) or says_so(text[end:])
             return []
-        self.found.is_told = self.found.is_told or says_so(text)
+        self.says_so = self.says_so or says_so(text)
         return [_Part(quoted, is_quoted=True)]
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list | dict):
+            waiting += value.values() if isinstance(value, dict) else value
 
 
 def _escaped(text: str) -> bytes:

@@ -19,8 +19,8 @@ _LONGEST_SENTENCE = 2_000
 _STATUS = re.compile(r"[0-9]{3}")
 # Invalid, and not what the model wrote.
 _INVALID = (
-    r"(?<!json.)invalid"
-    r"(?!.?(?:model.?)?(?:output|response|tool|generation|completion|json)(?!.?(?:format|schema|choice)))"
+    r"^(?!.*(?:output|response|tool|function|generation|completion|json|llm)(?!.?(?:format|schema|choice|param)))"
+    r".*invalid"
 )
 # Words of types and codes, the more telling ones first.
 _MEANINGS = (
@@ -88,6 +88,26 @@ def error_in(data: Any) -> StatedError | None:
     words = [text for text in (said.get("message"), said.get("detail")) if isinstance(text, str)]
     message = next(filter(None, words), "The model's API answered with an error.")
     return StatedError(_status(said, data), message[:500], data)
+
+
+def failure_in(data: Any) -> dict[str, Any] | None:
+    """What an answer, or a part of one, says of its failure, for `shown_work.of`; None where it has not failed.
+
+    Such an answer broke off, however it ends. Some put an error beside its choices or into one, or say "error" for its
+    end (https://openrouter.ai/docs/errors; Mistral's `finish_reason`); Groq puts one into `x_groq`.
+    """
+    if not isinstance(data, dict):
+        return None
+    if error_in(data) is not None:
+        return data
+    choices = sse.choices_of(data)
+    groqs = data.get("x_groq")
+    errors = [part["error"] for part in (data, *choices) if part.get("error")]
+    if isinstance(groqs, dict) and groqs.get("error"):
+        errors.append(groqs)
+    if not errors and all(choice.get("finish_reason") != "error" for choice in choices):
+        return None
+    return {"model": data.get("model"), "error": errors}
 
 
 def _status(*said: dict[str, Any]) -> int:

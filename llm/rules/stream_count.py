@@ -10,7 +10,7 @@ from typing import Any
 
 from governance.rules import money
 from governance.rules.decision import Quote
-from llm.rules import exact_count, sse, unreadable
+from llm.rules import exact_count, sse, stated_errors, unreadable
 from llm.rules.usage import LONGEST_TOKEN_BYTES
 
 # Output tokens that a model writes until it notices that its stream was closed; one that writes fast, so many seconds'.
@@ -59,8 +59,10 @@ class StreamCount:
         self.arrived_bytes = 0
         # Whether any of it was read as an answer: what was not may be a page, a log, or the request again.
         self.is_answer = False
-        # Of what arrived, what the model has certainly written if it is one.
-        self.written_bytes = 0
+        # Whether it said that it failed: then it broke off, and the usage that it says shows nothing of the model.
+        self.has_failed = False
+        # Of what arrived, what the model has certainly written if it is one; and what errors show that it wrote.
+        self.written_bytes = self._shown_bytes = 0
         self._frame_bytes = FRAME_BYTES
         # What was taken for written, echoes included.
         self._taken_bytes = 0
@@ -119,8 +121,12 @@ class StreamCount:
         self.written_bytes += text_bytes - echoed_bytes
 
     def came(self, event: sse.Event, *, text_bytes: int, seconds: float = 0.0) -> None:
-        """An event of the answer has come, with so many bytes of text; `seconds`: after the first one."""
-        self.arrived(text_bytes, event.data, seconds=seconds)
+        """An event of the answer has come, with so many bytes of text; `seconds`: after the first one.
+
+        One that says that the answer failed may quote anything: it is no part of an answer.
+        """
+        failed = stated_errors.failure_in(event.data) is not None
+        self.arrived(text_bytes, None if failed else event.data, seconds=seconds)
         self._note_unread(event.unread, most_bytes=_MOST_OF_EVENT)
 
     def broke(self, data: bytes) -> None:
@@ -132,6 +138,8 @@ class StreamCount:
         """What such bytes hold, read as far as they go, was certainly written, and what nobody can read at all."""
         if not self._writes_nothing and (data := _value_of(data.strip())):
             found, unread_bytes = unreadable.readable(data, most_bytes=most_bytes)
+            if stated_errors.failure_in(found) is not None:
+                return
             self.is_answer = self.is_answer or unreadable.is_answer(found)
             before_bytes, beyond_bytes = self._taken_bytes, max(0, len(data) - most_bytes)
             # Without answers in it, it is one by itself, or a part: nobody else writes what cannot be read.
@@ -146,6 +154,17 @@ class StreamCount:
         """So much was written that has no place in what is passed on, or waits to be passed on as a whole."""
         self.arrived_bytes += text_bytes
         self._wrote(text_bytes)
+
+    def shows(self, text_bytes: int) -> None:
+        """An error shows so much that was written: it counts, and shows nothing of the model (ADR 35)."""
+        self.arrived_bytes += text_bytes
+        self._taken_bytes += text_bytes
+        self._shown_bytes += text_bytes
+
+    @property
+    def answer_bytes(self) -> int:
+        """What was certainly written, as far as anything says so."""
+        return self.written_bytes + self._shown_bytes
 
     def end_untold(self) -> None:
         """It has ended, and said nothing of what was used: whatever came may be the model's, in any place."""

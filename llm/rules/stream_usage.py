@@ -25,6 +25,7 @@ class StreamUsage:
         # Whether any text came.
         self.has_text = False
         self.is_last_word = False
+        self._broke_off = False
 
     @property
     def have_ended(self) -> bool:
@@ -34,6 +35,15 @@ class StreamUsage:
     def took_unread(self) -> None:
         """Bytes that nobody can read: they may be text, written after the last usage."""
         self.has_text, self.is_last_word = True, False
+
+    def took_error(self) -> None:
+        """The answer broke off, and nothing is said of what was used until then."""
+        self._broke_off = True
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the largest usage is all that an answer used: no text came after it, nor did it break off."""
+        return self.is_last_word and not self._broke_off
 
     def took(self, event: Event, reported: Usage | None, *, text_bytes: int) -> None:
         """The next event, what the call has used by what it says, and how much text it holds."""
@@ -56,4 +66,4 @@ class StreamUsage:
             # Some say only at the end what of it came from a cache.
             earlier = replace(earlier, cached_tokens=reported.cached_tokens)
         self.used = usage.larger(earlier, reported)
-        self.is_last_word = True
+        self.is_last_word, self._broke_off = True, False

@@ -21,6 +21,12 @@ _ANSWERS = re.compile(
     rb"""["'](?:choices|usage|usage_info|candidates|stop_reason)["']\s*:|["']type["']\s*:\s*["']message["']"""
 )
 
+# Of those, and of an answer's other names, what may stand in a text, escaped or as Python writes it.
+QUOTED_ANSWER = re.compile(
+    r"""\\*["'](?:choices|usage|usage_info|usageMetadata|candidates|completion|delta|generated_text|output_text"""
+    r"""|stop_reason|finish_reason|done_reason)\\*["']\s*:|\\*["']role\\*["']\s*:\s*\\*["'](?:assistant|model)\\*["']"""
+)
+
 # How pages of HTML begin, once what is said of their kind is over.
 _PAGE = re.compile(
     rb"(?:<\?xml[^>]*>\s*|<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|title|h1|center)\b", re.I | re.S

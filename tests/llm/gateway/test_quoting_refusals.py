@@ -208,3 +208,59 @@ def test_a_usage_of_an_error_is_no_overrun_of_its_model(
     booked.next(Answer(tokens=5, script=body(data, status=status)))
     ask(product, key, stream=False, max_tokens=5)
     assert costs_its_hold(booked)
+
+
+def ends(more: Any, **choice: Any) -> bytes:
+    """The last part of an answer that broke off, with its error beside it."""
+    return event({"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error", **choice}], **more})
+
+
+BROKE_OFF: dict[str, bytes] = {
+    "a quotation": event({"error": RAW}) + DONE,
+    "an answer beside it": ends({"error": RAW}) + DONE,
+    "in its choice": ends({}, finish_reason=None, error=RAW) + DONE,
+    "Groq's": ends({"x_groq": {"id": "r", "error": "no", "failed_generation": WORDS}}, finish_reason=None) + DONE,
+    "text behind it": FAILED + text(WORDS) + DONE,
+}
+
+
+@pytest.mark.parametrize("how", ["plain", "stream", "400"])
+@pytest.mark.parametrize("events", BROKE_OFF.values(), ids=BROKE_OFF)
+def test_an_answer_that_broke_off_with_an_error_is_never_over(
+    product: Product, booked: BookedUpstream, key: str, events: bytes, how: str
+) -> None:
+    head = CLOSES.replace(b"200 OK", b"400 No") if how == "400" else CLOSES
+    booked.next(Answer(tokens=300, billed=True, script=[head + text("Hi") + events, "close"]))
+    ask(product, key, stream=how == "stream", max_tokens=400)
+    assert costs_its_hold(booked)
+
+
+FAILING = {"index": 0, "message": {"role": "assistant", "content": "Hi"}, "finish_reason": "error"}
+FILTERED = {"code": "content_filter", "status": 400, "innererror": {"code": "ResponsibleAIPolicyViolation"}}
+DEAR: dict[str, tuple[int, Any]] = {
+    "it ends in an error": (200, {"choices": [FAILING]}),
+    "under another status": (400, {"choices": [FAILING]}),
+    "an error beside it": (200, {"choices": [{**FAILING, "finish_reason": "stop"}], "error": RAW}),
+    "Azure's in a 200": (200, {"error": FILTERED}),
+    "a letter under a 500": (500, {"error": {"message": "no", "failed_generation": "x"}}),
+}
+
+
+@pytest.mark.parametrize(("status", "said"), DEAR.values(), ids=DEAR)
+def test_what_an_error_shows_lowers_no_charge(
+    product: Product, booked: BookedUpstream, key: str, status: int, said: Any
+) -> None:
+    booked.next(Answer(tokens=300, billed=True, script=body(json.dumps(said).encode(), status=status)))
+    ask(product, key, stream=False, max_tokens=400)
+    assert costs_its_hold(booked)
+
+
+@pytest.mark.parametrize("cut", [0, 9])
+def test_what_an_error_in_mid_stream_quotes_of_its_request_makes_nothing_dear(
+    product: Product, booked: BookedUpstream, key: str, cut: int
+) -> None:
+    said = event({"error": {"message": "no role"}, "message": {"role": "user", "content": WORDS * 2}})
+    script = [CLOSES + text("Hi") + said[: len(said) - cut], "close"]
+    booked.next(Answer(tokens=1, billed=True, script=script))
+    ask(product, key, stream=True, max_tokens=3, messages=[{"role": "user", "content": WORDS * 2}])
+    assert costs_its_hold(booked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llm.rules import forbidden
 from llm.rules.forbidden import About, about
 
 
@@ -60,3 +61,9 @@ def test_words_about_the_key(word: str) -> None:
 
 def test_a_word_within_another_says_nothing() -> None:
     assert about(b'{"message": "monkeys, tokens, planned, ship"}') is About.UNCLEAR
+
+
+def test_a_refusal_of_azures_content_filter_is_billed() -> None:
+    said = {"error": {"code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}
+    assert forbidden.is_billed(said)
+    assert not forbidden.is_billed({"error": {"code": "content_filter"}})

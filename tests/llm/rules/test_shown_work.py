@@ -102,7 +102,7 @@ def test_what_shows_no_work(said: Any) -> None:
     ],
 )
 def test_what_was_written_is_shown(said: Any, text_bytes: int) -> None:
-    assert shown_work.of(said) == ShownWork(text_bytes=text_bytes, is_told=True)
+    assert shown_work.of(said) == ShownWork(text_bytes=text_bytes, is_told=not text_bytes)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,7 @@ def test_no_more_texts_are_looked_for_than_an_error_has() -> None:
     ],
 )
 def test_in_the_place_of_an_answer_what_is_no_error_s_may_be_written(said: Any, text_bytes: int) -> None:
-    expected = ShownWork(text_bytes=text_bytes, is_told=text_bytes > 0)
-    assert shown_work.of(said, is_answer=True) == expected
+    assert shown_work.of(said, is_answer=True) == ShownWork(text_bytes=text_bytes)
     assert not shown_work.of(said)
 
 
@@ -176,8 +175,26 @@ def test_no_more_is_looked_at_than_an_error_may_be() -> None:
     deep: Any = {"output": "abc"}
     for _ in range(2_000):
         deep = {"inner": deep}
-    assert shown_work.of(deep) == ShownWork()
-    assert shown_work.of({"message": "{" + " " * 1_000_000 + '"output": "abc"}'}) == ShownWork()
+    # What is not looked at may show anything.
+    assert shown_work.of(deep) == ShownWork(is_told=True)
+    assert shown_work.of({"detail": [{"loc": n} for n in range(1_000)]}) == ShownWork(is_told=True)
+    assert shown_work.of({"detail": list(range(2_000))}) == ShownWork()
+    assert shown_work.of({"detail": ["a" * 500_000] * 2}) == ShownWork()
+    assert shown_work.of({"detail": ["a" * 500_000] * 2 + ["a"]}) == ShownWork(is_told=True)
+
+
+def test_words_beside_what_was_generated_speak_of_that() -> None:
+    failed = {"message": "Failed to call a function.", "code": "tool_use_failed"}
+    assert shown_work.of({"error": failed}) == ShownWork(is_told=True)
+    assert shown_work.of({"error": {**failed, "failed_generation": "abcd"}}) == ShownWork(text_bytes=4)
+    assert shown_work.of({"error": {**failed, "partial": "abcd"}}) == ShownWork(text_bytes=4, is_told=True)
+    quoting = {"message": json.dumps({"usage": USED}), "failed_generation": "abcd"}
+    assert shown_work.of({"error": quoting}) == ShownWork(text_bytes=4, is_told=True)
+
+
+def test_several_errors_show_what_each_does() -> None:
+    said = [{"error": {"completion": "ab"}}, {"usage": USED, "model": "m", "error": {"usage": USED}}, "no"]
+    assert shown_work.of(*said) == ShownWork(counts=[{"model": "m", "usage": USED}], text_bytes=2)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +228,7 @@ def test_a_refusal_is_an_object_whatever_it_came_as(body: bytes, said: dict[str,
 )
 def test_lists_show_work_too(body: bytes) -> None:
     found = shown_work.of(shown_work.refusal(body))
-    assert (found.text_bytes, found.is_told) == (4, True)
+    assert found == ShownWork(text_bytes=4)
 
 
 def test_texts_tell_of_it() -> None:
@@ -230,3 +247,94 @@ def test_texts_tell_of_it() -> None:
 )
 def test_work_is_shown_by_any_of_three(shown: ShownWork, is_any: bool) -> None:
     assert bool(shown) is is_any
+
+
+WROTE = json.dumps({"id": "c", "choices": [{"message": {"role": "assistant", "content": "abc" * 30}}]})
+QUOTING = {
+    "cut": WROTE[:-9],
+    "behind a brace": "{400} " + WROTE,
+    "twice": WROTE + "\n" + WROTE,
+    "events": f"data: {WROTE}\n\ndata: [DONE]\n\n",
+    "a list": f"[{WROTE},{WROTE}]",
+    "Python's": str(json.loads(WROTE)),
+    "escaped": json.dumps(WROTE)[:-9],
+    "Ollama's, cut": '{"message": {"role": "assistant", "content": "abc',
+}
+
+
+@pytest.mark.parametrize("text", QUOTING.values(), ids=QUOTING)
+def test_an_answer_in_words_is_told_however_it_is_quoted(text: str) -> None:
+    said = {"error": {"message": f"upstream said: {text}", "code": 400}}
+    assert shown_work.of(said) == ShownWork(is_told=True)
+    assert shown_work.of({"error": {"body": text}}) == ShownWork(is_told=True)
+    own = AskedTexts(lambda: json.dumps({"messages": [{"content": text}]}).encode())
+    assert shown_work.of(said, asked=own) == ShownWork()
+
+
+@pytest.mark.parametrize("said", ["{'error': {'message': 'no', 'type': 'invalid'}}", '{"a"} {"message": "no", "data":'])
+def test_an_error_in_words_is_no_answer(said: str) -> None:
+    assert shown_work.of({"error": {"message": f"Error code: 400 - {said}"}}, is_answer=True) == ShownWork()
+
+
+def test_in_the_place_of_an_answer_what_is_named_the_request_s_is_looked_for_there() -> None:
+    body = b'{"messages": [{"role": "user", "content": "Hi there"}], "n": 1}'
+    own = {"messages": [{"content": "Hi there", "role": "user"}], "input": None, "params": {"n": 1}, "loc": ["body", 0]}
+    written = {"role": "assistant", "content": "abc"}
+    for name in ("messages", "input", "body", "request", "prompt"):
+        for value in (written, [*own["messages"], written], "abc"):
+            said = {"error": {"message": "no"}, name: value}
+            assert shown_work.of(said, asked=AskedTexts(lambda: body), is_answer=True) == ShownWork(is_told=True)
+    for is_answer in (True, False):
+        assert not shown_work.of({"error": own}, asked=AskedTexts(lambda: body), is_answer=is_answer)
+    # Under a refusal's own status they are believed, but for a body, which may be that of an answer.
+    assert shown_work.of({"error": {"input": written}}) == ShownWork()
+    assert shown_work.of({"error": {"body": written}}) == ShownWork(text_bytes=3)
+    assert shown_work.of({"error": {"body": {"choices": [{"message": written}]}}}) == ShownWork(text_bytes=3)
+
+
+@pytest.mark.parametrize("name", ["function_call", "tool_call"])
+def test_one_call_is_written_as_several_are(name: str) -> None:
+    assert shown_work.of({"error": "no", name: {"name": "f", "arguments": "abc"}}) == ShownWork(text_bytes=4)
+
+
+def test_lines_of_json_are_a_refusal_s_parts() -> None:
+    body = b'{"message": {"role": "assistant", "content": "abc"}}\n\n{"error": "no"}\n'
+    assert shown_work.of(shown_work.refusal(body)) == ShownWork(text_bytes=3)
+    assert shown_work.refusal(b'{"a": 1}\nno') == {"error": '{"a": 1}\nno'}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Output failed schema validation",
+        "Response did not match the JSON schema",
+        "Completion could not be parsed as JSON",
+        "Tool call arguments are not valid JSON",
+        "Invalid tool call arguments",
+        "Invalid function call generated by the model",
+        "structured output did not conform to the schema",
+        "The output was truncated before the JSON was complete",
+        "The generated JSON did not match the schema",
+        "Failed to call a function. Please adjust your prompt.",
+        "Tool choice is required, but model did not call a tool",
+        "Repetitive output detected",
+        "max retries exceeded validating output",
+        "The response was filtered",
+    ],
+)
+def test_words_say_what_is_wrong_with_what_was_written(message: str) -> None:
+    assert shown_work.says_so(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid tool call id in messages.2",
+        "Invalid tool_call_id",
+        "response_format did not match",
+        "The model does not support tool calls",
+        "tool calls are not supported",
+    ],
+)
+def test_words_of_the_request_do_not(message: str) -> None:
+    assert not shown_work.says_so(message)

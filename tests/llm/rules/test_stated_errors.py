@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm.rules.stated_errors import StatedError, error_in
+from llm.rules.stated_errors import StatedError, error_in, failure_in
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,34 @@ def test_what_holds_an_answer_or_no_error_is_none(answer: Any) -> None:
 )
 def test_an_error_says_its_status_and_its_words(answer: dict[str, Any], status: int, message: str) -> None:
     assert error_in(answer) == StatedError(status, message)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        None,
+        [{"error": "x"}],
+        {"error": None, "x_groq": {"id": "r", "error": None}, "choices": [{"finish_reason": "stop", "error": None}]},
+        {"choices": [{"delta": {"content": "a"}}], "x_groq": "error"},
+        {"x_groq": {"usage": {}}},
+    ],
+)
+def test_a_part_of_an_answer_that_says_nothing_of_an_error_has_not_failed(part: Any) -> None:
+    assert failure_in(part) is None
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"error": "x", "text": "y"}, {"error": "x", "text": "y"}),
+        ({"choices": [{"text": "a"}], "error": "x", "model": "m"}, {"model": "m", "error": ["x"]}),
+        ({"choices": [{"error": {"code": 502}}, {}]}, {"model": None, "error": [{"code": 502}]}),
+        ({"choices": [{}], "x_groq": {"error": "x"}}, {"model": None, "error": [{"error": "x"}]}),
+        ({"choices": [{"finish_reason": "stop"}, {"finish_reason": "error"}]}, {"model": None, "error": []}),
+    ],
+)
+def test_an_error_anywhere_says_that_an_answer_failed(part: dict[str, Any], said: dict[str, Any]) -> None:
+    assert failure_in(part) == said
 
 
 @pytest.mark.parametrize("odd", [7, True, [1], {"code": 1}])
@@ -106,11 +134,19 @@ def test_a_number_is_a_status_where_it_can_be_one(code: Any, status: int) -> Non
         ("unsupported", 400),
         ("invalid_response_format", 400),
         ("invalid_tool_choice", 400),
+        ("invalid_json_schema", 400),
+        ("invalid_function_parameters", 400),
         # Of what the model wrote.
         ("invalid_output", 502),
         ("invalid_model_output", 502),
         ("invalid_response", 502),
         ("invalid_tool_call", 502),
+        ("tool_call_invalid", 502),
+        ("invalid_function_call", 502),
+        ("model_output_invalid", 502),
+        ("invalid_llm_output", 502),
+        ("invalid_json_schema_output", 502),
+        ("response_validation_invalid", 502),
         ("InvalidGeneration", 502),
         ("invalid completion", 502),
         ("invalid_json", 502),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -392,3 +393,34 @@ def test_of_an_answer_of_which_some_is_lost_nobody_knows_how_much_was_written() 
     count = counting(come=40)
     count.lose()
     assert count.tokens(cut=False) is None
+
+
+ROLE = {"choices": [{"delta": {"role": "assistant"}}]}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"error": {"message": "no"}, "message": {"role": "user", "content": "a" * 10_000}},
+        {"choices": [{"delta": {"content": "a" * 10_000}}], "error": {"message": "no"}},
+    ],
+)
+def test_what_an_error_quotes_shows_nothing_of_the_model(part: dict[str, Any]) -> None:
+    for take in (
+        lambda count: count.came(sse.Event(b"", part), text_bytes=10_000),
+        lambda count: count.broke(json.dumps(part).encode()[:-1]),
+        lambda count: count.shows(10_000),
+    ):
+        count = StreamCount(replace(QUOTE, max_tokens=1))
+        count.arrived(0, ROLE)
+        take(count)
+        assert (count.is_answer, count.overruns, count.written_bytes) == (True, False, 0)
+        assert count.arrived_bytes >= 10_000
+
+
+def test_what_an_error_shows_was_written() -> None:
+    count = StreamCount(QUOTE)
+    count.arrived(2, {"choices": [{"delta": {"content": "Hi"}}]})
+    count.shows(100)
+    count.end_untold()
+    assert (count.arrived_bytes, count.written_bytes, count.answer_bytes) == (102, 2, 102)

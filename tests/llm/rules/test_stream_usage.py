@@ -53,6 +53,20 @@ def test_text_came_whether_anybody_can_read_it_or_not() -> None:
     assert (told.has_text, told.is_last_word) == (True, True)
 
 
+def test_a_usage_before_an_error_is_not_all() -> None:
+    told = StreamUsage(1)
+    are_final = []
+    for take in (
+        lambda: told.took(event(), used(9), text_bytes=1),
+        told.took_error,
+        lambda: told.took(event(), used(9), text_bytes=1),
+        lambda: told.took(event(), None, text_bytes=1),
+    ):
+        take()
+        are_final.append(told.is_final)
+    assert are_final == [True, False, True, False]
+
+
 def test_what_came_from_a_cache_may_be_told_at_the_end_alone() -> None:
     told = StreamUsage(1)
     for cached_tokens in (0, 0, 8):
