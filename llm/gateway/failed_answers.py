@@ -57,7 +57,7 @@ async def settle_error(
         await hold.settle_reported(used)
     elif is_free and work.text_bytes and not work.is_told and hold.quote.answers == 1:
         await hold.settle_seen("upstream_failed")
-    elif is_free and not work and not hold.was_told:
+    elif is_free and not (work.is_told or work.text_bytes or hold.was_told):
         await hold.release()
     else:
         await hold.settle_whole("upstream_failed")
