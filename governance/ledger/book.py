@@ -141,14 +141,14 @@ def apply(
 
 def _around_locks(operations: Sequence[Operation], now: datetime, patience: locks.Patience) -> list[Any]:
     with _perhaps_in_part():
-        tenants, taken = _durably(lambda _: locks.look(operations, now))
+        tenants, taken = locks.looked(operations, now, _durably)
         return locks.around(operations, tenants, taken, patience, functools.partial(apply, now=now))
 
 
 def is_kept_from(operation: Operation, *, now: datetime) -> bool:
     """Whether somebody keeps a row that an operation needs, of its tenant's; raises LedgerUnavailable."""
-    _, taken = _durably(lambda _: locks.look([operation], now))
-    return True in taken.values()
+    _, taken = locks.looked([operation], now, _durably)
+    return taken is not None and True in taken.values()
 
 
 def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]:
@@ -178,7 +178,8 @@ def apply_within(operations: Sequence[Operation], *, now: datetime) -> list[Any]
 
 def tenants_of(operations: Sequence[Operation]) -> list[str]:
     """The slug of each one's tenant, as far as it has one; raises LedgerUnavailable."""
-    return _durably(lambda _: locks.tenants_of(operations))
+    with locks.waited_for(operations):
+        return _durably(lambda _: locks.tenants_of(operations))
 
 
 def try_to_write() -> None:

@@ -23,14 +23,17 @@ from governance.ledger import needs, sql, sql_locks
 from governance.ledger import sql_dialect as words
 from governance.ledger.caller_rules import SHARED
 from governance.ledger.operations import Operation, Record, Reserve, Settle
-from governance.ledger.results import HeldUp
+from governance.ledger.results import HeldUp, LedgerUnavailable
 from governance.ledger.rows import hour_of
 from governance.rules.scopes import PLATFORM
 
 # PostgreSQL's deadlock_detected and serialization_failure: the transaction did nothing and may simply run again.
 RETRYABLE_SQLSTATES = ("40P01", "40001")
-# And its lock_not_available.
+# And its lock_not_available; query_canceled, of what took too long.
 _SQLSTATES = ("55P03", *RETRYABLE_SQLSTATES)
+_TOO_LONG = "57014"
+# How long a look waits for a lock, which only a whole table's can make it do, and works on one of its statements.
+LOOK_LOCK_S, LOOK_STATEMENT_S = 0.03, 0.5
 _brief_s: ContextVar[float | None] = ContextVar("_brief_s", default=None)
 
 
@@ -74,7 +77,16 @@ def warily() -> Patience:
 
 def is_in_the_way(error: Exception) -> bool:
     """Whether it was a lock that kept a transaction from what it wanted, and nothing is wrong with the database."""
-    return isinstance(error, HeldUp) or getattr(_said_by_database(error), "sqlstate", None) in _SQLSTATES
+    return isinstance(error, HeldUp) or _sqlstate(error) in _SQLSTATES
+
+
+def _sees_nothing(error: Exception) -> bool:
+    """Whether a look met a lock itself, or took too long: then it is not known whose rows are taken."""
+    return is_in_the_way(error) or _sqlstate(error) == _TOO_LONG
+
+
+def _sqlstate(error: Exception) -> str | None:
+    return getattr(_said_by_database(error), "sqlstate", None)
 
 
 def _said_by_database(error: BaseException | None) -> BaseException | None:
@@ -108,7 +120,7 @@ def waited_for(operations: Sequence[Operation], seconds: float | None = None) ->
 def around(
     operations: Sequence[Operation],
     tenants: Sequence[str],
-    taken: Mapping[str, bool],
+    taken: Mapping[str, bool] | None,
     patience: Patience,
     apply: Callable[..., list[Any]],
 ) -> list[Any]:
@@ -116,14 +128,17 @@ def around(
 
     `tenants` has each one's, and `taken` what `look` found: those go first whose rows are free, then those whose rows
     are in use; not those whose rows are kept. Where nobody's rows are taken, the lock is on something that all want,
-    or that `look` does not know: each tenant is tried alone at last. A lock in everybody's way is waited for no longer
-    because there are many tenants.
+    or that `look` does not know: each tenant is tried alone at last, and at once where nothing is known. A lock in
+    everybody's way is waited for no longer because there are many tenants.
     """
     results: list[Any] = [HeldUp(tenant) for tenant in tenants]
-    free = {tenant for tenant in tenants if tenant not in taken}
-    used = {tenant for tenant in tenants if taken.get(tenant) is False}
+    known = taken or {}
+    free = {tenant for tenant in tenants if tenant not in known}
+    used = {tenant for tenant in tenants if known.get(tenant) is False}
     turns: list[tuple[Collection[str], Patience]]
-    if free and taken:
+    if taken is None and len(free) > 1:
+        turns = [([tenant], replace(patience, waits_s=patience.waits_s[1:2])) for tenant in dict.fromkeys(tenants)]
+    elif free and taken:
         turns = [(free, patience), (used, patience.rest())]
     elif patience.rest().waits_s:
         turns = [(free or used, patience.rest())]
@@ -136,6 +151,24 @@ def around(
             for place, result in zip(mine, done, strict=True):
                 results[place] = result
     return results
+
+
+def looked(
+    operations: Sequence[Operation], now: datetime, durably: Callable[[Callable[[Any], Any]], Any]
+) -> tuple[list[str], dict[str, bool] | None]:
+    """What `look` finds, with `durably` around it, and next to no wait: all others of a process wait for it.
+
+    It skips rows that somebody has, but no table that somebody has as a whole: then nothing is known of whose rows are
+    taken (None).
+    """
+    try:
+        with words.waiting(LOOK_LOCK_S, statement_s=LOOK_STATEMENT_S):
+            return cast(tuple[list[str], dict[str, bool]], durably(lambda _: look(operations, now)))
+    except LedgerUnavailable as error:
+        if not _sees_nothing(error):
+            raise
+    with waited_for(operations):
+        return durably(lambda _: tenants_of(operations)), None
 
 
 def look(operations: Sequence[Operation], now: datetime) -> tuple[list[str], dict[str, bool]]:

@@ -215,14 +215,25 @@ def briefly() -> Iterator[None]:
 
 
 @contextmanager
-def waiting(lock_s: float) -> Iterator[None]:
-    """Have transactions of the ledger that begin here wait for a lock so long, where no long work is under way."""
+def waiting(lock_s: float, *, statement_s: float | None = None) -> Iterator[None]:
+    """Have transactions of the ledger that begin here wait for a lock so long, where no long work is under way.
+
+    And work so long on a statement, where that is said, whatever is under way.
+    """
     chosen = _deadlines.get()
-    token = _deadlines.set(chosen if chosen is PATIENT else replace(chosen, lock=f"{round(1000 * lock_s)}ms"))
+    if statement_s is not None:
+        chosen = replace(chosen, lock=_in_ms(lock_s), statement=_in_ms(statement_s))
+    elif chosen is not PATIENT:
+        chosen = replace(chosen, lock=_in_ms(lock_s))
+    token = _deadlines.set(chosen)
     try:
         yield
     finally:
         _deadlines.reset(token)
+
+
+def _in_ms(seconds: float) -> str:
+    return f"{round(1000 * seconds)}ms"
 
 
 def _is_in_transaction() -> bool:

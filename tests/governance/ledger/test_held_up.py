@@ -872,3 +872,41 @@ def test_who_is_refused_for_another_reason_met_no_lock(error: Exception, names: 
         ledger.try_for("acme", act, needing=make.reserving(by=make.caller()), now=timezone.now())
     assert known.names() == names
     known.learn([], tried=["acme"])
+
+
+@pytest.mark.postgres_only
+async def test_a_table_that_somebody_has_as_a_whole_holds_up_those_who_need_it(
+    commit: GroupCommit, mine: Any, rival: Rival
+) -> None:
+    third = await sync_to_async(make.tenant)("third")
+    await RateLimit.objects.acreate(tenant=third, scope_type="tenant", scope_key="third", requests_per_minute=100_000)
+    needing = make.caller(third)
+    await held(commit, mine)
+    await held(commit, needing)
+    rival.run("LOCK TABLE governance_ratemeter IN ACCESS EXCLUSIVE MODE")
+    took_s, answered = list[float](), list[Any]()
+    while not any(getattr(each, "allowed", False) for each in answered) and len(took_s) < 10:
+        began_s = time.monotonic()
+        # In one batch, until it is known whom it holds up.
+        waits = [commit.submit(make.reserving("0.10", by=by)) for by in (needing, mine)]
+        theirs, ours = await asyncio.gather(*waits, return_exceptions=True)
+        assert isinstance(theirs, HeldUp)
+        answered.append(ours)
+        took_s.append(time.monotonic() - began_s)
+        await asyncio.sleep(held_up.PAUSE_S)
+    assert getattr(answered[-1], "allowed", answered) is True
+    # A look that waited as acts do would take 10 s.
+    assert max(took_s) < 8
+    rival.let_go()
+
+
+@pytest.mark.postgres_only
+def test_a_look_that_takes_too_long_sees_nothing(monkeypatch: pytest.MonkeyPatch, mine: Any) -> None:
+    monkeypatch.setattr(locks, "LOOK_STATEMENT_S", 0.05)
+    monkeypatch.setattr(locks, "look", lambda *_: words.run("SELECT pg_sleep(5)", []))
+    operations, now = [make.reserving(by=mine)], timezone.now()
+    assert locks.looked(operations, now, book._durably) == (["acme"], None)
+    assert not book.is_kept_from(operations[0], now=now)
+    monkeypatch.setattr(locks, "look", lambda *_: words.run("SELECT 1 FROM nothing", []))
+    with pytest.raises(LedgerUnavailable):
+        locks.looked(operations, now, book._durably)
