@@ -240,7 +240,9 @@ def size_bytes() -> int:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             names = [model._meta.db_table for model in (Reservation, SpendEntry, SpendRollup)]
-            cursor.execute("SELECT SUM(pg_total_relation_size(name::regclass)) FROM unnest(%s) AS of(name)", [names])
+            cursor.execute(
+                "SELECT SUM(pg_total_relation_size(name::regclass)) FROM unnest(%s::text[]) AS of(name)", [names]
+            )
         else:
             cursor.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
         return int(cursor.fetchone()[0])
