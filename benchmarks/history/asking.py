@@ -16,7 +16,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from benchmarks.history.filling import AGENTS_OF_EACH, BY, Places
+from benchmarks.history.filling import BY, Places
 from governance import ledger
 from governance.actions import tenancy
 from governance.ledger.operations import Reserve, Settle
@@ -37,7 +37,7 @@ def write(places: Places) -> int:
     began, calls = time.monotonic(), 0
     while time.monotonic() - began < WRITING_S:
         owners = chosen.choices(places.tenants, k=BATCH)
-        callers = [Caller(owner.pk, owner.slug, f"agent-{chosen.randrange(AGENTS_OF_EACH)}") for owner in owners]
+        callers = [Caller(owner.pk, owner.slug, f"agent-{chosen.randrange(places.agents_of_each)}") for owner in owners]
         ids = [uuids.uuid7() for _ in callers]
         held = [Reserve(id, caller, call, provider="mistral") for id, caller in zip(ids, callers, strict=True)]
         settled = [Settle(id, COST_NANOS, used) for id in ids]
