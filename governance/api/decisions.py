@@ -227,7 +227,7 @@ def _warning(decision: Decision, audience: Audience, ahead: datetime | None) -> 
         return None
     window = audience.window(decision.because, ahead)
     if window.settled_nanos is None or window.limit_nanos is None:
-        return f"{refusals.sentence(decision)}: {window.name}; {refusals.times(window)}."
+        return f"{refusals.sentence(decision)}: {window.name}{refusals.times(window)}."
     spent, limit = (money.format_dollars(nanos) for nanos in (window.settled_nanos, window.limit_nanos))
     said = f"{window.scope} has spent ${spent} of ${limit} this {window.kind.replace('_', ' ')}"
-    return f"{refusals.sentence(decision)}. {said}; {refusals.times(window)}."
+    return f"{refusals.sentence(decision)}. {said}{refusals.times(window)}."

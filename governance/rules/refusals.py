@@ -193,19 +193,23 @@ def rfc3339(at: datetime) -> str:
 
 def _describe(window: ShownWindow) -> str:
     if window.limit_nanos is None or window.settled_nanos is None:
-        return f"{window.name}; {times(window)}"
+        return f"{window.name}{times(window)}"
     spent, limit = money.format_dollars(window.settled_nanos), money.format_dollars(window.limit_nanos)
-    return f"{window.name}, ${spent} of ${limit} spent; {times(window)}"
+    return f"{window.name}, ${spent} of ${limit} spent{times(window)}"
 
 
 def times(window: ShownWindow) -> str:
-    """When a budget is used up, where that is known, and when it begins anew: without a full stop."""
-    if window.ends_at is None:
-        resets = "does not reset by itself"
-    elif WindowKind(window.kind).ends_by_act:
-        resets = f"resets once the period after {rfc3339(window.ends_at)} is paid"
-    else:
-        resets = f"resets at {rfc3339(window.ends_at)}"
-    if window.runs_out_at is None:
-        return f"it {resets}"
-    return f"it runs out about {rfc3339(window.runs_out_at)} at the usual pace, and {resets}"
+    """When a budget is used up and when it begins anew, as far as that is known: what follows its name or figures.
+
+    Of a hold that was to grow no later period is told, as that would have nothing for it.
+    """
+    said = []
+    if window.runs_out_at is not None:
+        said.append(f"runs out about {rfc3339(window.runs_out_at)} at the usual pace")
+    if window.kind == WindowKind.LIFETIME:
+        said.append("does not reset by itself")
+    elif window.ends_at is not None:
+        at = rfc3339(window.ends_at)
+        ends_by_act = WindowKind(window.kind).ends_by_act
+        said.append(f"resets once the period after {at} is paid" if ends_by_act else f"resets at {at}")
+    return f"; it {' and '.join(said)}" if said else ""

@@ -104,7 +104,7 @@ def test_a_warning_says_when_the_budget_runs_out_and_resets_and_a_plain_yes_does
         f"The budget is near its limit. tenant:acme has spent $0.85 of $1.00 this month; it runs out about"
         f" {near['runs_out_at'][:16]}"
     )
-    assert near["warning"].endswith(f"at the usual pace, and resets at {near['resets_at']}.")
+    assert near["warning"].endswith(f"at the usual pace and resets at {near['resets_at']}.")
     large = agent.post("/api/reservations", {"model": "large", "estimated_cost": "0.50"})
     assert large.status_code == 402
     assert f"runs out about {near['runs_out_at'][:16]}" in large.json()["error"]["message"]

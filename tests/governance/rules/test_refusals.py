@@ -62,10 +62,7 @@ def test_each_reason_has_one_row_unless_the_call_may_go(reason: Reason) -> None:
 @pytest.mark.parametrize(
     ("reason", "message"),
     [
-        (
-            Reason.BUDGET_EXHAUSTED,
-            "The budget is used up: tenant:acme per billing cycle, $3.00 of $10.00 spent; it does not reset by itself.",
-        ),
+        (Reason.BUDGET_EXHAUSTED, "The budget is used up: tenant:acme per billing cycle, $3.00 of $10.00 spent."),
         (Reason.RATE_LIMITED, "Too fast for a limit a minute of tenant:acme; try again in 7 s."),
         (
             Reason.MODEL_NOT_PRICED,
@@ -92,8 +89,11 @@ def test_when_a_budget_resets_and_runs_out_is_said_where_it_is_known_and_theirs(
     decision = Decision(Action.HARD_STOP, Reason.BUDGET_EXHAUSTED, because=own)
     found = refusals.refusal(decision, over_budget_status=402, runs_out_at=soon)
     assert found.message.endswith(
-        "spent; it runs out about 2026-03-10T10:00:00Z at the usual pace, and resets at 2026-03-10T12:00:00Z."
+        "spent; it runs out about 2026-03-10T10:00:00Z at the usual pace and resets at 2026-03-10T12:00:00Z."
     )
+    for_good = replace(decision, because=replace(window(), kind="lifetime"))
+    found = refusals.refusal(for_good, over_budget_status=402)
+    assert found.message.endswith("spent; it does not reset by itself.")
     shared = replace(decision, because=replace(own, scope="platform"))
     tenants = Audience(is_tenants=True)
     found = refusals.refusal(shared, over_budget_status=402, audience=tenants, runs_out_at=soon)

@@ -37,7 +37,7 @@ def test_answers_and_refusals_say_when_the_budget_runs_out_and_resets(product: P
     error = large.json()["error"]
     assert error["metadata"]["runs_out_at"] == large.headers[HEADER] == at
     resets = f"and resets at {error['metadata']['resets_at']}."
-    assert error["message"].endswith(f"; it runs out about {at} at the usual pace, {resets}")
+    assert error["message"].endswith(f"; it runs out about {at} at the usual pace {resets}")
 
     # At the cap nothing is left to run out.
     ledger.record(make.reporting("0.10", by=make.caller()), now=timezone.now())
