@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance import ledger, ports
+from governance.actions import raises
 from governance.api import errors
 from governance.api.callers import CallerFields, Scopes, caller_of
 from governance.api.fields import Count, Dollars, Name, Names, Ratio, missing, surplus
@@ -135,12 +136,13 @@ def decided(decision: Decision, asked_model: str, *, audience: Audience, ahead: 
 
 
 def refused(
-    decision: Decision, request: Request, *, model: str, audience: Audience, ahead: datetime | None
+    decision: Decision, request: Request, *, model: str, audience: Audience, now: datetime, ahead: datetime | None
 ) -> Response:
-    """The answer to a call that may not go; the whole decision is in it."""
+    """The answer to a call that may not go; the whole decision is in it, and where its owner may ask for more."""
     refusal = _refusal(decision, audience, ahead)
     answer = errors.body(refusal.code, refusal.message, refusal.param, request)
     answer["error"]["decision"] = decided(decision, model, audience=audience, ahead=ahead)
+    answer["error"]["raise_url"] = raises.link(decision, now=now)
     return Response(answer, status=refusal.status, headers=dict(refusal.headers))
 
 

@@ -173,7 +173,9 @@ class Reservations(RefusingView, OnceView):
         if not decision.allowed:
             self.decision = decision
             ahead = runs_out_at(decision, now=self.now)
-            return refused(decision, request, model=asked["model"], audience=self.by.audience, ahead=ahead)
+            return refused(
+                decision, request, model=asked["model"], audience=self.by.audience, now=self.now, ahead=ahead
+            )
         return self._reserved(id, decision, asked["model"])
 
     def _reserved(self, id: UUID, decision: Decision, model: str) -> Response:
@@ -322,7 +324,14 @@ class ReservationExtend(RefusingView, ReservationAct):
                 raise ReserveAnew("the key that it was held with is revoked or has expired: reserve anew") from error
             self.decision, self.more_nanos = error.decision, asked["more"]
             ahead = runs_out_at(error.decision, now=self.now)
-            return refused(error.decision, request, model=held.model_requested, audience=self.by.audience, ahead=ahead)
+            return refused(
+                error.decision,
+                request,
+                model=held.model_requested,
+                audience=self.by.audience,
+                now=self.now,
+                ahead=ahead,
+            )
         return self.shown(id)
 
 
