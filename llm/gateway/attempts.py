@@ -319,7 +319,7 @@ class HeldAttempt:
             await self.hold.settle_whole("upstream_failed")
             return
         self.hold.count.end_untold()
-        asked = shown_work.Asked(self._body)
+        asked = shown_work.AskedTexts(self._body)
         count = partial(whole_answers.count_work, said, self.hold, asked=asked, is_answer=in_200)
         # Its texts are looked for in the request.
         shown, work = await self.call.exchange.turn.work(len(self.call.request.body), count)

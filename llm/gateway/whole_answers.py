@@ -18,7 +18,7 @@ from llm.providers import Answer, ProviderError
 from llm.providers.http import endless
 from llm.rules import joined_events, refusal_words, shown_work, sse, usage
 from llm.rules.answers import as_json, read_json, without_vectors
-from llm.rules.shown_work import Asked, ShownWork
+from llm.rules.shown_work import AskedTexts, ShownWork
 from llm.rules.stated_errors import error_in
 from llm.rules.stream_usage import StreamUsage
 from llm.rules.tool_calls import with_text_arguments
@@ -67,7 +67,7 @@ async def read(answer: Answer, share: Share, turn: Turn, *, most_bytes: int) -> 
 
 
 def count_work(
-    said: Mapping[str, Any], hold: Hold, *, asked: Asked | None = None, is_answer: bool = False
+    said: Mapping[str, Any], hold: Hold, *, asked: AskedTexts | None = None, is_answer: bool = False
 ) -> tuple[Usage | None, ShownWork]:
     """Count what an error shows of work before it. What it says was used, and the rest of what it shows.
 

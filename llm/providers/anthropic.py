@@ -68,7 +68,7 @@ class Anthropic(HttpProvider):
                 status = PAYMENT_REQUIRED
             paid, kept_bytes = _paid_refusal(said, created=created, left_out=left_out) or (None, 0)
             # What broke off, or shows work in another place than answers do, is judged as it came.
-            asked = shown_work.Asked(lambda: body)
+            asked = shown_work.AskedTexts(lambda: body)
             is_judged = broken or shown_work.of({"error": shown_work.refusal(said)}, asked=asked)
             shown = said if is_judged and paid is None else orjson.dumps(paid or anthropic_answers.refusal(said))
             refused = RefusedAnswer(answer, status=status, body=shown, broken=broken, kept_bytes=kept_bytes)

@@ -83,7 +83,7 @@ class OpenAICompatible(HttpProvider):
             renamed = openai_dialect.renamed_length(body, said)
             # The hold is for one answer: a refusal that bills, or has one, is not sent again.
             is_answer = sse.is_stream(said) or unreadable.begins_answer(said, "choices")
-            work = shown_work.of(shown_work.refusal(said), asked=shown_work.Asked(lambda: body))
+            work = shown_work.of(shown_work.refusal(said), asked=shown_work.AskedTexts(lambda: body))
             if renamed is None or broken is not None or is_answer or work:
                 return RefusedAnswer(answer, status=answer.status, body=said, broken=broken)
             answer.close()

@@ -66,7 +66,7 @@ _SAYS = re.compile(
 )
 
 
-class Asked:
+class AskedTexts:
     """The texts of a request, to know them again where a refusal quotes them; `body` makes what was sent."""
 
     def __init__(self, body: Callable[[], bytes]) -> None:
@@ -115,7 +115,7 @@ def refusal(body: bytes) -> dict[str, Any]:
     return {"error": body.decode(errors="replace") if said is None else said}
 
 
-def of(said: Any, *, asked: Asked | None = None, is_answer: bool = False) -> ShownWork:
+def of(said: Any, *, asked: AskedTexts | None = None, is_answer: bool = False) -> ShownWork:
     """What the JSON of a refusal shows; a usage that it has at its top is left to whoever reads answers.
 
     `asked`: of texts that may be the request's own those that it has show nothing. `is_answer`: it came in the place of
@@ -124,7 +124,7 @@ def of(said: Any, *, asked: Asked | None = None, is_answer: bool = False) -> Sho
     found = ShownWork()
     if not isinstance(said, Mapping):
         return found
-    look = _Look(found, asked or Asked(bytes), is_answer=is_answer, model=said.get("model"))
+    look = _Look(found, asked or AskedTexts(bytes), is_answer=is_answer, model=said.get("model"))
     waiting = [_Part({name: value for name, value in said.items() if name not in _USAGES}, is_error=True)]
     for _ in range(_MOST_VALUES):
         if not waiting:
@@ -144,7 +144,7 @@ class _Look:
     """Notes in `found` what the parts of one refusal show."""
 
     found: ShownWork
-    asked: Asked
+    asked: AskedTexts
     is_answer: bool
     model: Any
 

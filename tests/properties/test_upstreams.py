@@ -105,7 +105,7 @@ def test_whatever_a_body_says_its_readers_answer(body: bytes) -> None:
     unreadable.shows_work(body)
     unreadable.begins_answer(body, "choices")
     unreadable.is_answer(unreadable.readable(body)[0])
-    shown_work.of(shown_work.refusal(body), asked=shown_work.Asked(lambda: body), is_answer=True)
+    shown_work.of(shown_work.refusal(body), asked=shown_work.AskedTexts(lambda: body), is_answer=True)
     with_text_arguments(said)
     assert sse.answer_bytes(said) >= sse.written_bytes(said) >= 0
     _paid_refusal(body, created=0, left_out=str)

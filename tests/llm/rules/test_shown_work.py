@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llm.rules import shown_work
-from llm.rules.shown_work import Asked, ShownWork
+from llm.rules.shown_work import AskedTexts, ShownWork
 
 USED = {"total_tokens": 7}
 VLLM = (
@@ -133,26 +133,26 @@ def test_of_what_a_refusal_quotes_the_request_s_own_shows_nothing(
 ) -> None:
     body = json.dumps(request_body, ensure_ascii=escapes, indent=2).encode()
     said = {"error": {"message": f"Function name was {QUOTED} but must be a-z", "code": 3000}}
-    assert shown_work.of(said, asked=Asked(lambda: body), is_answer=is_answer) == ShownWork()
-    assert shown_work.of(said, asked=Asked(lambda: b"{}"), is_answer=is_answer) == ShownWork(is_told=True)
+    assert shown_work.of(said, asked=AskedTexts(lambda: body), is_answer=is_answer) == ShownWork()
+    assert shown_work.of(said, asked=AskedTexts(lambda: b"{}"), is_answer=is_answer) == ShownWork(is_told=True)
     for before, after in (("The model produced invalid ", ""), ("", " failed_generation")):
         told = {"message": before + QUOTED + after}
-        assert shown_work.of(told, asked=Asked(lambda: body), is_answer=is_answer) == ShownWork(is_told=True)
+        assert shown_work.of(told, asked=AskedTexts(lambda: body), is_answer=is_answer) == ShownWork(is_told=True)
 
 
 def test_what_may_be_written_is_not_where_the_request_has_it() -> None:
-    asked = Asked(lambda: b'{"messages": [{"role": "user", "content": "Hi, \\u00e9"}], "n": 1}')
+    asked = AskedTexts(lambda: b'{"messages": [{"role": "user", "content": "Hi, \\u00e9"}], "n": 1}')
     message = {"role": "user", "content": "Hi, \u00e9"}
     assert not shown_work.of({"error": "no", "message": message, "text": "Hi"}, asked=asked)
     assert shown_work.of({"error": "no", "text": "Ho"}, asked=asked).text_bytes == 2
     # What only a model writes is its own, whatever it was told to write.
     assert shown_work.of({"failed_generation": "Hi"}, asked=asked).text_bytes == 2
     # A form is no JSON.
-    assert not shown_work.of({"error": "no", "text": "Hi"}, asked=Asked(lambda: b"--x\r\nHi\xff\r\n"))
+    assert not shown_work.of({"error": "no", "text": "Hi"}, asked=AskedTexts(lambda: b"--x\r\nHi\xff\r\n"))
 
 
 def test_no_more_texts_are_looked_for_than_an_error_has() -> None:
-    asked = Asked(lambda: b"[]")
+    asked = AskedTexts(lambda: b"[]")
     assert [asked.has("[]") for _ in range(51)] == [True] * 50 + [False]
 
 
