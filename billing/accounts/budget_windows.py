@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -29,6 +30,7 @@ from governance.models import Budget, BudgetWindow, ScopeType, Tenant
 from governance.queries import holds
 from governance.rules import money
 from governance.rules import policy as budget_policy
+from governance.rules.errors import Conflict
 from governance.rules.windows import WindowKind
 
 SOURCE = "stripe"
@@ -105,7 +107,9 @@ def hold_back(tenant: Tenant, *, now: datetime) -> None:
     What budgets of its own allow stays."""
     known = _known_budget(tenant)
     if not OWN_BUDGETS.filter(tenant=tenant).exists() and (known is None or not known.enabled):
-        _make_budget(tenant, 1, None, now)
+        # One that an operator has switched off, and did not delete, stays so.
+        with suppress(Conflict):
+            _make_budget(tenant, 1, None, now)
 
 
 def end_spending(
