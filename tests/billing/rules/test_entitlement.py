@@ -130,6 +130,24 @@ def test_names_never_match() -> None:
     assert (found.plan, found.reasons) == ("Standard", ("unmapped_plan",))
 
 
+def test_a_price_is_worth_what_it_was_in_the_span_that_it_was_kept_for_and_in_a_new_one_what_is_said_by_now() -> None:
+    """Two subscriptions to one price: the first one has renewed since the plan was changed."""
+    renewed = {"period_start": NEXT, "period_end": NEXT + 30 * DAY}
+    other = {"subscription": "sub_2", "period_start": START + 10 * DAY, "period_end": NEXT + 10 * DAY}
+    first = sub().id
+    level, begun = int(valuation.Level.PLAN), BEGUN + 10 * 86_400
+    kept = {f"{first} price_standard": (level, 7, 0, 0, 1, BEGUN), "sub_2 price_standard": (level, 8, 0, 0, 1, begun)}
+    invoices = [paid(), paid(**renewed), paid(**other)]
+
+    found = entitled([sub(**renewed), sub(**other)], invoices, now=NEXT, kept=kept)
+
+    assert {part.subscription_id: part.limit_nanos for part in found.parts} == {first: 50 * 10**9, "sub_2": 8}
+    assert found.kept == {
+        f"{first} price_standard": (level, 50 * 10**9, 0, 0, 1, int(NEXT.timestamp())),
+        "sub_2 price_standard": kept["sub_2 price_standard"],
+    }
+
+
 def test_override_replaces_the_plan() -> None:
     found = entitled([sub()], [paid()], override_nanos=7)
     assert (found.limit_nanos, found.reasons) == (7, ("override",))
