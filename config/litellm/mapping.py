@@ -108,6 +108,7 @@ class KnownHere:
     # The prefix that a key will have, by its digest: made with a secret, so nobody can name a team like another's mark.
     prefix_of: Callable[[str], str]
     model_of: aliases.Meaning
+    owners_of: aliases.Owners
 
     def mark(self, of: str) -> str:
         """Tells apart those who would have one name."""
@@ -151,7 +152,7 @@ def of(
         wanted.keys.extend(_keys(found, keys, tenant=slug, known=known, joins=slug in into))
         found.customers.append(wanted)
     _add_end_users(found, export, several=len(holders) > 1)
-    found.aliases = aliases.of(export.models, known.model_of, leave=found.leave)
+    found.aliases = aliases.of(export.models, known.model_of, known.owners_of, leave=found.leave)
     idle = [user for user in export.users if f"user:{user.id}" not in holders and user.limits.max_nanos is not None]
     for user in idle:
         found.leave("a user's own budget, where no key is the user's own", user.alias or user.id)

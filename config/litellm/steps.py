@@ -98,6 +98,10 @@ def known_here(digests: Iterable[str], *, now: datetime) -> KnownHere:
         entry = catalogue.resolve(name)
         return KnownModel(entry.provider, entry.upstream, entry.is_mistrals) if entry is not None else None
 
+    def owners_of(name: str) -> set[str]:
+        entries = [entry for known, entry in catalogue.by_name.items() if known == f"{entry.provider}/{name}"]
+        return {entry.provider for entry in entries if not entry.is_mistrals}
+
     def agents_of(slug: str) -> dict[str, bool]:
         found = dict.fromkeys(Agent.objects.filter(tenant__slug=slug).values_list("slug", flat=True), False)
         theirs = ApiKey.objects.filter(tenant__slug=slug, prefix__startswith=ADOPTED_PREFIX)
@@ -111,6 +115,7 @@ def known_here(digests: Iterable[str], *, now: datetime) -> KnownHere:
         agents_of=agents_of,
         prefix_of=adopted_prefix,
         model_of=model_of,
+        owners_of=owners_of,
     )
 
 

@@ -10,10 +10,12 @@ import time_machine
 from django.utils import timezone
 
 from config.litellm import routes
+from config.litellm.aliases import ANOTHERS
 from config.litellm.routes import ModelRoutes
 from governance.actions import budgets, tenancy
 from governance.audit import Actor
 from governance.models import ApiKey, Budget, RateLimit
+from llm.catalogue import snapshot
 from llm.models import Model, ModelAlias
 from tests import factories as make
 from tests.config.litellm.answers import digest, folder, import_litellm, key, left, report, team
@@ -237,15 +239,89 @@ def test_a_model_that_is_not_the_providers_as_everybody_has_it_is_no_alias(
     assert not ModelAlias.objects.filter(model__name="gpt-5-mini").exists()
 
 
+def deployments(*models: tuple[str, str]) -> dict[str, Any]:
+    return {"data": [{"model_name": name, "litellm_params": {"model": model}} for name, model in models]}
+
+
+def meanings(*names: str) -> dict[str, str | None]:
+    found = snapshot.read(now=timezone.now())
+    return {name: (entry.id if (entry := found.resolve(name)) else None) for name in names}
+
+
 def test_a_name_behind_its_provider_is_the_same_name(tmp_path: Path) -> None:
     for name in ("gpt-5-mini", "gpt-5"):
         Model(provider="openai", name=name).save()
     models = [("openai/fast", "gpt-5-mini"), ("fast", "gpt-5-mini"), ("openai/slow", "gpt-5-mini"), ("slow", "gpt-5")]
-    data = [{"model_name": name, "litellm_params": {"model": f"openai/{model}"}} for name, model in models]
-    answers = folder(tmp_path, models={"data": data})
+    answers = folder(tmp_path, models=deployments(*((name, f"openai/{model}") for name, model in models)))
     found = left(report(answers, "--yes"))
 
     aliases = ModelAlias.objects.filter(model__provider="openai").values_list("name", "model__name")
-    assert set(aliases) == {("fast", "gpt-5-mini"), ("slow", "gpt-5-mini")}
-    assert found == {"a name of several models: say in the routing file which follows which": ["slow"]}
+    assert set(aliases) == {("fast", "gpt-5-mini"), ("slow", "gpt-5")}
+    assert found == {ANOTHERS: ["openai/slow"]}
     assert report(answers, "--yes")["created"] == 0
+
+
+@pytest.mark.parametrize(
+    ("here", "models", "told", "means"),
+    [
+        # Whoever calls "fast" here would be told that there is no such model.
+        ("groq/llama", [("openai/fast", "openai/gpt-5-mini")], ["openai/fast"], {"fast": "groq/llama"}),
+        # And so would who calls it at LiteLLM.
+        (
+            None,
+            [("fast", "openai/gpt-5-mini"), ("groq/fast", "groq/llama")],
+            ["groq/fast"],
+            {"fast": "openai/gpt-5-mini", "groq/fast": None},
+        ),
+        # What it means there it cannot mean here: another would be called by it.
+        (
+            None,
+            [("fast", "mistral/mistral-small-latest"), ("openai/fast", "openai/gpt-5-mini")],
+            ["openai/fast"],
+            {"fast": None},
+        ),
+        # Nobody calls a bare name, so none is taken.
+        (
+            None,
+            [("openai/fast", "openai/gpt-5-mini"), ("groq/fast", "groq/llama")],
+            None,
+            {"openai/fast": "openai/gpt-5-mini", "groq/fast": "groq/llama"},
+        ),
+        # A bare name that Mistral has stays Mistral's.
+        (
+            None,
+            [("openai/mistral-small-2603", "openai/gpt-5-mini")],
+            None,
+            {"openai/mistral-small-2603": "openai/gpt-5-mini", "mistral-small-2603": "mistral-small-2603"},
+        ),
+    ],
+)
+def test_a_name_behind_its_provider_takes_no_bare_name_away(
+    tmp_path: Path,
+    here: str | None,
+    models: list[tuple[str, str]],
+    told: list[str] | None,
+    means: dict[str, str | None],
+) -> None:
+    Model(provider="openai", name="gpt-5-mini").save()
+    llama = Model(provider="groq", name="llama")
+    llama.save()
+    if here:
+        ModelAlias(name="fast", model=llama).save()
+    answers = folder(tmp_path, models=deployments(*models))
+
+    assert left(report(answers, "--yes")).get(ANOTHERS) == told
+    assert meanings(*means) == means
+    # What came over stays, and is told no second time.
+    assert left(report(answers, "--yes")).get(ANOTHERS) == told
+
+
+def test_a_bare_name_that_two_have_here_is_no_name_and_that_is_told(tmp_path: Path) -> None:
+    Model(provider="openai", name="gpt-5-mini").save()
+    for provider in ("groq", "azure"):
+        model = Model(provider=provider, name="llama")
+        model.save()
+        ModelAlias(name="fast", model=model).save()
+    answers = folder(tmp_path, models=deployments(("fast", "openai/gpt-5-mini")))
+
+    assert left(report(answers, "--yes")) == {ANOTHERS: ["fast"]}
