@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 from psycopg.types.json import set_json_loads
 
-from config.litellm.export import LitellmRow
+from config.litellm.rows import LitellmRow
 
 CONNECT_TIMEOUT_S = 10
 # The table of each answer, what it is ordered by, and which of its columns are not asked for.

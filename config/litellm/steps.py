@@ -17,15 +17,8 @@ from django.core.exceptions import ValidationError
 from django.db import connection, transaction
 
 from config.litellm.aliases import AliasWanted, KnownModel
-from config.litellm.mapping import (
-    CustomerWanted,
-    KeyWanted,
-    KnownHere,
-    KnownKey,
-    LimitsWanted,
-    LitellmMapping,
-    NotTakenOver,
-)
+from config.litellm.limits import LimitsWanted
+from config.litellm.mapping import CustomerWanted, KeyWanted, KnownHere, KnownKey, LitellmMapping, NotTakenOver
 from governance import audit, ledger
 from governance.actions import budgets, rate_limits, tenancy
 from governance.audit import Actor

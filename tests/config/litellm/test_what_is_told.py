@@ -81,6 +81,35 @@ def test_a_key_that_is_held_to_routes_is_told_and_comes_over_where_it_may_chat_a
     assert [key.name for key in ApiKey.objects.all()] == ["chat"]
 
 
+# Users
+
+
+def test_limits_of_users_that_hold_for_keys_of_teams_are_told(tmp_path: Path) -> None:
+    users = [
+        {"user_id": "ada", "rpm_limit": 5, "tpm_limit": 100},
+        {"user_id": "bob", "user_alias": "Bob", "max_budget": 3},
+        {"user_id": "eve", "rpm_limit": 0},
+        {"user_id": "joe", "tpm_limit": 9},
+    ]
+    keys = [
+        key("sk-ada", key_alias="ada's", user_id="ada"),
+        key("sk-bob", key_alias="bob's", user_id="bob"),
+        key("sk-own", key_alias="own", user_id="bob", team_id=None),
+        key("sk-eve", key_alias="eve's", user_id="eve"),
+        key("sk-joe", key_alias="joe's", user_id="joe", team_id=None),
+    ]
+    found = left(report(folder(tmp_path, teams=[team()], users={"users": users}, keys=keys), "--yes"))
+
+    why = "a user's limits, by which LiteLLM bounds that user's keys of teams too: give each of these its own"
+    assert found[why] == ["ada", "Bob"]
+    # At LiteLLM not one call of it passes.
+    assert found["a key of a user whose rate limit is 0: no call would pass"] == ["eve's"]
+    assert not ApiKey.objects.filter(digest=digest("sk-eve")).exists()
+    # Keys of their own are bounded by them here as well.
+    assert Budget.objects.get().scope == "bob"
+    assert RateLimit.objects.get().tokens_per_minute == 9
+
+
 # Who and what is gone
 
 
@@ -198,11 +227,58 @@ def test_keys_of_a_blocked_project_are_left_out(tmp_path: Path) -> None:
         ({"tpd_limit": 1000}, "ceilings of tokens a day"),
         ({"metadata": {"throttle_on_budget_exceeded": True}}, "keys that are slowed once their budget is used up"),
         ({"metadata": {"end_user_budget_id": "b"}}, "budgets that a key gives to end users"),
+        ({"metadata": {"model_max_budget": {"x": 1}}}, "budgets and rates by model"),
+        ({"org_id": "o1"}, "organisations"),
+        ({"agent_id": "a1"}, "keys with agent_id"),
+        ({"access_group_ids": ["g"]}, "keys with access_group_ids"),
+        ({"object_permission_id": "o"}, "keys with object_permission_id"),
+        ({"budget_fallbacks": {"a": ["b"]}}, "keys with budget_fallbacks"),
+        ({"router_settings": {"x": 1}}, "keys with router_settings"),
+        ({"permissions": {"allow_pii_controls": False}}, "keys with permissions"),
+        ({"of_a_newer_litellm": 5}, "keys with of_a_newer_litellm"),
+        (
+            {"metadata": {"enforced_params": ["user"], "cost\u202e": False}},
+            "keys with metadata that nothing here goes by",
+        ),
     ],
 )
 def test_what_has_no_place_here_is_counted(tmp_path: Path, fields: dict[str, Any], why: str) -> None:
     found = left(report(folder(tmp_path, teams=[team()], keys=[key(**fields)]), "--dry-run"))
     assert [told.partition(":")[0] for told in found] == [why]
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        ({"teams": [team(metadata={"team_member_budget_id": "b"})]}, "budgets of a team's members"),
+        ({"teams": [team(litellm_model_table={"model_aliases": {"a": "b"}})]}, "teams with litellm_model_table"),
+        ({"teams": [team(model_id=5)]}, "teams with model_id"),
+        ({"teams": [team(budget_id="b")]}, "teams with budget_id"),
+        ({"users": {"users": [{"user_id": "ada", "blocked": True}]}}, "users with blocked"),
+        ({"users": {"users": [{"user_id": "ada", "metadata": {"scim_active": False}}]}}, "users with metadata that"),
+        ({"budgets": [{"budget_id": "b", "allowed_models": ["a"]}]}, "budgets with allowed_models"),
+        ({"customers": [{"user_id": "shop", "allowed_model_region": "eu"}]}, "customers with allowed_model_region"),
+    ],
+)
+def test_whatever_holds_something_and_is_not_known_here_is_told_by_name(
+    tmp_path: Path, answers: dict[str, Any], why: str
+) -> None:
+    found = left(report(folder(tmp_path, **answers), "--dry-run"))
+    [told] = found
+    assert told.startswith(why)
+
+
+def test_what_litellm_says_of_everybody_is_not_told(tmp_path: Path) -> None:
+    """Of a key, team and user as LiteLLM makes them, with the fields that it fills in by itself."""
+    made = {"created_at": "2026-01-05T09:12:44Z", "updated_at": "2026-01-05T09:12:44Z", "created_by": "ada"}
+    keys = [key(key_type="default", last_active="2026-01-05T09:12:44Z", total_spend=4, rotation_count=2, **made)]
+    users = [
+        {"user_id": "ada", "user_role": "internal_user", "teams": ["t1"], "key_count": 1, "sso_user_id": "x"} | made
+    ]
+    teams = [
+        team(members_with_roles=[{"user_id": "ada", "role": "admin"}], team_member_permissions=["/key/info"], **made)
+    ]
+    assert not left(report(folder(tmp_path, teams=teams, users={"users": users}, keys=keys), "--dry-run"))
 
 
 # Models
