@@ -6,6 +6,7 @@ The rows are those of its `schema.prisma`; its API's answers hold the same field
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -116,7 +117,8 @@ class LitellmModel:
 class LitellmExport:
     """All of it. `unread` are the tables that were not given, `left` counts what has no place here, by a sentence.
 
-    `odd` says of each row that cannot be read where it stands and why; `odd_users` are the ids of users among them.
+    `odd` says of each row that cannot be read where it stands and why; `odd_ids` are the ids of such rows, by tables:
+    they are there all the same.
     """
 
     teams: Sequence[LitellmHolder] = ()
@@ -127,7 +129,14 @@ class LitellmExport:
     unread: frozenset[str] = frozenset()
     left: Mapping[str, int] = field(default_factory=dict)
     odd: Sequence[str] = ()
-    odd_users: frozenset[str] = frozenset()
+    # Where rows stand that say something else than an earlier one of the same id, and count in its place.
+    twice: Sequence[str] = ()
+    odd_ids: Mapping[str, frozenset[str]] = field(default_factory=lambda: defaultdict(frozenset))
+
+    @property
+    def odd_sources(self) -> frozenset[str]:
+        """As a key says whose it is."""
+        return frozenset(f"{kind}:{id}" for kind in ("team", "user") for id in self.odd_ids[f"{kind}s"])
 
 
 Rows = Sequence[LitellmRow]
@@ -138,6 +147,7 @@ def of(tables: Mapping[str, Rows], *, left: Mapping[str, int]) -> LitellmExport:
     """The tables by their names, those of `files.ANSWERS`; one that is missing was not read. Raises BadExport."""
     _refuse_keys_without_budgets(tables)
     odd: dict[str, None] = {}
+    twice: list[str] = []
     # What each table's rows say, by their ids: pages of an answer may overlap.
     rows: dict[str, dict[str, LitellmRow]] = {name: {} for name in IDS}
 
@@ -145,8 +155,10 @@ def of(tables: Mapping[str, Rows], *, left: Mapping[str, int]) -> LitellmExport:
         found: dict[str, T] = {}
         for row in tables.get(name, ()):
             try:
-                id = row.needed(IDS[name])
-                found[id], rows[name][id] = parsed(row), row
+                id, said = row.needed(IDS[name]), parsed(row)
+                if found.setdefault(id, said) != said:
+                    twice.append(row.place)
+                found[id], rows[name][id] = said, row
             except BadExport as error:
                 odd[str(error)] = None
         return list(found.values())
@@ -162,8 +174,9 @@ def of(tables: Mapping[str, Rows], *, left: Mapping[str, int]) -> LitellmExport:
             models.append(_model(row))
         except BadExport as error:
             odd[str(error)] = None
-    known = {user.id for user in users}
-    ids = {str(row.values.get("user_id")) for row in tables.get("users", ())}
+    ids = {
+        name: {str(row.values.get(IDS[name])) for row in tables.get(name, ())} for name in ("teams", "users", "keys")
+    }
     return LitellmExport(
         teams=teams,
         users=users,
@@ -173,7 +186,8 @@ def of(tables: Mapping[str, Rows], *, left: Mapping[str, int]) -> LitellmExport:
         unread=frozenset({"teams", "users", "keys", "models", "customers"} - set(tables)),
         left=without_place.of(rows, tables) | dict(left),
         odd=list(odd),
-        odd_users=frozenset(ids - known),
+        twice=twice,
+        odd_ids={name: frozenset(found - rows[name].keys()) for name, found in ids.items()},
     )
 
 
@@ -184,7 +198,7 @@ def _refuse_keys_without_budgets(tables: Mapping[str, Rows]) -> None:
             raise row.wrong(
                 "budget_id",
                 "is not in this answer, so that nobody knows who has which of the budgets:"
-                " give --database, or what a newer LiteLLM answers",
+                " give --database without this file, or what a newer LiteLLM answers",
             )
 
 
@@ -214,8 +228,8 @@ def _key(row: LitellmRow, budgets: Mapping[str, LitellmRow], projects: Mapping[s
         digest=row.text("token"),
         alias=row.text("key_alias"),
         masked=row.text("key_name"),
-        team=row.text("team_id"),
-        user=row.text("user_id"),
+        team=row.id("team_id"),
+        user=row.id("user_id"),
         limits=_limits(row, shared),
         expires_at=row.moment("expires"),
         blocked=row.flag("blocked"),

@@ -20,6 +20,7 @@ WINDOWS: Mapping[str, WindowKind] = {
 }
 # A limit that lets nothing pass: a budget must be above 0.
 LEAST_NANOS = 1
+BEYOND = "a limit of more than can be kept here, which nobody reaches: it is the most that can be"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ def of(limits: LitellmLimits, *, tenant: str, scope_type: str, scope_key: str, l
             amount = money.format_dollars(nanos)
             leave(f"a budget for {duration!r}, which is no window here", f"{told} (${amount})")
             continue
+        if nanos > money.MAX_LIMIT_NANOS:
+            leave(BEYOND, told)
+            nanos = money.MAX_LIMIT_NANOS
         lowest[window] = min(nanos, lowest.get(window, nanos))
     main = _window(limits.duration) if limits.max_nanos is not None else None
     if limits.soft_nanos:
@@ -64,9 +68,11 @@ def of(limits: LitellmLimits, *, tenant: str, scope_type: str, scope_key: str, l
         amount = money.format_dollars(limits.spent_nanos)
         leave("what was spent in LiteLLM's current window: here it begins at zero", f"{told} (${amount})")
     budgets = (BudgetWanted(window.value, nanos, thresholds.get(window, ())) for window, nanos in lowest.items())
-    return LimitsWanted(
-        scope_type, scope_key, tuple(budgets), limits.requests_per_minute or None, limits.tokens_per_minute or None
-    )
+    ceilings = [limits.requests_per_minute or None, limits.tokens_per_minute or None]
+    if any(each is not None and each > money.MAX_UNITS for each in ceilings):
+        leave(BEYOND, told)
+    requests, tokens = (each and min(each, money.MAX_UNITS) for each in ceilings)
+    return LimitsWanted(scope_type, scope_key, tuple(budgets), requests, tokens)
 
 
 def _window(duration: str) -> WindowKind | None:

@@ -109,6 +109,8 @@ def of(
         raise FieldError("into", f"there is no tenant {unknown[0]!r}")
     for row in export.odd:
         found.leave("a row that cannot be read", names.printable(row))
+    for place in export.twice:
+        found.leave("a row that is there twice, and says two things: the last counts", names.printable(place))
     holders = _holders(export, found, others_to=others_to)
     owned = _owned(export, holders, found, known, now=now)
     holders = {source: each for source, each in holders.items() if source.startswith("team:") or owned.get(source)}
@@ -123,6 +125,8 @@ def of(
         wanted = CustomerWanted(slug, _label(holder.alias) or slug, source, [own])
         wanted.keys.extend(_keys(found, keys, tenant=slug, known=known, joins=slug in into))
         found.customers.append(wanted)
+    for slug in sorted(set(into) - set(slugs.values())):
+        found.leave("--into without effect: nobody of that name alone comes over", slug)
     _add_end_users(found, export, several=len(holders) > 1)
     found.aliases = aliases.of(export.models, known.model_of, known.owners_of, leave=found.leave)
     _tell_users_limits(found, export, owned)
@@ -151,11 +155,13 @@ def _tell_users_limits(found: LitellmMapping, export: LitellmExport, owned: Mapp
 def _tell_who_is_gone(found: LitellmMapping, export: LitellmExport, known: KnownHere) -> None:
     """Who came over before and is not among those given."""
     if "keys" not in export.unread:
+        odd = {known.prefix_of(digest) for digest in export.odd_ids["keys"] if digest.isascii()}
         for prefix in known.other_keys:
-            found.leave("a key that came over before and is not among those given: revoke it", prefix)
+            if prefix not in odd:
+                found.leave("a key that came over before and is not among those given: revoke it", prefix)
     if not export.unread & {"teams", "users"}:
         given = {f"team:{each.id}" for each in export.teams} | {f"user:{each.id}" for each in export.users}
-        given |= {f"user:{key.user}" for key in export.keys} | {"nobody"}
+        given |= {f"user:{key.user}" for key in export.keys} | {"nobody"} | export.odd_sources
         for source, slug in known.customers.items():
             if source not in given:
                 found.leave("a customer that came over before and is not among those given: revoke its keys", slug)
@@ -166,7 +172,7 @@ def _holders(export: LitellmExport, found: LitellmMapping, *, others_to: str) ->
     nothing = LitellmLimits(None, "", None, 0, None, None)
     holders = {f"team:{team.id}": team for team in export.teams}
     holders |= {f"user:{user.id}": user for user in export.users}
-    known_users = {user.id for user in export.users} | export.odd_users
+    known_users = {user.id for user in export.users} | export.odd_ids["users"]
     for key in export.keys:
         if not key.team and key.user and key.user not in known_users:
             known_users.add(key.user)
@@ -201,7 +207,9 @@ def _owned(
             why = "a key of a user whose rate limit is 0: no call would pass"
         if why:
             found.leave(why, _told(key))
-            if (here := known.keys.get(key.digest)) is not None and here.works and key.team != CONSOLE_TEAM:
+            here = known.keys.get(key.digest)
+            # Of whom nothing can be read nobody knows that they are gone.
+            if here is not None and here.works and key.team != CONSOLE_TEAM and source not in export.odd_sources:
                 found.leave("a key that is left out now, but came over before and works here: revoke it", here.prefix)
             continue
         owned[source].append(key)

@@ -13,6 +13,8 @@ from governance.rules.errors import quoted
 
 # Of an amount: LiteLLM adds floats up, so that its sums are finer than a nanodollar.
 _NANO = Decimal("0.000000001")
+_MOST_DOLLARS = money.dollars_from_nanos(money.MAX_NANOS)
+_MOST_WHOLE = Decimal(2**63)
 
 
 class BadExport(ValueError):
@@ -35,16 +37,25 @@ class LitellmRow:
             raise self.wrong(name, "must be text")
         return value
 
+    def id(self, name: str) -> str:
+        """Text by which a row is known here as well, so that it must be one that a database keeps."""
+        value = self.text(name)
+        if any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value):
+            raise self.wrong(name, "has characters that no database keeps")
+        return value
+
     def needed(self, name: str) -> str:
-        if not (value := self.text(name)):
+        if not (value := self.id(name)):
             raise self.wrong(name, "is needed")
         return value
 
     def dollars(self, name: str, *, rounding: str = ROUND_FLOOR) -> int | None:
-        """Nanodollars."""
+        """Nanodollars; of more than can be kept the most that can: nobody spends either."""
         value = self._number(name)
         if value is None:
             return None
+        if value > _MOST_DOLLARS:
+            return money.MAX_NANOS
         try:
             return money.nanos_from_dollars(money.decimal(value.quantize(_NANO, rounding=rounding)))
         except ArithmeticError as error:
@@ -53,10 +64,14 @@ class LitellmRow:
             raise self.wrong(name, str(error)) from error
 
     def whole(self, name: str) -> int | None:
+        """The most that is told apart is 2**63."""
         value = self._number(name)
-        if value is not None and (value != value.to_integral_value() or abs(value) >= 2**63):
+        if value is None:
+            return None
+        value = max(min(value, _MOST_WHOLE), -_MOST_WHOLE)
+        if value != value.to_integral_value():
             raise self.wrong(name, f"must be a whole number, not {quoted(value)}")
-        return None if value is None else int(value)
+        return int(value)
 
     def flag(self, name: str) -> bool:
         value = self.values.get(name)
@@ -101,6 +116,9 @@ class LitellmRow:
         value = self.values.get(name)
         if value is None:
             return None
+        # As PostgreSQL writes a float8 in JSON.
+        if value == "Infinity":
+            return Decimal(value)
         if isinstance(value, bool) or not isinstance(value, int | Decimal):
             raise self.wrong(name, "must be a number")
         return Decimal(value)

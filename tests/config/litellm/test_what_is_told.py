@@ -133,6 +133,35 @@ def test_keys_and_customers_that_are_gone_there_are_told(tmp_path: Path) -> None
     assert found["a key that is left out now, but came over before and works here: revoke it"] == [one]
 
 
+def test_rows_that_cannot_be_read_are_not_told_to_be_gone(tmp_path: Path) -> None:
+    teams = [team(), team("t2", "Globex")]
+    keys = [key(), key("sk-two", team_id="t2")]
+    import_litellm(folder(tmp_path, teams=teams, keys=keys), "--yes")
+    odd = {"tpm_limit": -1}
+    found = left(report(folder(tmp_path, teams=[team(), teams[1] | odd], keys=[keys[0] | odd, keys[1]]), "--yes"))
+
+    assert set(found) == {
+        "a row that cannot be read",
+        "a key whose team or user is left out, or is not among those given",
+    }
+
+
+def test_of_two_rows_of_one_id_that_differ_the_last_counts_and_that_is_told(tmp_path: Path) -> None:
+    keys = [key(max_budget=1), key(max_budget=1), key(max_budget=1000)]
+    found = left(report(folder(tmp_path, teams=[team()], keys=keys), "--yes"))
+
+    assert found == {"a row that is there twice, and says two things: the last counts": ["keys.json: row 3"]}
+    assert Budget.objects.get().limit_nanos == make.nanos("1000")
+
+
+def test_a_customer_who_is_here_and_is_joined_by_nobody_is_told(tmp_path: Path) -> None:
+    make.tenant("acme")
+    answers = folder(tmp_path, teams=[team(), team("t2", "ACME")])
+    why = "--into without effect: nobody of that name alone comes over"
+
+    assert left(report(answers, "--into", "acme", "--yes")) == {why: ["acme"]}
+
+
 def test_limits_that_are_gone_there_are_told_and_those_of_somebody_here_are_not(tmp_path: Path) -> None:
     import_litellm(
         folder(
