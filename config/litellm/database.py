@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from functools import partial
 from typing import Any, LiteralString
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
@@ -93,7 +93,8 @@ def _parameters(url: str) -> tuple[dict[str, Any], str]:
         raise NotReadable("LiteLLM's database must be given as postgresql://user:password@host:5432/name")
     given = parse_qsl(parts.query)
     known = {one.keyword.decode() for one in Conninfo.get_defaults()}
-    kept = urlencode([(name, value) for name, value in given if name in known])
+    # PostgreSQL takes a plus for a plus.
+    kept = urlencode([(name, value) for name, value in given if name in known], quote_via=quote)
     try:
         parameters = conninfo_to_dict(urlunsplit(parts._replace(query=kept)))
     except psycopg.Error:
