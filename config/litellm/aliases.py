@@ -48,20 +48,16 @@ def of(models: Sequence[LitellmModel], model_of: Meaning, owners_of: Owners, *, 
     for name, alias in found.items():
         if alias is None:
             continue
-        # By "openai/fast" the alias "fast" is called, so that "fast" alone may mean that model too, or nothing more.
-        there = found.get(alias.name, alias)
-        others = set(owners_of(alias.name)) - {alias.provider}
-        if model_of(name) is None and not _is_mistrals(alias.name, model_of) and (there != alias or others):
+        # By "openai/fast" the alias "fast" is called, so that "fast" alone may mean that model too, or nothing more;
+        # but not where Mistral has it, whose it stays whoever else has it.
+        bare, there = model_of(alias.name), found.get(alias.name, alias)
+        others = {*owners_of(alias.name), *([bare.provider] if bare else [])} - {alias.provider}
+        is_mistrals = bare is not None and bare.is_mistrals
+        if model_of(name) is None and not is_mistrals and (there != alias or others):
             leave(ANOTHERS, names.printable(name))
         else:
             wanted[alias] = None
     return list(wanted)
-
-
-def _is_mistrals(name: str, model_of: Meaning) -> bool:
-    """A name that is Mistral's means its model, whoever else has it."""
-    here = model_of(name)
-    return here is not None and here.is_mistrals
 
 
 def _alias(name: str, models: Sequence[LitellmModel], model_of: Meaning, leave: Leave) -> AliasWanted | None:

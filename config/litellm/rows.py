@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
@@ -25,7 +25,7 @@ class BadExport(ValueError):
 class LitellmRow:
     """One row, and where it stands: "keys.json: row 3". Each reader raises BadExport for a value of another kind."""
 
-    place: str
+    place: str = field(compare=False)
     values: Mapping[str, Any]
 
     def text(self, name: str) -> str:

@@ -148,7 +148,8 @@ def test_rows_that_cannot_be_read_are_not_told_to_be_gone(tmp_path: Path) -> Non
 
 def test_of_two_rows_of_one_id_that_differ_the_last_counts_and_that_is_told(tmp_path: Path) -> None:
     keys = [key(max_budget=1), key(max_budget=1), key(max_budget=1000)]
-    found = left(report(folder(tmp_path, teams=[team()], keys=keys), "--yes"))
+    budgets = [{"budget_id": "b", "max_budget": 1}] * 2
+    found = left(report(folder(tmp_path, teams=[team()], keys=keys, budgets=budgets), "--yes"))
 
     assert found == {"a row that is there twice, and says two things: the last counts": ["keys.json: row 3"]}
     assert Budget.objects.get().limit_nanos == make.nanos("1000")
@@ -391,6 +392,13 @@ def test_a_name_behind_its_provider_is_the_same_name(tmp_path: Path) -> None:
             [("openai/fast", "openai/gpt-5-mini"), ("groq/fast", "groq/llama")],
             None,
             {"openai/fast": "openai/gpt-5-mini", "groq/fast": "groq/llama"},
+        ),
+        # What stands behind a provider may look like another provider's name.
+        (
+            None,
+            [("groq/openai/gpt-5-mini", "groq/llama")],
+            ["groq/openai/gpt-5-mini"],
+            {"openai/gpt-5-mini": "openai/gpt-5-mini"},
         ),
         # A bare name that Mistral has stays Mistral's.
         (
