@@ -62,6 +62,7 @@ SECTIONS = (
             ("governance.budgetwindow", "Windows"),
             ("governance.budgetevent", "Events"),
             ("governance.allowance", "Raises and top-ups"),
+            ("governance.raiserequest", "Raises asked for"),
             ("governance.ratelimit", "Rate limits"),
             ("governance.emergencystop", "Emergency stops"),
         ),

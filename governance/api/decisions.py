@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance import ledger, ports
+from governance.actions import raises
 from governance.api import errors
 from governance.api.callers import CallerFields, Scopes, caller_of
 from governance.api.fields import Count, Dollars, Name, Names, Ratio, missing, surplus
@@ -117,11 +119,12 @@ def decided(decision: Decision, asked_model: str, *, audience: Audience) -> dict
     return dict(DecisionBody(_answer(decision, asked_model, audience)).data)
 
 
-def refused(decision: Decision, request: Request, *, model: str, audience: Audience) -> Response:
-    """The answer to a call that may not go; the whole decision is in it."""
+def refused(decision: Decision, request: Request, *, model: str, audience: Audience, now: datetime) -> Response:
+    """The answer to a call that may not go; the whole decision is in it, and where its owner may ask for more."""
     refusal = _refusal(decision, audience)
     answer = errors.body(refusal.code, refusal.message, refusal.param, request)
     answer["error"]["decision"] = decided(decision, model, audience=audience)
+    answer["error"]["raise_url"] = raises.link(decision, now=now)
     return Response(answer, status=refusal.status, headers=dict(refusal.headers))
 
 

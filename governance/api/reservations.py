@@ -172,7 +172,7 @@ class Reservations(RefusingView, OnceView):
             return self._reserved_before(id)
         if not decision.allowed:
             self.decision = decision
-            return refused(decision, request, model=asked["model"], audience=self.by.audience)
+            return refused(decision, request, model=asked["model"], audience=self.by.audience, now=self.now)
         return self._reserved(id, decision, asked["model"])
 
     def _reserved(self, id: UUID, decision: Decision, model: str) -> Response:
@@ -319,7 +319,7 @@ class ReservationExtend(RefusingView, ReservationAct):
                 # Not the key of whoever asks, to whom a 401 would say so.
                 raise ReserveAnew("the key that it was held with is revoked or has expired: reserve anew") from error
             self.decision, self.more_nanos = error.decision, asked["more"]
-            return refused(error.decision, request, model=held.model_requested, audience=self.by.audience)
+            return refused(error.decision, request, model=held.model_requested, audience=self.by.audience, now=self.now)
         return self.shown(id)
 
 

@@ -150,7 +150,8 @@ ERROR: Schema = {
                 "code": TEXT,
                 "metadata": {
                     "type": "object",
-                    "description": "The budget that refused, as far as the key is shown it.",
+                    "description": "The budget that refused, as far as the key is shown it. `upgrade_url`: where to buy"
+                    " more; `raise_url`: where to ask operators for more; null where that cannot be.",
                 },
             },
         },

@@ -16,6 +16,7 @@ from typing import Any
 from django.conf import settings
 
 from governance import ports
+from governance.actions import raises
 from governance.rules import money, names, refusals
 from governance.rules.buckets import E6
 from governance.rules.decision import Action, Decision, Reason
@@ -224,7 +225,7 @@ def refusal(
             *_rate_headers(decision, audience),
             *budget_headers(because),
         ),
-        _metadata(because, tenant=tenant, now=now),
+        _metadata(because, decision, tenant=tenant, now=now),
         decision,
     )
 
@@ -294,7 +295,7 @@ def amounts(window: ShownWindow) -> dict[str, str]:
     return {name: money.format_dollars(nanos) for name, nanos in figures.items() if nanos is not None}
 
 
-def _metadata(window: ShownWindow | None, *, tenant: str, now: datetime) -> dict[str, Any]:
+def _metadata(window: ShownWindow | None, decision: Decision, *, tenant: str, now: datetime) -> dict[str, Any]:
     if window is None:
         return {}
     return {
@@ -304,4 +305,5 @@ def _metadata(window: ShownWindow | None, *, tenant: str, now: datetime) -> dict
         **amounts(window),
         "resets_at": refusals.rfc3339(window.ends_at) if window.ends_at else None,
         "upgrade_url": ports.upgrade_url(tenant=tenant, window=window.kind, now=now),
+        "raise_url": raises.link(decision, now=now),
     }
