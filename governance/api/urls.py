@@ -16,6 +16,7 @@ from governance.api import (
     rate_limits,
     reconciliation,
     refusals,
+    reports,
     reservations,
     reviews,
     spend,
@@ -55,6 +56,12 @@ urlpatterns = [
     *both("reconciliation", reconciliation.Reconciliation.as_view(), name="reconciliation"),
     *both("refusals", refusals.Refusals.as_view(), name="refusals"),
     *both("refusals/<str:request_id>", refusals.OneRefusal.as_view(), name="refusal"),
+    *both("reports/subscriptions", reports.ReportSubscriptions.as_view(), name="report-subscriptions"),
+    *both("reports/subscriptions/<int:id>", reports.OneReportSubscription.as_view(), name="report-subscription"),
+    *both(
+        "reports/subscriptions/<int:id>/end", reports.ReportSubscriptionEnd.as_view(), name="report-subscription-end"
+    ),
+    *both("reports/preview", reports.ReportPreview.as_view(), name="report-preview"),
     *both("reservations", reservations.Reservations.as_view(), name="reservations"),
     *both("reservations/<uuid:id>", reservations.OneReservation.as_view(), name="reservation"),
     *both("reservations/<uuid:id>/settle", reservations.ReservationSettle.as_view(), name="reservation-settle"),
