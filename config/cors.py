@@ -11,7 +11,7 @@ LOOPBACK = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?"
 # What a page may read of an answer beside its body.
 EXPOSED = (
     "x-request-id",
-    *(f"x-budget-{name}" for name in ("state", "scope", "limit-usd", "remaining-usd", "resets-at")),
+    *(f"x-budget-{name}" for name in ("state", "scope", "limit-usd", "remaining-usd", "resets-at", "runs-out-at")),
     "x-model-requested",
     "x-model-served",
     "x-downgrade-reason",

@@ -6,7 +6,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from governance import idempotency, ledger
-from governance.actions import anomalies, refusal_log
+from governance.actions import anomalies, raises, refusal_log
 from governance.alerts import outbox
 from governance.ledger import clock
 from governance.reports import outbox as report_outbox
@@ -28,8 +28,10 @@ def expire_reservations() -> int:
 
 @shared_task
 def roll_windows() -> int:
-    """Close windows whose time is over, for the dashboards; calls do it by themselves."""
-    return ledger.roll_windows(now=timezone.now())
+    """Close windows whose time is over, for the dashboards; calls do it by themselves. What was asked for them ends."""
+    closed = ledger.roll_windows(now=timezone.now())
+    raises.lapse(now=timezone.now())
+    return closed
 
 
 @shared_task

@@ -23,6 +23,7 @@ from config.passwords import Hasher
 from governance import ledger
 from governance.ledger import clock, held_up
 from governance.upkeep import reconcile
+from llm.catalogue import snapshot
 from llm.sandbox import Sandbox
 from llm.state.breakers import Breakers
 from tests import migrated
@@ -327,6 +328,8 @@ def product(
     settings.MISTRAL_API_BASE = upstream_url
     settings.STRIPE_WEBHOOK_SECRETS = [WEBHOOK_SECRET]
     settings.DEFAULT_DAILY_BUDGET = None
+    # What another test has read at another hour is not this one's.
+    snapshot.forget()
     # What one test made fail is no news to the next.
     breakers = Breakers(tmp_path / "breakers")
     monkeypatch.setattr("llm.state.breakers.shared", lambda: breakers)

@@ -10,8 +10,20 @@ from uuid import UUID
 import uuid_utils.compat as uuids
 from django.contrib.auth.models import Group, User
 
+from governance import ledger
+from governance.actions import raises
 from governance.ledger.operations import Record, Release, Reserve, Settle
-from governance.models import Agent, ApiKey, Budget, BudgetForecast, LedgerJudgement, Tenant, TenantStaff
+from governance.models import (
+    Agent,
+    ApiKey,
+    Budget,
+    BudgetForecast,
+    BudgetWindow,
+    LedgerJudgement,
+    RaiseRequest,
+    Tenant,
+    TenantStaff,
+)
 from governance.models.tenancy import new_key
 from governance.queries import budget_status
 from governance.rules import judgement as judgements
@@ -67,6 +79,14 @@ def budget(limit: str = "1.00", *, window: str = "day", scope_type: str = "tenan
         limit_nanos=nanos(limit),
         **fields,
     )
+
+
+def raise_request(of: Budget | None = None, *, by: Caller | None = None, now: datetime) -> RaiseRequest:
+    """Two dollars more, asked for where a call has spent a cent."""
+    of = of or budget(window="month")
+    ledger.record(reporting("0.01", by=by), now=now)
+    window = BudgetWindow.objects.select_related("budget__tenant", "tenant").get(budget=of)
+    return raises.ask(window=window, amount_nanos=nanos("2"), asker="Ada", reason="a big batch", now=now)
 
 
 def kept_forecast(budget: Budget, *, now: datetime, runs_out_in: timedelta) -> BudgetForecast:

@@ -16,7 +16,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from benchmarks.history.filling import AGENTS_OF_EACH, BY, Places
+from benchmarks.history.filling import BY, Places
 from governance import ledger
 from governance.actions import tenancy
 from governance.ledger.operations import Reserve, Settle
@@ -37,7 +37,7 @@ def write(places: Places) -> int:
     began, calls = time.monotonic(), 0
     while time.monotonic() - began < WRITING_S:
         owners = chosen.choices(places.tenants, k=BATCH)
-        callers = [Caller(owner.pk, owner.slug, f"agent-{chosen.randrange(AGENTS_OF_EACH)}") for owner in owners]
+        callers = [Caller(owner.pk, owner.slug, f"agent-{chosen.randrange(places.agents_of_each)}") for owner in owners]
         ids = [uuids.uuid7() for _ in callers]
         held = [Reserve(id, caller, call, provider="mistral") for id, caller in zip(ids, callers, strict=True)]
         settled = [Settle(id, COST_NANOS, used) for id in ids]
@@ -59,7 +59,7 @@ def pages(places: Places) -> list[str]:
         "spend/", "spend/?range=30d", "spend/?range=30d&by=customer&then=model",
         f"spend/?range=30d&tenant={owner.slug}",
         "calls/", f"calls/?q={last.request_id}", f"calls/?tenant={owner.slug}",
-        "governance/budget/", f"governance/budget/{own.pk}/change/", f"governance/budget/{own.pk}/preview/",
+        "governance/budget/", f"governance/budget/{own.pk}/change/",
         "governance/tenant/", f"governance/tenant/{owner.pk}/change/", f"governance/agent/{agent.pk}/change/",
         "governance/budgetwindow/", "governance/budgetevent/", "governance/spendentry/", "governance/spendrollup/",
         "governance/reservation/", f"governance/spendentry/{last.pk}/change/", f"search/?q={last.request_id}",
@@ -67,8 +67,8 @@ def pages(places: Places) -> list[str]:
     ]  # fmt: skip
     api = [
         "spend", f"spend?tenant={owner.slug}", "spend/summary?group_by=tenant", "spend/summary?group_by=model,day",
-        "spend/forecast", "spend/rate", "budgets", f"budgets/{own.pk}", f"budgets/{own.pk}/windows", "refusals",
-        "reservations", "tenants", "agents",
+        f"spend/forecast?budget={own.pk}", "spend/rate", "budgets", f"budgets/{own.pk}", f"budgets/{own.pk}/windows",
+        "refusals", "tenants", "agents",
     ]  # fmt: skip
     return [f"/admin/{path}" for path in console] + [f"/api/{path}" for path in api]
 
@@ -84,11 +84,10 @@ def ask_for_pages(places: Places, times: int, now: datetime, *, report: Callable
         report(path)
         with CaptureQueriesContext(connection) as queries:
             answer = client.get(path)
+        figures: dict[str, Any] = {"queries": len(queries)}
         took_ms = [_took_ms(client, path) for _ in range(times)]
-        figures: dict[str, Any] = {"p50_ms": round(median(took_ms)), "p95_ms": round(quantiles(took_ms, n=20)[-1])}
-        found[path] = (
-            figures | {"queries": len(queries)} | ({} if answer.status_code == 200 else {"status": answer.status_code})
-        )
+        figures |= {"p50_ms": round(median(took_ms)), "p95_ms": round(quantiles(took_ms, n=20)[-1])}
+        found[path] = figures | ({} if answer.status_code == 200 else {"status": answer.status_code})
     return found
 
 

@@ -33,9 +33,6 @@ MODELS = (
 )
 # Calls that one statement makes.
 AT_ONCE = 100_000
-# A platform's window, and of each customer its own and its agents'.
-_WINDOWS_OF_ONE = 1 + AGENTS_OF_EACH
-_WINDOWS_A_MONTH = 1 + CUSTOMERS * _WINDOWS_OF_ONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +41,23 @@ class Places:
 
     tenants: list[Tenant]
     budgets: list[Budget]
+    agents_of_each: int
+
+    @property
+    def windows_of_one(self) -> int:
+        """Of a customer, each month: its own, then its agents'."""
+        return 1 + self.agents_of_each
+
+    @property
+    def windows_a_month(self) -> int:
+        """The platform's, then each customer's."""
+        return 1 + len(self.tenants) * self.windows_of_one
 
 
-def make_customers(now: datetime) -> Places:
-    tenants = [tenancy.create_tenant(slug=f"customer-{n:03}", by=BY, now=now) for n in range(CUSTOMERS)]
+def make_customers(now: datetime, *, customers: int = CUSTOMERS, agents_of_each: int = AGENTS_OF_EACH) -> Places:
+    tenants = [tenancy.create_tenant(slug=f"customer-{n:03}", by=BY, now=now) for n in range(customers)]
     Agent.objects.bulk_create(
-        Agent(tenant=tenant, slug=f"agent-{each}") for tenant in tenants for each in range(AGENTS_OF_EACH)
+        Agent(tenant=tenant, slug=f"agent-{each}") for tenant in tenants for each in range(agents_of_each)
     )
     scopes = [
         (None, "platform", ""),
@@ -60,7 +68,7 @@ def make_customers(now: datetime) -> Places:
         budgets.create(tenant=owner, scope_type=kind, scope_key=key, window="month", limit_nanos=limit, by=BY, now=now)
         for owner, kind, key in scopes
     ]
-    return Places(tenants, made)
+    return Places(tenants, made, agents_of_each)
 
 
 def fill(places: Places, calls: int, now: datetime, *, report: Callable[[str], None]) -> None:
@@ -72,14 +80,14 @@ def fill(places: Places, calls: int, now: datetime, *, report: Callable[[str], N
     for place, month in enumerate(months):
         ends_at = min(now, month.ends_at or now)
         until = round(calls * (ends_at - months[0].starts_at).total_seconds() / whole_s)
-        call = _Calls(places, first_window + place * _WINDOWS_A_MONTH, month.starts_at, ends_at, begun, until)
+        call = _Calls(places, first_window + place * places.windows_a_month, month.starts_at, ends_at, begun, until)
         for start in range(begun, until, AT_ONCE):
             report(f"{start:,} of {calls:,} calls")
             call.make(start, min(until, start + AT_ONCE))
         begun = until
         report(f"{begun:,} of {calls:,} calls, sums of {month.starts_at:%B %Y}")
         _sum_up(month, ends_at)
-        _settle_windows(places, first_window + place * _WINDOWS_A_MONTH, month)
+        _settle_windows(places, first_window + place * places.windows_a_month, month)
     _analyze()
 
 
@@ -108,7 +116,7 @@ def _open_windows(places: Places, months: list[Span], now: datetime) -> int:
         )
         for month in months
         for budget in places.budgets
-        for agent in range(AGENTS_OF_EACH if budget.scope_key == EACH else 1)
+        for agent in range(places.agents_of_each if budget.scope_key == EACH else 1)
     ]
     kept = BudgetWindow.objects.bulk_create(made, batch_size=2_000)
     assert [window.pk for window in kept] == list(range(kept[0].pk, kept[0].pk + len(kept))), "ids have gaps"
@@ -121,7 +129,7 @@ class _Calls:
     def __init__(
         self, places: Places, first_window: int, starts_at: datetime, ends_at: datetime, begun: int, until: int
     ) -> None:
-        self._first = begun
+        self._first, self._places = begun, places
         self._of = {
             "tenant": places.tenants[0].pk,
             "platform": first_window,
@@ -147,13 +155,13 @@ class _Calls:
             (SELECT d.*, (d.owner + d.agent + CASE WHEN d.any < 29491 THEN 0 ELSE d.any END) %% {len(MODELS)} AS which,
                 400 + d.any %% 1000 AS input, 100 + d.any %% 400 AS output
             FROM (SELECT s.n, {of["starts"]} + (s.n - {self._first}) * {of["seconds"]} / {of["calls"]} AS second,
-                {CUSTOMERS} * {owner} * {owner} * {owner} >> 45 AS owner,
-                {AGENTS_OF_EACH} * {agent} * {agent} >> 30 AS agent, {model} AS any
+                {len(self._places.tenants)} * {owner} * {owner} * {owner} >> 45 AS owner,
+                {self._places.agents_of_each} * {agent} * {agent} >> 30 AS agent, {model} AS any
             FROM {_series(start, end)}) d) c"""
 
     def _who(self) -> dict[str, str]:
         of, model = self._of, _choose("c.which", [f"'{name}'" for name, *_ in MODELS])
-        own = f"{of['platform']} + 1 + c.owner * {_WINDOWS_OF_ONE}"
+        own = f"{of['platform']} + 1 + c.owner * {self._places.windows_of_one}"
         return {
             "tenant_id": f"{of['tenant']} + c.owner",
             "agent": "'agent-' || c.agent",
@@ -220,9 +228,9 @@ def _sum_up(month: Span, ends_at: datetime) -> None:
 def _settle_windows(places: Places, first_window: int, month: Span) -> None:
     until = {"hour__lt": month.ends_at} if month.ends_at else {}
     of_agents = SpendRollup.objects.filter(hour__gte=month.starts_at, **until).values_list("tenant_id", "agent")
-    settled = dict.fromkeys(range(first_window, first_window + _WINDOWS_A_MONTH), 0)
+    settled = dict.fromkeys(range(first_window, first_window + places.windows_a_month), 0)
     for tenant_id, agent, nanos in of_agents.annotate(Sum("cost_nanos")).order_by():
-        own = first_window + 1 + (tenant_id - places.tenants[0].pk) * _WINDOWS_OF_ONE
+        own = first_window + 1 + (tenant_id - places.tenants[0].pk) * places.windows_of_one
         for window in (first_window, own, own + 1 + int(agent.removeprefix("agent-"))):
             settled[window] += nanos
     BudgetWindow.objects.bulk_update(
@@ -240,7 +248,9 @@ def size_bytes() -> int:
     with connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             names = [model._meta.db_table for model in (Reservation, SpendEntry, SpendRollup)]
-            cursor.execute("SELECT SUM(pg_total_relation_size(name::regclass)) FROM unnest(%s) AS of(name)", [names])
+            cursor.execute(
+                "SELECT SUM(pg_total_relation_size(name::regclass)) FROM unnest(%s::text[]) AS of(name)", [names]
+            )
         else:
             cursor.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
         return int(cursor.fetchone()[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,12 +17,12 @@ from typing import Any, cast
 from billing.accounts import mirror, policy, purchases
 from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
-from billing.rules import balance, grants
+from billing.rules import balance, grants, kept_worths
 from billing.rules.balance import NO_DRAW, Draw, Ended, Fall, Limit, Spell, Undone
 from billing.rules.entitlement import Entitlement, EntitlementState
 from billing.rules.grants import Period
 from billing.rules.shares import OVER, WindowShare, is_due, paid_for
-from billing.rules.valuation import Kept, Level, PlanRule, Pricing
+from billing.rules.valuation import PlanRule, Pricing
 from governance import audit, ledger
 from governance.actions import budgets
 from governance.ledger.operations import ChangeLimit, OpenPeriod
@@ -29,6 +30,7 @@ from governance.models import Budget, BudgetWindow, ScopeType, Tenant
 from governance.queries import holds
 from governance.rules import money
 from governance.rules import policy as budget_policy
+from governance.rules.errors import Conflict
 from governance.rules.windows import WindowKind
 
 SOURCE = "stripe"
@@ -105,7 +107,9 @@ def hold_back(tenant: Tenant, *, now: datetime) -> None:
     What budgets of its own allow stays."""
     known = _known_budget(tenant)
     if not OWN_BUDGETS.filter(tenant=tenant).exists() and (known is None or not known.enabled):
-        _make_budget(tenant, 1, None, now)
+        # One that an operator has switched off, and did not delete, stays so.
+        with suppress(Conflict):
+            _make_budget(tenant, 1, None, now)
 
 
 def end_spending(
@@ -122,8 +126,7 @@ def end_spending(
     if row is not None:
         paid = _paid_parts(row, facts, policy.plan_rules(), now)
         parts = tuple(_stopped(_part(raw), one) for raw, one in zip(row.parts, paid, strict=True))
-        period, kept = Period(row.starts_at, row.ends_at), kept_of(row.kept_values)
-        found = replace(found, period=period, parts=parts, kept=kept)
+        found = replace(found, period=Period(row.starts_at, row.ends_at), parts=parts, kept={})
     elif bought_at is not None and (account.has_begun or not OWN_BUDGETS.filter(tenant=tenant).exists()):
         found = replace(found, period=grants.month(bought_at, now))
     else:
@@ -231,7 +234,7 @@ def _row(
         "account_id": account.pk,
         "ends_at": max(ends_at, starts_at + timedelta(microseconds=1)),
         "parts": [_stored(part) for part in found.parts],
-        "kept_values": {price: list(value) for price, value in sorted(found.kept.items())},
+        "kept_values": (row.kept_values if row else {}) | {key: list(value) for key, value in found.kept.items()},
     }
     keys = {_key(part) for part in found.parts}
     values["parts"] += [raw for raw in (row.parts if row else ()) if _key(_part(raw)) not in keys]
@@ -299,10 +302,10 @@ def _paid_parts(
     row: BillingPeriod, facts: mirror.Facts, plans: Sequence[PlanRule], now: datetime
 ) -> tuple[WindowShare, ...]:
     """A window's parts with what was paid for each, as is known now."""
-    kept = kept_of(row.kept_values)
-    pricing = Pricing(plans, kept, rates=policy.current().rates)
-    parts = []
+    rates, parts = policy.current().rates, []
     for part in map(_part, row.parts):
+        kept = kept_worths.of(part.subscription_id, kept_worths.read(row.kept_values, since=row.starts_at))
+        pricing = Pricing(plans, kept, rates=rates)
         sub = facts.subscriptions.get(part.subscription_id)
         if sub is not None and kept:
             # What has become an item since says nothing of then.
@@ -388,11 +391,6 @@ def _part(raw: Sequence[Any]) -> WindowShare:
         given_until=datetime.fromisoformat(until) if until else None,
         is_own=any(own),
     )
-
-
-def kept_of(stored: Mapping[str, Sequence[int]]) -> Kept:
-    """Kept values as they are stored. Earlier versions did not keep what was on the default plan."""
-    return {price: tuple(value) for price, value in stored.items() if value[0] >= Level.DEFAULT}
 
 
 def _set_policy(budget: Budget, account: BillingAccount, found: Entitlement, now: datetime) -> None:

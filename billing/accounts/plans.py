@@ -1,4 +1,4 @@
-"""Acts on plans. Each leaves an audit row; a changed plan is for new windows, unless an operator applies it now."""
+"""Acts on plans. Each leaves an audit row; a changed plan is for spans to come, unless an operator applies it now."""
 
 from __future__ import annotations
 

@@ -7,8 +7,7 @@ from dataclasses import fields
 from django.conf import settings
 
 from billing.models import Plan
-from billing.rules.entitlement import BillingPolicy
-from billing.rules.valuation import PlanPolicy, PlanRule
+from billing.rules.valuation import BillingPolicy, PlanPolicy, PlanRule
 from governance.rules import money
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import orjson
 from django.db import transaction
@@ -22,8 +21,10 @@ from django.db.models import F, Q
 from billing.accounts import binding, budget_windows, mirror, policy, purchases, reason_alerts, window_watch
 from billing.accounts.binding import STRIPE
 from billing.models import BillingAccount, CatalogEntry, Plan, Trial
+from billing.rules import kept_worths
 from billing.rules.balance import Limit
 from billing.rules.entitlement import LIVE, Entitlement, EntitlementState, closed, entitle
+from billing.rules.kept_worths import Kept
 from billing.rules.valuation import TOPUP_KEY, Level
 from billing.stripe_api import client, objects
 from governance import audit, ledger
@@ -226,15 +227,11 @@ def _digest(account: BillingAccount, reading: Reading) -> str:
 
 
 def apply(account: BillingAccount, *, now: datetime, anew: bool = False, by_operator: bool = False) -> Entitlement:
-    """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in this window.
-    `by_operator`: what it comes to less is an operator's doing, and never owed."""
+    """Compute and write, from the mirror. `account` is locked. `anew`: plans as they are now, also in spans that have
+    begun. `by_operator`: what it comes to less is an operator's doing, and never owed."""
     facts = mirror.facts(account)
-    found = _entitlement(account, facts, now=now, kept={} if anew else account.kept_values)
-    begun = account.window_start
-    if account.kept_values and not anew and not (found.period and begun and found.period.starts_at <= begun):
-        # A new window takes plans and metadata as they are now.
-        found = _entitlement(account, facts, now=now, kept={})
-    found = replace(found, by_operator=by_operator)
+    kept = {} if anew else kept_worths.read(account.kept_values, since=account.window_start)
+    found = replace(_entitlement(account, facts, now=now, kept=kept), by_operator=by_operator)
     wrong = purchases.note(account, facts.invoices, facts.refunds, facts.payments, now=now)
     account.has_begun = account.has_begun or found.state in BEGUN or _has_begun(facts)
     limit = None
@@ -312,14 +309,15 @@ def look_again(entry: objects.Object, *, now: datetime) -> None:
     if kind == CatalogEntry.Kind.PRODUCT:
         level, prices = Level.PRODUCT_METADATA, mirror.prices_of(id)
     rows = BillingAccount.objects.exclude(kept_values={}).values_list("pk", "kept_values")
-    found = {pk for pk, kept in rows.iterator() if any(kept[price][0] < level for price in prices & kept.keys())}
+    known = ((pk, key.split()[-1], value) for pk, values in rows.iterator() for key, value in values.items())
+    found = {pk for pk, price, value in known if price in prices and value[0] < level}
     if TOPUP_KEY in objects.mapping(entry.get("metadata")):
         found |= mirror.buyers_of({id, *prices})
     locked = BillingAccount.objects.select_for_update().filter(pk__in=found).order_by("pk")
     BillingAccount.objects.filter(pk__in=list(locked.values_list("pk", flat=True))).update(due_at=now)
 
 
-def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime, kept: dict[str, Any]) -> Entitlement:
+def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime, kept: Kept) -> Entitlement:
     if account.deleted_at is not None:
         return closed(policy=policy.current(), now=now, reasons=("customer_deleted",))
     tried = Trial.objects.filter(tenant=account.tenant).values_list("product_id", "subscription_id")
@@ -328,7 +326,7 @@ def _entitlement(account: BillingAccount, facts: mirror.Facts, *, now: datetime,
         invoices=facts.invoices,
         plans=policy.plan_rules(),
         override_nanos=account.limit_override_nanos,
-        kept=budget_windows.kept_of(kept),
+        kept=kept,
         trials_used=dict(tried) if account.tenant_id else {},
         now=now,
         policy=policy.current(),
@@ -377,7 +375,7 @@ def _note(account: BillingAccount, found: Entitlement, limit: Limit | None, now:
     account.period_end = found.period.ends_at if found.period else None
     account.due_at = found.until if found.until and found.until > now else None
     account.reasons = reasons
-    account.kept_values = {price: list(value) for price, value in sorted(found.kept.items())}
+    account.kept_values = {key: list(value) for key, value in sorted(found.kept.items())}
     account.save(
         update_fields=[
             "state",

@@ -93,7 +93,7 @@ def _params(tenant: Tenant) -> dict[str, Any]:
     metadata = {"tenant_id": tenant.slug, "purpose": PURPOSE}
     account = BillingAccount.objects.filter(tenant=tenant, deleted_at=None).first()
     # The tenant's own customer; for one that has none yet, the customer made here is bound by the reference.
-    payer = {"customer": account.stripe_customer_id} if account else {"customer_creation": "always"}
+    payer = client.named(account.stripe_customer_id) if account else {"customer_creation": "always"}
     return {
         "mode": "payment",
         "line_items": [{"price": settings.STRIPE_TOPUP_PRICE, "quantity": 1}],

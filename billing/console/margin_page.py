@@ -74,7 +74,7 @@ class TenantMargin:
 def context(request: HttpRequest, now: datetime) -> dict[str, Any]:
     """An unknown period is this month, unknown rows are all."""
     chosen = _period(request, now)
-    rows = list(margin.every(period=chosen.period))
+    rows = margin.every(period=chosen.period)
     # Without a key and without any customer, nothing is known of what comes in.
     is_connected = client.is_configured() or BillingAccount.objects.exists()
     show = request.GET.get("show", "")

@@ -3,10 +3,15 @@
 from django.db import migrations, models
 
 
+def allowed(part):
+    """What a part allowed. In rows of earlier versions the whole that its period is a part of comes before that."""
+    return part[5] if isinstance(part[3], str) else part[3]
+
+
 def keep_what_was_used(apps, schema_editor):
     """What windows have kept of parts that were stopped, and of what was used beyond everything, as draws."""
     for row in apps.get_model("billing", "BillingPeriod").objects.exclude(stopped={}, floor_nanos=0).iterator():
-        beyond = row.floor_nanos - sum(part[3] for part in row.parts if isinstance(part[3], int))
+        beyond = row.floor_nanos - sum(allowed(part) for part in row.parts)
         row.draws |= {key: [nanos, nanos, True] for key, nanos in row.stopped.items()}
         row.draws |= {"": [beyond, beyond]} if row.floor_nanos and beyond > 0 else {}
         row.save(update_fields=["draws"])

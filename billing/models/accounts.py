@@ -76,7 +76,7 @@ class BillingAccount(models.Model):
     )
     subscription_id = models.CharField(max_length=255, blank=True)
     reasons = models.JSONField(default=list, blank=True)
-    # What the prices of the window now open were worth when it opened.
+    # What the prices of its subscriptions were worth when the spans began that they count in: `rules.kept_worths`.
     kept_values = models.JSONField(default=dict, blank=True)
     window_start = models.DateTimeField(null=True, blank=True)
     deleted_at = models.DateTimeField(null=True, blank=True)

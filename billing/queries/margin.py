@@ -7,9 +7,9 @@ margin of a tenant that pays in one is not known.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
@@ -23,6 +23,7 @@ from governance.models import SpendRollup, Tenant
 from governance.queries.spend import TimeRange
 from governance.queries.sums import LongSum
 
+# Rows that are held at a time.
 CHUNK = 200
 WORST = 5
 ALWAYS = TimeRange()
@@ -67,16 +68,14 @@ def tenants(**where: str) -> QuerySet[Tenant]:
 
 def of(some: Sequence[Tenant], *, period: TimeRange = ALWAYS) -> list[Margin]:
     """The margins of some tenants, in their order; a handful of queries however many they are."""
-    accounts = {account.tenant_id: account for account in BillingAccount.objects.filter(tenant__in=some)}
-    bills = _bills(list(accounts.values()))
-    costs = _costs(Q(tenant__in=some), period)
-    return [_margin(tenant, accounts.get(tenant.pk), bills, costs.get(tenant.pk, 0), period) for tenant in some]
+    return _margins(some, Q(tenant__in=some), period, are_all=False)
 
 
-def every(*, period: TimeRange = ALWAYS, **where: str) -> Iterator[Margin]:
-    rows = tenants(**where).iterator(chunk_size=CHUNK)
-    while chunk := list(islice(rows, CHUNK)):
-        yield from of(chunk, period=period)
+def every(*, period: TimeRange = ALWAYS, **where: str) -> list[Margin]:
+    """As few queries: of all tenants the tables are read whole, as no database takes the names of so many."""
+    if where:
+        return of(list(tenants(**where)), period=period)
+    return _margins(tenants(), Q(tenant__isnull=False), period, are_all=True)
 
 
 def worst(*, period: TimeRange = ALWAYS, count: int = WORST, **where: str) -> list[Margin]:
@@ -84,6 +83,14 @@ def worst(*, period: TimeRange = ALWAYS, count: int = WORST, **where: str) -> li
     rows = every(period=period, **where)
     known = [(one.margin_nanos, one.tenant, one) for one in rows if one.margin_nanos is not None]
     return [one for _, _, one in sorted(known, key=lambda row: row[:2])[:count]]
+
+
+def _margins(some: Iterable[Tenant], whose: Q, period: TimeRange, *, are_all: bool) -> list[Margin]:
+    """`whose`: which accounts and sums are of these tenants."""
+    accounts = {account.tenant_id: account for account in BillingAccount.objects.filter(whose)}
+    bills = _bills(BillingAccount.objects.filter(whose), are_all=are_all)
+    costs = _costs(whose, period)
+    return [_margin(tenant, accounts.get(tenant.pk), bills, costs.get(tenant.pk, 0), period) for tenant in some]
 
 
 def _margin(
@@ -109,30 +116,34 @@ def _costs(where: Q, period: TimeRange) -> dict[int, int]:
     return {row["tenant_id"]: row["sum"] for row in rows.annotate(sum=LongSum("cost_nanos")).order_by()}
 
 
-def _bills(accounts: Sequence[BillingAccount]) -> dict[int, list[Bill]]:
+def _bills(accounts: QuerySet[BillingAccount], *, are_all: bool) -> dict[int, list[Bill]]:
     """Account -> what its paid invoices brought in."""
-    rows: dict[int, list[Invoice]] = defaultdict(list)
-    for row in Invoice.objects.filter(account__in=accounts, status="paid").order_by("stripe_id"):
-        rows[row.account_id].append(row)
-    payments = _payments(rows)
+    paid = Invoice.objects.filter(account__in=accounts, status="paid").order_by("account_id", "stripe_id")
+
+    def rows() -> Iterable[Invoice]:
+        # All there are would be too much to hold: they are read twice, a part at a time.
+        return paid.iterator(chunk_size=CHUNK) if are_all else paid
+
+    payments = _payments(rows(), are_all=are_all)
     found: dict[int, list[Bill]] = {}
-    for account_id, invoices in rows.items():
+    for account_id, group in groupby(rows(), key=lambda row: row.account_id):
+        invoices = list(group)
         read = [objects.invoice(row.data) for row in invoices]
         gone = refunds.of_invoices(read, payments.get(account_id, []), {})
         found[account_id] = [revenue.bill(row.data, gone.get(row.stripe_id, UNTOUCHED)) for row in invoices]
     return found
 
 
-def _payments(rows: Mapping[int, Sequence[Invoice]]) -> dict[int, list[Known]]:
+def _payments(invoices: Iterable[Invoice], *, are_all: bool) -> dict[int, list[Known]]:
     """Account -> charges, refunds, disputes and credit notes, also those that name no customer but an invoice of it."""
     owner: dict[str, int] = {}
-    for account_id, invoices in rows.items():
-        for row in invoices:
-            owner.update(dict.fromkeys((row.stripe_id, *objects.invoice(row.data).payments), account_id))
+    for row in invoices:
+        owner.update(dict.fromkeys((row.stripe_id, *objects.invoice(row.data).payments), row.account_id))
     names = [*owner]
-    of_these = Q(account__in=list(rows)) | Q(invoice_id__in=names) | Q(charge_id__in=names) | Q(intent_id__in=names)
+    named = Q(invoice_id__in=names) | Q(charge_id__in=names) | Q(intent_id__in=names)
+    of_these = Q() if are_all else Q(account__in=set(owner.values())) | named
     found: dict[int, list[Known]] = defaultdict(list)
-    for payment in Payment.objects.filter(of_these).order_by("stripe_id"):
+    for payment in Payment.objects.filter(of_these).order_by("stripe_id").iterator(chunk_size=CHUNK):
         ids = (payment.invoice_id, payment.charge_id, payment.intent_id)
         payer = payment.account_id or next((owner[name] for name in ids if name in owner), None)
         if payer is not None:

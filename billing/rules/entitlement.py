@@ -13,18 +13,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from enum import StrEnum
 from fractions import Fraction
 from math import floor
 
-from billing.rules import grants, valuation
+from billing.rules import grants, kept_worths, valuation
 from billing.rules.grants import Cycle, Period
+from billing.rules.kept_worths import Kept
 from billing.rules.refunds import Refund
 from billing.rules.shares import OVER, WindowShare, paid_for
-from billing.rules.valuation import Kept, PlanPolicy, PlanRule, Priced, Pricing
+from billing.rules.valuation import BillingPolicy, PlanRule, Priced, Pricing
 from billing.stripe_api.objects import Item, Line, StripeInvoice, StripeSubscription
 from governance.rules import money
 
@@ -51,33 +51,6 @@ LIVE = (
     EntitlementState.FROZEN,
     EntitlementState.FREE,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class BillingPolicy:
-    """What is given besides what was paid for. Shares are of the plan's limit, in percent; a plan's own come first.
-
-    `credit_percent`: of a period that is paid for later by agreement, with a usage-based price or within an invoice's
-    terms. `upgrade`: a rise counts as far as it is "paid", or "whole" at once, up to `upgrade_times` what was paid.
-    `downgrade`: one that was not credited yet lowers the limit "now", or at "period_end". `pause`: paused collection
-    counts as "past_due", as "suspended", or not ("ignore"). `free_nanos`: what a closed customer may spend each
-    calendar month; 0: nothing. `rates`: dollars for one unit of a currency.
-    """
-
-    trial_percent: int = 10
-    provisional_percent: int = 10
-    credit_percent: int = 100
-    grace_days: int = 7
-    upgrade: str = "paid"
-    upgrade_times: int = 4
-    downgrade: str = "now"
-    pause: str = "past_due"
-    free_nanos: int = 0
-    rates: Mapping[str, Decimal] = field(default_factory=dict)
-
-    def with_own(self, own: PlanPolicy) -> BillingPolicy:
-        values = {one.name: getattr(own, one.name) for one in fields(own)}
-        return replace(self, **{name: value for name, value in values.items() if value not in (None, "")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +102,15 @@ def entitle(
 ) -> Entitlement:
     """The tenant's limit and current period.
 
-    `kept` holds what prices were worth when the current window opened: it stays unless something says more about them
-    by now, and that comes to more. `trials_used` maps products to the subscription that has had their one trial;
-    `refunds` maps invoices to what became of their payment.
+    `kept` holds what prices were worth when the spans began that they count in: for these it stays, unless something
+    says more about them by now, and that comes to more. `trials_used` maps products to the subscription that has had
+    their one trial; `refunds` maps invoices to what became of their payment.
     """
     policy = policy or BillingPolicy()
-    pricing = Pricing(plans=plans, kept=kept or {}, rates=policy.rates)
-    facts = _Facts(pricing, now, policy, invoices, dict(trials_used or {}), refunds or {})
+    facts = _Facts(plans, kept or {}, now, policy, invoices, dict(trials_used or {}), refunds or {})
     found = _entitled(facts, subscriptions, override_nanos)
-    if pricing.is_outdone:
-        facts = replace(facts, pricing=replace(pricing, may_rise=True, values={}))
-        raised = _entitled(facts, subscriptions, override_nanos)
+    if facts.outdone:
+        raised = _entitled(replace(facts, may_rise=True, values={}), subscriptions, override_nanos)
         return raised if (raised.limit_nanos or 0) > (found.limit_nanos or 0) else found
     return found
 
@@ -153,8 +124,25 @@ def _entitled(facts: _Facts, subscriptions: Sequence[StripeSubscription], overri
     ids = sorted((known.keys() | billed) - {""}, key=lambda id: (begun.get(id, grants.FIRST), id))
     over = {id for id, sub in known.items() if sub.status in OVER}
     statuses = [SubscriptionStatus(id, EntitlementState.CLOSED) for id in sorted(over)]
-    statuses += [one for id in ids if id not in over for one in _Subscription(facts, known.get(id), id).statuses()]
+    statuses += [one for id in ids if id not in over for one in _statuses(facts, known.get(id), id)]
     return _combine(_default_once(statuses), facts, override_nanos)
+
+
+def _statuses(facts: _Facts, sub: StripeSubscription | None, id: str) -> list[SubscriptionStatus]:
+    """What a subscription gives where its prices are worth what they are kept at, for as long as the spans last that
+    they count in. In a span that is new they are worth what is said by now."""
+    kept = kept_worths.counting(kept_worths.of(id, facts.kept))
+    while True:
+        pricing = Pricing(facts.plans, kept, facts.policy.rates, facts.may_rise)
+        found = _Subscription(facts, pricing, sub, id)
+        statuses = found.statuses()
+        begun = found.begun(statuses)
+        if (stays := kept_worths.lasting(kept, begun)) == kept:
+            break
+        kept = stays
+    facts.outdone.update([id] if pricing.is_outdone else [])
+    facts.values.update(kept_worths.noted(id, pricing.values, kept, begun))
+    return statuses
 
 
 def _default_once(statuses: Sequence[SubscriptionStatus]) -> list[SubscriptionStatus]:
@@ -203,12 +191,12 @@ def _combine(statuses: Sequence[SubscriptionStatus], facts: _Facts, override_nan
     counted = [one for one in statuses if one.state == state or (one.state in LIVE and state in LIVE)]
     known = {reason for one in statuses if one.state != EntitlementState.CLOSED for reason in one.reasons}
     if state == EntitlementState.CLOSED:
-        return closed(policy=facts.policy, now=facts.now, kept=facts.pricing.values)
+        return closed(policy=facts.policy, now=facts.now, kept=facts.values)
     until = min((one.until for one in counted if one.until), default=None)
     giving = [(one.part.period, one.subscription_id, one.part, one) for one in counted if one.part is not None]
     giving.sort(key=lambda found: found[:2])
     if not giving:
-        return Entitlement(state, reasons=tuple(sorted(known)), kept=facts.pricing.values, until=until)
+        return Entitlement(state, reasons=tuple(sorted(known)), kept=facts.values, until=until)
     if state == EntitlementState.LAPSED:
         # Nothing is current: the last paid period is shown, and others before it are history.
         giving = giving[-1:]
@@ -224,7 +212,7 @@ def _combine(statuses: Sequence[SubscriptionStatus], facts: _Facts, override_nan
         subscription_id=subscription_id,
         plan=valuation.plans_of(priced),
         reasons=tuple(sorted(known)),
-        kept=facts.pricing.values,
+        kept=facts.values,
         trials={product: one.subscription_id for *_, one in giving for product in one.trial_products},
         until=until,
         soft_e4=soft_e4,
@@ -248,28 +236,33 @@ def _overridden(found: Entitlement, nanos: int) -> Entitlement:
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    pricing: Pricing
+    plans: Sequence[PlanRule]
+    kept: Kept
     now: datetime
     policy: BillingPolicy
     invoices: Sequence[StripeInvoice]
     trials_used: dict[str, str]
     refunds: Mapping[str, Refund]
+    may_rise: bool = False
+    # What prices are found to be worth, and the subscriptions for one of which something says more by now.
+    values: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    outdone: set[str] = field(default_factory=set)
 
 
 class _Subscription:
     """What one subscription that is not over gives, cycle by cycle. Where an invoice came before it, `sub` is
     None: a paid one speaks for itself."""
 
-    def __init__(self, facts: _Facts, sub: StripeSubscription | None, id: str) -> None:
-        self.facts, self.id, self.now = facts, id, facts.now
+    def __init__(self, facts: _Facts, pricing: Pricing, sub: StripeSubscription | None, id: str) -> None:
+        self.facts, self.pricing, self.id, self.now = facts, pricing, id, facts.now
         self.sub = sub or StripeSubscription(id, "active", ())
         self.reasons: set[str] = set()
-        known = grants.of(sub, id, facts.invoices, facts.pricing, self.reasons)
+        known = grants.of(sub, id, facts.invoices, pricing, self.reasons)
         # Of what was never paid there may be credits alone.
         self.grants = {cycle: lines for cycle, lines in known.items() if not all(one.is_credit for one in lines)}
         self.spans = {cycle: grants.spans(lines) for cycle, lines in self.grants.items()}
         prices = [item.price for item in self.sub.items]
-        self.worths = facts.pricing.worths(prices, self.reasons)
+        self.worths = pricing.worths(prices, self.reasons)
         self.items: dict[Cycle, list[Item]] = defaultdict(list)
         for item in self.sub.items:
             if (worth := self.worths.get(item.price.id)) is not None:
@@ -298,6 +291,15 @@ class _Subscription:
         if not found and self.spans:
             found = [self._over(*max((all[-1], cycle) for cycle, all in self.spans.items()))]
         return found or [self._is(EntitlementState.PENDING, "awaiting_first_payment")]
+
+    def begun(self, statuses: Sequence[SubscriptionStatus]) -> dict[str, int]:
+        """Price id -> when the span began that it counts in, in Unix seconds, of those that count in one."""
+        parts = {one.part.cycle: one.part.period for one in statuses if one.part}
+        sold = [(cycle, one.price.id) for cycle, lines in self.grants.items() for one in lines]
+        sold += [(cycle, one.price.id) for cycle, items in self.items.items() for one in items]
+        # A trial is of every cycle.
+        spans = ((id, parts.get(str(cycle), parts.get(""))) for cycle, id in sold)
+        return {id: int(span.starts_at.timestamp()) for id, span in spans if span}
 
     def _move_unpaid(self, current: Mapping[Cycle, Period], waiting: Collection[Cycle]) -> None:
         """Have items that give nothing by themselves yet, as another interval that is not paid for, count in the place
@@ -378,7 +380,7 @@ class _Subscription:
         items = [one for one in items if one.quantity]
         if any(self.worths[item.price.id].level == valuation.Level.DEFAULT for item in items):
             items = items[:1]
-        pricing, worths, reasons = self.facts.pricing, self.worths, self.reasons
+        pricing, worths, reasons = self.pricing, self.worths, self.reasons
         each = (
             grants.per_cycle(pricing, worths[one.price.id], one.price, one.quantity, whole, reasons) for one in items
         )
@@ -395,7 +397,7 @@ class _Subscription:
             mine = [one for one in self.facts.invoices if one.subscription_id == self.id]
             first = min(mine, key=grants.age, default=None)
             billed = [replace(first, status="paid")] if first else []
-            lines = grants.of(self.sub, self.id, billed, self.facts.pricing, set()).get(cycle, ())
+            lines = grants.of(self.sub, self.id, billed, self.pricing, set()).get(cycle, ())
             known = floor(sum(nanos for nanos, _ in grants.billed_at(lines, whole.ends_at).values()))
         return min(self._worth(items, whole), max(known, self._worth(_one_each(items), whole)))
 

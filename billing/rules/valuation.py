@@ -6,10 +6,11 @@ Never by a name that contains a word. Amounts are integer nanodollars.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from enum import IntEnum
 
+from billing.rules.kept_worths import Kept
 from billing.stripe_api.objects import Object, StripePrice
 from governance.rules import money
 
@@ -47,9 +48,6 @@ class Level(IntEnum):
     PLAN = 3
 
 
-# Price id -> (level, limit of one unit or 0, share of what it bills in ten thousandths, whether each unit counts, and
-# whether it is for a month): what the prices were worth in a window. Rows of earlier versions lack the last two.
-Kept = Mapping[str, tuple[int, ...]]
 # What was billed, in a currency's smallest unit, and the currency.
 Charge = tuple[int, str]
 
@@ -66,6 +64,33 @@ class PlanPolicy:
     upgrade_times: int | None = None
     downgrade: str = ""
     pause: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BillingPolicy:
+    """What is given besides what was paid for. Shares are of the plan's limit, in percent; a plan's own come first.
+
+    `credit_percent`: of a period that is paid for later by agreement, with a usage-based price or within an invoice's
+    terms. `upgrade`: a rise counts as far as it is "paid", or "whole" at once, up to `upgrade_times` what was paid.
+    `downgrade`: one that was not credited yet lowers the limit "now", or at "period_end". `pause`: paused collection
+    counts as "past_due", as "suspended", or not ("ignore"). `free_nanos`: what a closed customer may spend each
+    calendar month; 0: nothing. `rates`: dollars for one unit of a currency.
+    """
+
+    trial_percent: int = 10
+    provisional_percent: int = 10
+    credit_percent: int = 100
+    grace_days: int = 7
+    upgrade: str = "paid"
+    upgrade_times: int = 4
+    downgrade: str = "now"
+    pause: str = "past_due"
+    free_nanos: int = 0
+    rates: Mapping[str, Decimal] = field(default_factory=dict)
+
+    def with_own(self, own: PlanPolicy) -> BillingPolicy:
+        values = {one.name: getattr(own, one.name) for one in fields(own)}
+        return replace(self, **{name: value for name, value in values.items() if value not in (None, "")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +145,9 @@ Priced = tuple[StripePrice, Worth]
 class Pricing:
     """Values prices, and remembers in `values` what they came to. `rates`: dollars for one of a currency's units.
 
-    What prices were worth in a window is `kept`, whatever is said since: changed metadata, mappings and edited plans
-    are for new windows. `may_rise`: unless something says more about a price now. `is_outdone`: something does.
+    What prices of a subscription were worth is `kept`, by their ids, whatever is said since: changed metadata, mappings
+    and edited plans are for new spans. `may_rise`: unless something says more about a price now. `is_outdone`:
+    something does.
     """
 
     plans: Sequence[PlanRule]
@@ -168,12 +194,12 @@ class Pricing:
         return min(money.MAX_LIMIT_NANOS, nanos * worth.share_e4 // 10_000)
 
     def _held(self, id: str, found: Worth) -> Worth:
-        """What a price was worth when the window opened, if it was known then, or else by now."""
+        """What a price was worth when its span began, if it was known then, or else by now."""
         level, limit, share, *more = self.kept.get(id, (Level.DEFAULT, 0, 0))
         self.is_outdone |= id in self.kept and found.level > level
         if id in self.kept and not (self.may_rise and found.level > level):
             found = replace(found, level=Level(level), limit_nanos=limit, share_e4=share)
-            if more:
+            if more and more[0] >= 0:
                 found = replace(found, per_unit=bool(more[0]), monthly=bool(more[1]))
         self.values[id] = int(found.level), found.limit_nanos, found.share_e4, int(found.per_unit), int(found.monthly)
         return found

@@ -106,7 +106,7 @@ def customer_snapshot(customer_id: str) -> CustomerSnapshot:
             # What becomes of its payments is heard of in events alone.
             return CustomerSnapshot(customer, (), (), payments=None)
         is_account = customer_id.startswith(ACCOUNT)
-        whose = {"customer_account" if is_account else "customer": customer_id}
+        whose = named(customer_id)
         wanted: Any = whose | {"status": "all", "limit": PAGE}
         subscriptions = tuple(_with_all_items(api, one) for one in _all(api.v1.subscriptions.list(wanted)))
         # Charges are not listed by account: what becomes of them is heard of in events.
@@ -119,6 +119,11 @@ def customer_snapshot(customer_id: str) -> CustomerSnapshot:
         return CustomerSnapshot(customer, subscriptions, invoices, payments)
 
     return ask(read)
+
+
+def named(customer_id: str) -> dict[str, str]:
+    """How a request names a customer, which with Accounts v2 is an account."""
+    return {"customer_account" if customer_id.startswith(ACCOUNT) else "customer": customer_id}
 
 
 def _customer(api: stripe.StripeClient, customer_id: str) -> Fetched:

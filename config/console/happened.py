@@ -183,13 +183,14 @@ def _refusals(by: Reader, period: TimeRange) -> Iterator[FeedLine]:
     for burst in found[:SHOWN]:
         last = burst[0]
         number = sum(bool(row.request_id) + row.more for row in burst)
+        its_calls = _list_of_calls(by, last.tenant.slug, last.agent, "refused", last.refused_at, burst[-1].refused_at)
         yield FeedLine(
             at=last.refused_at,
             kind="refused",
             tone="danger",
             whom=f"{last.tenant.slug} / {last.agent}" if last.agent else last.tenant.slug,
             words=f"{_calls(number)}: {last.reason.replace('_', ' ')}",
-            link=_list_of_calls(by, last.tenant.slug, last.agent, "refused", last.refused_at, burst[-1].refused_at),
+            link=reverse("admin:call", args=[last.request_id]) if number == 1 and last.request_id else its_calls,
         )
 
 

@@ -62,6 +62,7 @@ SECTIONS = (
             ("governance.budgetwindow", "Windows"),
             ("governance.budgetevent", "Events"),
             ("governance.allowance", "Raises and top-ups"),
+            ("governance.raiserequest", "Raises asked for"),
             ("governance.ratelimit", "Rate limits"),
             ("governance.emergencystop", "Emergency stops"),
         ),
@@ -223,9 +224,17 @@ def tabs(request: HttpRequest) -> list[dict[str, Any]]:
     ]
 
 
+def place(request: HttpRequest) -> tuple[Section, Tab, Tab] | None:
+    """The section that the page which is asked for is in, its first tab and the page's own; None for one in none."""
+    return next(
+        ((section, tabs[0], tab) for section, tabs in shown(request) for tab in tabs if _is_at(request, [tab])), None
+    )
+
+
 def section_at(request: HttpRequest) -> str:
     """The title of the section that the page which is asked for is in; empty for one in none."""
-    return next((section.title for section, tabs in shown(request) if _is_at(request, tabs)), "")
+    found = place(request)
+    return found[0].title if found else ""
 
 
 def _is_at(request: HttpRequest, tabs: Sequence[Tab]) -> bool:

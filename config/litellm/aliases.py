@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from config.litellm.export import LitellmModel
@@ -30,23 +30,34 @@ class KnownModel:
 
 # What a name means here; None where nothing.
 Meaning = Callable[[str], KnownModel | None]
+# The providers that have a name, of which it is none without theirs before it as soon as there are two.
+Owners = Callable[[str], Collection[str]]
 # Told why something is left out, and what.
 Leave = Callable[[str, str], None]
 SEVERAL = "a name of several models: say in the routing file which follows which"
+ANOTHERS = "a name that another model has without its provider before it: give it another at LiteLLM"
 
 
-def of(models: Sequence[LitellmModel], model_of: Meaning, *, leave: Leave) -> list[AliasWanted]:
+def of(models: Sequence[LitellmModel], model_of: Meaning, owners_of: Owners, *, leave: Leave) -> list[AliasWanted]:
     """What is no alias goes to `leave`: why, and which."""
     deployments = defaultdict(list)
     for each in models:
         deployments[each.name].append(each)
-    wanted: dict[tuple[str, str], AliasWanted] = {}
-    for name, found in sorted(deployments.items()):
-        alias = _alias(name, found, model_of, leave)
-        # "openai/fast" and "fast" are one alias.
-        if alias is not None and wanted.setdefault((alias.provider, alias.name), alias) != alias:
-            leave(SEVERAL, names.printable(name))
-    return list(wanted.values())
+    found = {name: _alias(name, of_name, model_of, leave) for name, of_name in sorted(deployments.items())}
+    wanted: dict[AliasWanted, None] = {}
+    for name, alias in found.items():
+        if alias is None:
+            continue
+        # By "openai/fast" the alias "fast" is called, so that "fast" alone may mean that model too, or nothing more;
+        # but not where Mistral has it, whose it stays whoever else has it.
+        bare, there = model_of(alias.name), found.get(alias.name, alias)
+        others = {*owners_of(alias.name), *([bare.provider] if bare else [])} - {alias.provider}
+        is_mistrals = bare is not None and bare.is_mistrals
+        if model_of(name) is None and not is_mistrals and (there != alias or others):
+            leave(ANOTHERS, names.printable(name))
+        else:
+            wanted[alias] = None
+    return list(wanted)
 
 
 def _alias(name: str, models: Sequence[LitellmModel], model_of: Meaning, leave: Leave) -> AliasWanted | None:
@@ -67,7 +78,6 @@ def _alias(name: str, models: Sequence[LitellmModel], model_of: Meaning, leave: 
         why = "a name of one's own for a model of Mistral's, whose API knows no such name: agents name the model"
         leave(why, told)
     else:
-        # By "openai/fast" the alias "fast" is called.
         return AliasWanted(name.removeprefix(f"{model.provider}/"), model.provider, model.model)
     return None
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from functools import partial
 from typing import Any, LiteralString
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 from psycopg.types.json import set_json_loads
 
-from config.litellm.export import LitellmRow
+from config.litellm.rows import LitellmRow
 
 CONNECT_TIMEOUT_S = 10
 # The table of each answer, what it is ordered by, and which of its columns are not asked for.
@@ -34,13 +34,31 @@ TABLES: Mapping[str, tuple[str, str, list[str]]] = {
     "projects": ("LiteLLM_ProjectTable", "project_id", []),
 }
 # There is an end user for every name that a call ever gave; nothing is to be said of most.
-ONLY: Mapping[str, LiteralString] = {"customers": "budget_id IS NOT NULL OR blocked"}
+ONLY: Mapping[str, LiteralString] = {
+    "customers": "budget_id IS NOT NULL OR blocked OR to_jsonb(t) ->> 'allowed_model_region' IS NOT NULL"
+}
 # Older versions have no others.
 NEEDED = {"teams", "users", "keys", "budgets"}
 # What is only counted, where there is such a table: the sentence, the table, and which of its rows.
 COUNTED: tuple[tuple[str, str, LiteralString], ...] = (
     ("budgets of a team's members: the key of each can have one", "LiteLLM_TeamMembership", "budget_id IS NOT NULL"),
     ("tags with a budget of their own", "LiteLLM_TagTable", "budget_id IS NOT NULL"),
+    (
+        "budgets of an organisation's members: a customer, or the key of each, can have one",
+        "LiteLLM_OrganizationMembership",
+        "budget_id IS NOT NULL",
+    ),
+    (
+        "budgets of groups of models: here they are for all models together",
+        "LiteLLM_ModelAccessGroupBudgetTable",
+        "budget_id IS NOT NULL",
+    ),
+    ("agents of LiteLLM's own, with limits of theirs", "LiteLLM_AgentsTable", "true"),
+    (
+        "settings that its database keeps, with limits for all",
+        "LiteLLM_Config",
+        "param_value::text ~ 'budget|_limit|max_parallel'",
+    ),
     (
         "old keys that work on for a while after they were rotated",
         "LiteLLM_DeprecatedVerificationToken",
@@ -75,7 +93,8 @@ def _parameters(url: str) -> tuple[dict[str, Any], str]:
         raise NotReadable("LiteLLM's database must be given as postgresql://user:password@host:5432/name")
     given = parse_qsl(parts.query)
     known = {one.keyword.decode() for one in Conninfo.get_defaults()}
-    kept = urlencode([(name, value) for name, value in given if name in known])
+    # PostgreSQL takes a plus for a plus.
+    kept = urlencode([(name, value) for name, value in given if name in known], quote_via=quote)
     try:
         parameters = conninfo_to_dict(urlunsplit(parts._replace(query=kept)))
     except psycopg.Error:
@@ -98,6 +117,9 @@ def _tables(direct: psycopg.Connection[Any], schema: str) -> dict[str, list[Lite
             sql.Identifier(schema, table), sql.SQL(ONLY.get(name, "true")), sql.Identifier(key)
         )
         rows = direct.execute(query, [left_out]).fetchall()
+        if name == "keys":
+            # Of an older version they share no budgets.
+            rows = [({"budget_id": None, **values},) for (values,) in rows]
         found[name] = [LitellmRow(f"{table}: row {number}", values) for number, (values,) in enumerate(rows, 1)]
     return found
 
@@ -116,6 +138,7 @@ def _counts(direct: psycopg.Connection[Any], schema: str) -> dict[str, int]:
 
 
 def _is_there(direct: psycopg.Connection[Any], schema: str, table: str) -> bool:
-    query = "SELECT EXISTS (SELECT FROM information_schema.tables WHERE table_schema = %s AND table_name = %s)"
+    # Not `information_schema`, where a table that may not be read is none: reading it says so.
+    query = "SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) IS NOT NULL"
     row = direct.execute(query, [schema, table]).fetchone()
     return bool(row and row[0])

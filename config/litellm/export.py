@@ -1,4 +1,4 @@
-"""What LiteLLM says of itself, whether its database or its API said it: rows, read by their fields' names. Pure.
+"""What LiteLLM says of itself, whether its database or its API said it. Pure.
 
 The rows are those of its `schema.prisma`; its API's answers hold the same fields. Amounts are dollars.
 """
@@ -6,16 +6,16 @@ The rows are those of its `schema.prisma`; its API's answers hold the same field
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Any, TypeVar
+from datetime import datetime
+from decimal import ROUND_CEILING
+from typing import TypeVar
 
-from config.litellm import routes
+from config.litellm import routes, without_place
 from config.litellm.routes import ModelRoutes
-from governance.rules import money
-from governance.rules.errors import quoted
+from config.litellm.rows import BadExport, LitellmRow
 
 # Keys by which people are signed in to LiteLLM's own pages.
 CONSOLE_TEAM = "litellm-dashboard"
@@ -36,99 +36,6 @@ _OF_A_PRICE = re.compile("cost|pric")
 _OF_AN_ADDRESS = re.compile(
     "base|url|endpoint|credential|region|location|project|api_version|proxy|tenant_id|role_name"
 )
-# Of an amount: LiteLLM adds floats up, so that its sums are finer than a nanodollar.
-_NANO = Decimal("0.000000001")
-
-
-class BadExport(ValueError):
-    """What was given is not what LiteLLM says; the message names file or table, row and field."""
-
-
-@dataclass(frozen=True, slots=True)
-class LitellmRow:
-    """One row, and where it stands: "keys.json: row 3". Each reader raises BadExport for a value of another kind."""
-
-    place: str
-    values: Mapping[str, Any]
-
-    def text(self, name: str) -> str:
-        """Empty where there is none."""
-        value = self.values.get(name)
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            raise self.wrong(name, "must be text")
-        return value
-
-    def needed(self, name: str) -> str:
-        if not (value := self.text(name)):
-            raise self.wrong(name, "is needed")
-        return value
-
-    def dollars(self, name: str, *, rounding: str = ROUND_FLOOR) -> int | None:
-        """Nanodollars."""
-        value = self._number(name)
-        if value is None:
-            return None
-        try:
-            return money.nanos_from_dollars(money.decimal(value.quantize(_NANO, rounding=rounding)))
-        except ArithmeticError as error:
-            raise self.wrong(name, f"must be an amount of dollars, not {quoted(value)}") from error
-        except money.AmountError as error:
-            raise self.wrong(name, str(error)) from error
-
-    def whole(self, name: str) -> int | None:
-        value = self._number(name)
-        if value is not None and (value != value.to_integral_value() or abs(value) >= 2**63):
-            raise self.wrong(name, f"must be a whole number, not {quoted(value)}")
-        return None if value is None else int(value)
-
-    def flag(self, name: str) -> bool:
-        value = self.values.get(name)
-        if value is not None and not isinstance(value, bool):
-            raise self.wrong(name, "must be true or false")
-        return bool(value)
-
-    def moment(self, name: str) -> datetime | None:
-        """Without an offset it is UTC, as its database keeps it."""
-        text = self.text(name)
-        if not text:
-            return None
-        try:
-            at = datetime.fromisoformat(text)
-            return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
-        except (ValueError, OverflowError) as error:
-            raise self.wrong(name, "must be a time such as 2026-03-01T12:00:00Z") from error
-
-    def listed(self, name: str) -> list[Any]:
-        value = self.values.get(name)
-        if value is not None and not isinstance(value, list):
-            raise self.wrong(name, "must be a list")
-        return value or []
-
-    def inner(self, name: str) -> LitellmRow:
-        """An object within, empty where there is none."""
-        value = self.values.get(name)
-        if value is not None and not isinstance(value, dict):
-            raise self.wrong(name, "must be an object")
-        return LitellmRow(f"{self.place}: {name}", value or {})
-
-    def inner_rows(self, name: str) -> list[LitellmRow]:
-        rows = self.listed(name)
-        if any(not isinstance(each, dict) for each in rows):
-            raise self.wrong(name, "must be a list of objects")
-        return [LitellmRow(f"{self.place}: {name}, {number}", each) for number, each in enumerate(rows, 1)]
-
-    def wrong(self, name: str, message: str) -> BadExport:
-        return BadExport(f"{self.place}: {name}: {message}")
-
-    def _number(self, name: str) -> Decimal | None:
-        value = self.values.get(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | Decimal):
-            raise self.wrong(name, "must be a number")
-        return Decimal(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +56,10 @@ class LitellmLimits:
     @property
     def lets_nothing_pass(self) -> bool:
         return self.tokens_per_minute == 0 or self.requests_per_minute == 0
+
+    @property
+    def has_rates(self) -> bool:
+        return self.tokens_per_minute is not None or self.requests_per_minute is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +117,8 @@ class LitellmModel:
 class LitellmExport:
     """All of it. `unread` are the tables that were not given, `left` counts what has no place here, by a sentence.
 
-    `odd` says of each row that cannot be read where it stands and why; `odd_users` are the ids of users among them.
+    `odd` says of each row that cannot be read where it stands and why; `odd_ids` are the ids of such rows, by tables:
+    they are there all the same.
     """
 
     teams: Sequence[LitellmHolder] = ()
@@ -217,7 +129,14 @@ class LitellmExport:
     unread: frozenset[str] = frozenset()
     left: Mapping[str, int] = field(default_factory=dict)
     odd: Sequence[str] = ()
-    odd_users: frozenset[str] = frozenset()
+    # Where rows stand that say something else than an earlier one of the same id, and count in its place.
+    twice: Sequence[str] = ()
+    odd_ids: Mapping[str, frozenset[str]] = field(default_factory=lambda: defaultdict(frozenset))
+
+    @property
+    def odd_sources(self) -> frozenset[str]:
+        """As a key says whose it is."""
+        return frozenset(f"{kind}:{id}" for kind in ("team", "user") for id in self.odd_ids[f"{kind}s"])
 
 
 Rows = Sequence[LitellmRow]
@@ -228,6 +147,7 @@ def of(tables: Mapping[str, Rows], *, left: Mapping[str, int]) -> LitellmExport:
     """The tables by their names, those of `files.ANSWERS`; one that is missing was not read. Raises BadExport."""
     _refuse_keys_without_budgets(tables)
     odd: dict[str, None] = {}
+    twice: list[str] = []
     # What each table's rows say, by their ids: pages of an answer may overlap.
     rows: dict[str, dict[str, LitellmRow]] = {name: {} for name in IDS}
 
@@ -235,8 +155,10 @@ def of(tables: Mapping[str, Rows], *, left: Mapping[str, int]) -> LitellmExport:
         found: dict[str, T] = {}
         for row in tables.get(name, ()):
             try:
-                id = row.needed(IDS[name])
-                found[id], rows[name][id] = parsed(row), row
+                id, said = row.needed(IDS[name]), parsed(row)
+                if found.setdefault(id, said) != said:
+                    twice.append(row.place)
+                found[id], rows[name][id] = said, row
             except BadExport as error:
                 odd[str(error)] = None
         return list(found.values())
@@ -252,8 +174,9 @@ def of(tables: Mapping[str, Rows], *, left: Mapping[str, int]) -> LitellmExport:
             models.append(_model(row))
         except BadExport as error:
             odd[str(error)] = None
-    known = {user.id for user in users}
-    ids = {str(row.values.get("user_id")) for row in tables.get("users", ())}
+    ids = {
+        name: {str(row.values.get(IDS[name])) for row in tables.get(name, ())} for name in ("teams", "users", "keys")
+    }
     return LitellmExport(
         teams=teams,
         users=users,
@@ -261,9 +184,10 @@ def of(tables: Mapping[str, Rows], *, left: Mapping[str, int]) -> LitellmExport:
         end_users=end_users,
         models=models,
         unread=frozenset({"teams", "users", "keys", "models", "customers"} - set(tables)),
-        left=_without_place(rows=rows, tables=tables) | dict(left),
+        left=without_place.of(rows, tables) | dict(left),
         odd=list(odd),
-        odd_users=frozenset(ids - known),
+        twice=twice,
+        odd_ids={name: frozenset(found - rows[name].keys()) for name, found in ids.items()},
     )
 
 
@@ -274,7 +198,7 @@ def _refuse_keys_without_budgets(tables: Mapping[str, Rows]) -> None:
             raise row.wrong(
                 "budget_id",
                 "is not in this answer, so that nobody knows who has which of the budgets:"
-                " give --database, or what a newer LiteLLM answers",
+                " give --database without this file, or what a newer LiteLLM answers",
             )
 
 
@@ -304,8 +228,8 @@ def _key(row: LitellmRow, budgets: Mapping[str, LitellmRow], projects: Mapping[s
         digest=row.text("token"),
         alias=row.text("key_alias"),
         masked=row.text("key_name"),
-        team=row.text("team_id"),
-        user=row.text("user_id"),
+        team=row.id("team_id"),
+        user=row.id("user_id"),
         limits=_limits(row, shared),
         expires_at=row.moment("expires"),
         blocked=row.flag("blocked"),
@@ -371,47 +295,3 @@ def _limits(row: LitellmRow, shared: LitellmRow | None = None) -> LitellmLimits:
         requests_per_minute=least("rpm_limit", said_by("rpm_limit").whole("rpm_limit")),
         windows=tuple(windows),
     )
-
-
-def _without_place(*, rows: Mapping[str, Mapping[str, LitellmRow]], tables: Mapping[str, Rows]) -> dict[str, int]:
-    """What has no place here, counted by the sentence that says so."""
-    teams, keys = list(rows["teams"].values()), list(rows["keys"].values())
-    own = (*teams, *rows["users"].values(), *keys)
-    rated = (*own, *rows["budgets"].values())
-
-    def having(rows: Iterable[LitellmRow], name: str) -> int:
-        return sum(bool(row.values.get(name)) for row in rows)
-
-    def noting(name: str) -> int:
-        return sum(bool(row.inner("metadata").values.get(name)) for row in own)
-
-    members = [each for row in teams for each in row.inner_rows("team_memberships")]
-    unsaid = [] if "budgets" in tables else [row for row in keys if "budget_id" not in row.values]
-    counted = {
-        "keys whose answer does not say which budget they share: give --database": sum(
-            not row.values.get("litellm_budget_table") for row in unsaid
-        ),
-        "lists of allowed models: every model can be called here by whoever has the budget for it": having(
-            own, "models"
-        ),
-        "budgets and rates by model: here they are for all models together": having(own, "model_max_budget")
-        + noting("model_rpm_limit")
-        + noting("model_tpm_limit"),
-        "ceilings of parallel requests: ceilings here are a minute's": having(own, "max_parallel_requests"),
-        "ceilings of tokens a day: a budget for a day bounds their cost": having(rated, "tpd_limit")
-        + noting("tpd_limit"),
-        "raises for a time: an operator can make one in the console": noting("temp_budget_increase")
-        + having(rows["budgets"].values(), "temp_budget_increase"),
-        "keys that are slowed once their budget is used up: here they are refused": noting(
-            "throttle_on_budget_exceeded"
-        ),
-        "budgets that a key gives to end users: a budget for each user can be made": noting("end_user_budget_id"),
-        "budgets of a team's members: the key of each can have one": having(members, "budget_id"),
-        "tags for calls: calls say x-task, x-session or x-user": noting("tags"),
-        "guardrails and policies: what a call says is not looked into": noting("guardrails") + having(own, "policies"),
-        "names of models that a key has for itself": having(keys, "aliases"),
-        "keys that LiteLLM rotates by itself: rotate them in the console": having(keys, "auto_rotate"),
-        "organisations: a customer stands under the platform's budgets alone": len(tables.get("organizations", ())),
-        "projects between teams and keys": len(rows["projects"]),
-    }
-    return {sentence: count for sentence, count in counted.items() if count}

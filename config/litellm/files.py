@@ -13,7 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Never
 
-from config.litellm.export import IDS, BadExport, LitellmRow
+from config.litellm.export import IDS
+from config.litellm.rows import BadExport, LitellmRow
 from governance.rules import json_bounds
 from governance.rules.json_bounds import BeyondBounds, JsonBounds
 

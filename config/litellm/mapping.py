@@ -13,44 +13,16 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from config.litellm import aliases
+from config.litellm import aliases, limits
 from config.litellm.aliases import AliasWanted
-from config.litellm.export import CONSOLE_TEAM, LitellmExport, LitellmHolder, LitellmKey, LitellmLimits
+from config.litellm.export import CONSOLE_TEAM, LitellmEndUser, LitellmExport, LitellmHolder, LitellmKey, LitellmLimits
+from config.litellm.limits import LimitsWanted
 from config.litellm.routes import ModelRoutes
-from governance.rules import money, names
+from governance.rules import names
 from governance.rules.errors import FieldError
-from governance.rules.windows import WindowKind
 
-# LiteLLM's durations that say the same as a window here.
-WINDOWS: Mapping[str, WindowKind] = {
-    **dict.fromkeys(("1h", "60m", "3600s", "hourly"), WindowKind.HOUR),
-    **dict.fromkeys(("24h", "1d", "daily"), WindowKind.DAY),
-    **dict.fromkeys(("7d", "1w", "weekly"), WindowKind.WEEK),
-    **dict.fromkeys(("30d", "1mo", "monthly"), WindowKind.MONTH),
-    "": WindowKind.LIFETIME,
-}
-# A limit that lets nothing pass: a budget must be above 0.
-LEAST_NANOS = 1
 _SLUG_CHARACTERS = 50
 _MARK_CHARACTERS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetWanted:
-    window: str
-    limit_nanos: int
-    alert_thresholds: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class LimitsWanted:
-    """What one scope of a customer may spend and call. A ceiling of None is none."""
-
-    scope_type: str
-    scope_key: str
-    budgets: tuple[BudgetWanted, ...] = ()
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +80,7 @@ class KnownHere:
     # The prefix that a key will have, by its digest: made with a secret, so nobody can name a team like another's mark.
     prefix_of: Callable[[str], str]
     model_of: aliases.Meaning
+    owners_of: aliases.Owners
 
     def mark(self, of: str) -> str:
         """Tells apart those who would have one name."""
@@ -136,8 +109,10 @@ def of(
         raise FieldError("into", f"there is no tenant {unknown[0]!r}")
     for row in export.odd:
         found.leave("a row that cannot be read", names.printable(row))
+    for place in export.twice:
+        found.leave("a row that is there twice, and says two things: the last counts", names.printable(place))
     holders = _holders(export, found, others_to=others_to)
-    owned = _owned(export.keys, holders, found, known, now=now)
+    owned = _owned(export, holders, found, known, now=now)
     holders = {source: each for source, each in holders.items() if source.startswith("team:") or owned.get(source)}
     slugs = _slugs(holders, known, found, others_to=others_to, into=into)
     for source, holder in holders.items():
@@ -146,15 +121,15 @@ def of(
             for key in keys:
                 found.leave("a key whose customer is left out", _told(key))
             continue
-        limits = _limits(found, holder.limits, tenant=slug, scope_type="tenant", scope_key=slug)
-        wanted = CustomerWanted(slug, _label(holder.alias) or slug, source, [limits])
+        own = limits.of(holder.limits, tenant=slug, scope_type="tenant", scope_key=slug, leave=found.leave)
+        wanted = CustomerWanted(slug, _label(holder.alias) or slug, source, [own])
         wanted.keys.extend(_keys(found, keys, tenant=slug, known=known, joins=slug in into))
         found.customers.append(wanted)
+    for slug in sorted(set(into) - set(slugs.values())):
+        found.leave("--into without effect: nobody of that name alone comes over", slug)
     _add_end_users(found, export, several=len(holders) > 1)
-    found.aliases = aliases.of(export.models, known.model_of, leave=found.leave)
-    idle = [user for user in export.users if f"user:{user.id}" not in holders and user.limits.max_nanos is not None]
-    for user in idle:
-        found.leave("a user's own budget, where no key is the user's own", user.alias or user.id)
+    found.aliases = aliases.of(export.models, known.model_of, known.owners_of, leave=found.leave)
+    _tell_users_limits(found, export, owned)
     _tell_who_is_gone(found, export, known)
     for sentence, count in export.left.items():
         found.leave(sentence, count=count)
@@ -163,14 +138,30 @@ def of(
     return found
 
 
+def _tell_users_limits(found: LitellmMapping, export: LitellmExport, owned: Mapping[str, Sequence[LitellmKey]]) -> None:
+    """What users may spend and call, beyond the keys of their own: who calls with a team's key is the team's here."""
+    with_a_teams = {key.user for keys in owned.values() for key in keys if key.team}
+    for user in export.users:
+        told, has_budget = names.printable(user.alias or user.id), user.limits.max_nanos is not None
+        if has_budget and f"user:{user.id}" not in owned:
+            found.leave("a user's own budget, where no key is the user's own", told)
+        if user.id in with_a_teams and (has_budget or user.limits.has_rates):
+            found.leave(
+                "a user's limits, by which LiteLLM bounds that user's keys of teams too: give each of these its own",
+                told,
+            )
+
+
 def _tell_who_is_gone(found: LitellmMapping, export: LitellmExport, known: KnownHere) -> None:
     """Who came over before and is not among those given."""
     if "keys" not in export.unread:
+        odd = {known.prefix_of(digest) for digest in export.odd_ids["keys"] if digest.isascii()}
         for prefix in known.other_keys:
-            found.leave("a key that came over before and is not among those given: revoke it", prefix)
+            if prefix not in odd:
+                found.leave("a key that came over before and is not among those given: revoke it", prefix)
     if not export.unread & {"teams", "users"}:
         given = {f"team:{each.id}" for each in export.teams} | {f"user:{each.id}" for each in export.users}
-        given |= {f"user:{key.user}" for key in export.keys} | {"nobody"}
+        given |= {f"user:{key.user}" for key in export.keys} | {"nobody"} | export.odd_sources
         for source, slug in known.customers.items():
             if source not in given:
                 found.leave("a customer that came over before and is not among those given: revoke its keys", slug)
@@ -181,7 +172,7 @@ def _holders(export: LitellmExport, found: LitellmMapping, *, others_to: str) ->
     nothing = LitellmLimits(None, "", None, 0, None, None)
     holders = {f"team:{team.id}": team for team in export.teams}
     holders |= {f"user:{user.id}": user for user in export.users}
-    known_users = {user.id for user in export.users} | export.odd_users
+    known_users = {user.id for user in export.users} | export.odd_ids["users"]
     for key in export.keys:
         if not key.team and key.user and key.user not in known_users:
             known_users.add(key.user)
@@ -199,7 +190,7 @@ def _holders(export: LitellmExport, found: LitellmMapping, *, others_to: str) ->
 
 
 def _owned(
-    keys: Sequence[LitellmKey],
+    export: LitellmExport,
     holders: Mapping[str, LitellmHolder],
     found: LitellmMapping,
     known: KnownHere,
@@ -208,11 +199,17 @@ def _owned(
 ) -> dict[str, list[LitellmKey]]:
     """The keys that come over, by whose they are."""
     owned: dict[str, list[LitellmKey]] = defaultdict(list)
-    for key in keys:
+    stopped = {user.id for user in export.users if user.limits.lets_nothing_pass}
+    for key in export.keys:
         source = f"team:{key.team}" if key.team else f"user:{key.user}" if key.user else "nobody"
-        if why := _why_left(key, source, holders, now):
+        why = _why_left(key, source, holders, now)
+        if not why and key.user in stopped:
+            why = "a key of a user whose rate limit is 0: no call would pass"
+        if why:
             found.leave(why, _told(key))
-            if (here := known.keys.get(key.digest)) is not None and here.works and key.team != CONSOLE_TEAM:
+            here = known.keys.get(key.digest)
+            # Of whom nothing can be read nobody knows that they are gone.
+            if here is not None and here.works and key.team != CONSOLE_TEAM and source not in export.odd_sources:
                 found.leave("a key that is left out now, but came over before and works here: revoke it", here.prefix)
             continue
         owned[source].append(key)
@@ -257,23 +254,22 @@ def _slugs(
     """A slug for each source that comes over: that of before, else its alias's, marked where others have the same."""
     # Of keys of nobody that one is whom the option names, today.
     named = [source for source in holders if source != "nobody"]
-    slugs = {source: known.customers[source] for source in named if source in known.customers}
+    before = {source: known.customers[source] for source in named if source in known.customers}
     wanted = {}
     for source in named:
-        if source not in slugs:
-            alias = holders[source].alias
-            is_named = _label(alias) or not alias
-            if not is_named:
-                found.leave("a name that is none here: it is named by its id", names.printable(alias))
-            wanted[source] = _slug(alias or holders[source].id) if is_named else ""
+        alias = holders[source].alias
+        is_named = _label(alias) or not alias
+        if not is_named and source not in before:
+            found.leave("a name that is none here: it is named by its id", names.printable(alias))
+        wanted[source] = _slug(alias or holders[source].id) if is_named else ""
 
     def marked(source: str) -> str:
         plain = wanted[source][: _SLUG_CHARACTERS - _MARK_CHARACTERS - 1].rstrip("-")
         return f"{plain or source.partition(':')[0]}-{known.mark(source)}"
 
     taken = set(known.customers.values())
-    apart = _told_apart(wanted, taken=taken, marked=marked)
-    for source in wanted:
+    apart, slugs = _told_apart(wanted, before, taken=taken, marked=marked), dict(before)
+    for source in [each for each in wanted if each not in before]:
         told = names.printable(f"{holders[source].alias or holders[source].id} ({source})")
         if source not in apart:
             found.leave("a name that would be another's here: give it another at LiteLLM", told)
@@ -288,18 +284,22 @@ def _slugs(
     return slugs
 
 
-def _told_apart(wanted: Mapping[str, str], *, taken: Collection[str], marked: Callable[[str], str]) -> dict[str, str]:
-    """A name for each who wants one, marked where it is empty, taken, or wanted by several.
+def _told_apart(
+    wanted: Mapping[str, str], before: Mapping[str, str], *, taken: Collection[str], marked: Callable[[str], str]
+) -> dict[str, str]:
+    """A name for each who wants one: that of `before`, else its own, marked where it is empty, taken or several's.
 
+    Names are counted of all, also of whoever has one already: broken off and run again it ends with the same names.
     Whoever would still have another's name has none: of two who chose their names one may want to be taken for the
     other.
     """
     times = Counter(wanted.values())
     final = {
-        who: name if times[name] == 1 and name and name not in taken else marked(who) for who, name in wanted.items()
+        who: before.get(who) or (name if times[name] == 1 and name and name not in taken else marked(who))
+        for who, name in wanted.items()
     }
     times = Counter(final.values())
-    return {who: name for who, name in final.items() if times[name] == 1 and name not in taken}
+    return {who: name for who, name in final.items() if who in before or (times[name] == 1 and name not in taken)}
 
 
 def _slug(text: str) -> str:
@@ -335,92 +335,42 @@ def _keys(
             found.leave("a key that ends at another time here: issue another, or rotate it", here.prefix)
         if key.missing_budget:
             found.leave("a key's budget that is not among the budgets", _told(key))
-        limits = _limits(found, key.limits, tenant=tenant, scope_type="key", scope_key=prefix)
-        yield KeyWanted(key.digest, prefix, agents[key.digest], _label(key.alias or key.masked), key.expires_at, limits)
+        own = limits.of(key.limits, tenant=tenant, scope_type="key", scope_key=prefix, leave=found.leave)
+        yield KeyWanted(key.digest, prefix, agents[key.digest], _label(key.alias or key.masked), key.expires_at, own)
 
 
 def _agents(
     found: LitellmMapping, keys: Sequence[LitellmKey], *, tenant: str, known: KnownHere, joins: bool
 ) -> dict[str, str]:
     """An agent's name for each key of a customer: that of before, else its alias, marked where others have the same."""
-    agents = {key.digest: known.keys[key.digest].agent for key in keys if key.digest in known.keys}
+    here = [key for key in keys if key.digest in known.keys and known.keys[key.digest].tenant == tenant]
+    before = {key.digest: known.keys[key.digest].agent for key in here}
     wanted = {}
     for key in keys:
-        if key.digest not in agents:
-            try:
-                wanted[key.digest] = names.of_call("agent", key.alias or key.masked)
-            except FieldError:
+        try:
+            wanted[key.digest] = names.of_call("agent", key.alias or key.masked)
+        except FieldError:
+            if key.digest not in before:
                 found.leave("a name that is none here: the agent is named by its key", _told(key))
-                wanted[key.digest] = ""
+            wanted[key.digest] = ""
 
     def marked(digest: str) -> str:
         plain = wanted[digest][: names.KINDS["agent"].most - _MARK_CHARACTERS - 1]
         return f"{plain or 'key'}-{known.mark(digest)}"
 
     # One that is here is joined where its customer is, but never one whom another key names.
-    here = known.agents_of(tenant) if tenant in known.tenants else {}
-    taken = {name for name, is_a_keys in here.items() if is_a_keys or not joins}
-    return agents | _told_apart(wanted, taken=taken, marked=marked)
+    agents = known.agents_of(tenant) if tenant in known.tenants else {}
+    taken = {name for name, is_a_keys in agents.items() if is_a_keys or not joins}
+    return _told_apart(wanted, before, taken=taken, marked=marked)
 
 
 def _told(key: LitellmKey) -> str:
     return names.printable(key.alias or key.masked or key.digest[:8])
 
 
-def _limits(
-    found: LitellmMapping, limits: LitellmLimits, *, tenant: str, scope_type: str, scope_key: str
-) -> LimitsWanted:
-    """The budgets and the rate limit of one scope."""
-    told = tenant if scope_type == "tenant" else f"{tenant} {scope_type}:{scope_key}"
-    lowest: dict[WindowKind, int] = {}
-    thresholds: dict[WindowKind, tuple[str, ...]] = {}
-    for window, nanos, duration in _budgets(limits):
-        if window is None:
-            amount = money.format_dollars(nanos)
-            found.leave(f"a budget for {duration!r}, which is no window here", f"{told} (${amount})")
-            continue
-        lowest[window] = min(nanos, lowest.get(window, nanos))
-    main = _window(limits.duration) if limits.max_nanos is not None else None
-    if limits.soft_nanos:
-        share_e4 = _soft_share(limits, main)
-        if main is not None and 0 < share_e4 < 10_000:
-            thresholds[main] = (f"{money.decimal(share_e4).scaleb(-4).normalize():f}", "1")
-        else:
-            found.leave("a soft budget that is no share of a budget here: set an alert threshold", told)
-    if LEAST_NANOS in lowest.values():
-        found.leave("a budget of which nothing is left: no call passes until its limit is raised", told)
-    elif main is not None and main is not WindowKind.LIFETIME and limits.spent_nanos:
-        amount = money.format_dollars(limits.spent_nanos)
-        found.leave("what was spent in LiteLLM's current window: here it begins at zero", f"{told} (${amount})")
-    budgets = (BudgetWanted(window.value, nanos, thresholds.get(window, ())) for window, nanos in lowest.items())
-    return LimitsWanted(
-        scope_type, scope_key, tuple(budgets), limits.requests_per_minute or None, limits.tokens_per_minute or None
-    )
-
-
-def _window(duration: str) -> WindowKind | None:
-    return WINDOWS.get(duration.strip().lower())
-
-
-def _soft_share(limits: LitellmLimits, window: WindowKind | None) -> int:
-    """The soft budget in ten-thousandths of the limit, rounded down: told a little early rather than late."""
-    spent = limits.spent_nanos if window is WindowKind.LIFETIME else 0
-    left = (limits.max_nanos or 0) - spent
-    return ((limits.soft_nanos or 0) - spent) * 10_000 // left if left > 0 else 0
-
-
-def _budgets(limits: LitellmLimits) -> Iterator[tuple[WindowKind | None, int, str]]:
-    """(window, limit, LiteLLM's duration); of one for a lifetime what is left of it."""
-    if limits.max_nanos is not None:
-        window = _window(limits.duration)
-        spent = limits.spent_nanos if window is WindowKind.LIFETIME else 0
-        yield window, max(limits.max_nanos - spent, LEAST_NANOS), limits.duration
-    for duration, nanos in limits.windows:
-        yield (_window(duration) if duration else None), max(nanos, LEAST_NANOS), duration
-
-
 def _add_end_users(found: LitellmMapping, export: LitellmExport, *, several: bool) -> None:
     """Budgets of LiteLLM's customers, who are our customers' users. LiteLLM does not keep whose they are."""
+    by_name: dict[str, list[LitellmEndUser]] = defaultdict(list)
     for user in export.end_users:
         told = names.printable(user.id)
         if user.blocked:
@@ -439,6 +389,11 @@ def _add_end_users(found: LitellmMapping, export: LitellmExport, *, several: boo
         elif user.limits.lets_nothing_pass:
             found.leave("an end user whose rate limit is 0: refuse these calls where they are made", told)
         else:
-            [customer] = found.customers
-            limits = _limits(found, user.limits, tenant=customer.slug, scope_type="user", scope_key=name)
-            customer.limits.append(limits)
+            by_name[name].append(user)
+    for name, users in by_name.items():
+        [customer] = found.customers
+        scope = {"tenant": customer.slug, "scope_type": "user", "scope_key": name}
+        customer.limits.append(limits.lowest([limits.of(each.limits, **scope, leave=found.leave) for each in users]))
+        if len(users) > 1:
+            told = ", ".join(names.printable(repr(each.id)) for each in users)
+            found.leave("end users whose names are one here: the lowest of their limits is for all of them", told)

@@ -17,22 +17,15 @@ from django.core.exceptions import ValidationError
 from django.db import connection, transaction
 
 from config.litellm.aliases import AliasWanted, KnownModel
-from config.litellm.mapping import (
-    CustomerWanted,
-    KeyWanted,
-    KnownHere,
-    KnownKey,
-    LimitsWanted,
-    LitellmMapping,
-    NotTakenOver,
-)
+from config.litellm.limits import LimitsWanted
+from config.litellm.mapping import CustomerWanted, KeyWanted, KnownHere, KnownKey, LitellmMapping, NotTakenOver
 from governance import audit, ledger
 from governance.actions import budgets, rate_limits, tenancy
 from governance.audit import Actor
 from governance.management.policy_tables import CHANGED, CREATED, TABLES, UNCHANGED, Act, FieldDifference
-from governance.models import Agent, ApiKey, AuditEntry, Budget, RateLimit, Tenant
+from governance.models import Agent, ApiKey, AuditEntry, Budget, RateLimit, ScopeType, Tenant
 from governance.models.tenancy import ADOPTED_PREFIX, adopted_prefix
-from governance.rules import money
+from governance.rules import money, names
 from governance.rules.errors import Conflict, FieldError
 from llm.catalogue import prices, snapshot
 from llm.models import Model, ModelAlias
@@ -43,6 +36,8 @@ REASON = "import_litellm"
 CAME_OVER = "tenant.import"
 # Bound to one statement each, of which SQLite takes so many.
 _AT_ONCE = 500
+CEILINGS = ("requests_per_minute", "tokens_per_minute")
+_TARGET_CHARACTERS = AuditEntry._meta.get_field("target").max_length
 # With their limits they take some tenths of a second, in which SQLite lets nobody else write.
 KEYS_IN_A_PART = 10
 # Whoever waits for SQLite's lock looks for it every tenth of a second.
@@ -98,6 +93,10 @@ def known_here(digests: Iterable[str], *, now: datetime) -> KnownHere:
         entry = catalogue.resolve(name)
         return KnownModel(entry.provider, entry.upstream, entry.is_mistrals) if entry is not None else None
 
+    def owners_of(name: str) -> set[str]:
+        entries = [entry for known, entry in catalogue.by_name.items() if known == f"{entry.provider}/{name}"]
+        return {entry.provider for entry in entries if not entry.is_mistrals}
+
     def agents_of(slug: str) -> dict[str, bool]:
         found = dict.fromkeys(Agent.objects.filter(tenant__slug=slug).values_list("slug", flat=True), False)
         theirs = ApiKey.objects.filter(tenant__slug=slug, prefix__startswith=ADOPTED_PREFIX)
@@ -111,6 +110,7 @@ def known_here(digests: Iterable[str], *, now: datetime) -> KnownHere:
         agents_of=agents_of,
         prefix_of=adopted_prefix,
         model_of=model_of,
+        owners_of=owners_of,
     )
 
 
@@ -182,9 +182,11 @@ class _Planning:
         self.found = ImportPlan()
         self._known, self._overwrite = known, overwrite
         acts = ("budget.create", "budget.change", "rate_limit.create", "rate_limit.change")
-        made = AuditEntry.objects.filter(action__in=acts, reason=REASON).values_list("action", "target")
-        # By their names in steps.
-        self._made = {f"budget {target}" if action.startswith("budget") else target for action, target in made}
+        made = AuditEntry.objects.filter(action__in=acts, reason=REASON).values_list("target", flat=True)
+        self._made = frozenset(made)
+        # As DEFAULT_DAILY_BUDGET makes one.
+        of_all = Budget.objects.filter(tenant=None, scope_type=ScopeType.TENANT, scope_key=names.EACH, enabled=True)
+        self._for_each = [f"${money.format_dollars(each.limit_nanos)} per {each.window}" for each in of_all]
 
     def add_customer(self, wanted: CustomerWanted) -> None:
         slug = wanted.slug
@@ -203,6 +205,10 @@ class _Planning:
             parts[-1].steps.append(self._key(key, slug, joins=key.agent in here))
             parts[-1].steps.extend(self._limits(key.limits, slug))
         self.found.parts += parts
+        own = Budget.objects.filter(tenant__slug=slug, scope_type=ScopeType.TENANT, enabled=True)
+        if not any(step.name.startswith(f"budget {slug} per ") for step in steps) and not own.exists():
+            for each in self._for_each:
+                self.found.leave(f"a customer without a budget of its own: the platform's bounds it, {each}", slug)
         if slug in self._known.tenants:
             self._tell_what_is_gone(wanted)
 
@@ -256,15 +262,15 @@ class _Planning:
             if each.alert_thresholds:
                 shown["alert_thresholds"] = columns["alert_thresholds"] = list(each.alert_thresholds)
             yield from self._limit("budgets", f"budget {_scope(slug, wanted)} per {each.window}", slug, columns, shown)
-        ceilings = ("requests_per_minute", "tokens_per_minute")
-        if given := {ceiling: value for ceiling in ceilings if (value := getattr(wanted, ceiling))}:
+        if given := _ceilings(wanted):
             yield from self._limit("rate_limits", f"rate limit {_scope(slug, wanted)}", slug, scope | given, given)
 
     def _limit(
         self, table: str, name: str, slug: str, columns: Mapping[str, Any], shown: Mapping[str, Any]
     ) -> Iterator[ImportStep]:
         """The step of one budget or rate limit, where there is one. `shown` is what people see of a new one."""
-        asked = {"tenant": slug if table == "budgets" else {"slug": slug}, **columns}
+        # A limit at LiteLLM bounds calls, so that one that is off here is another.
+        asked = {"tenant": slug if table == "budgets" else {"slug": slug}, **columns, "enabled": True}
         try:
             if slug not in self._known.tenants:
                 # Nothing of a customer that is not here can be here; it must be something that can be made.
@@ -273,6 +279,8 @@ class _Planning:
             else:
                 change = TABLES[table].plan(dict(asked))
                 action, differences = change.action, change.differences
+                if action == CREATED:
+                    differences = tuple(each for each in differences if each.field != "enabled")
         except FieldError as error:
             self.found.leave(_refused(error), name)
             return
@@ -280,7 +288,7 @@ class _Planning:
             told = ", ".join(f"{each.field} {each.old}, at LiteLLM {each.new}" for each in differences)
             self.found.leave("a limit that is another here: it stays, unless --overwrite is said", f"{name} ({told})")
             return
-        if action == CREATED and name in self._made and not self._overwrite:
+        if action == CREATED and self._is_made(name) and not self._overwrite:
             self.found.leave("a limit that was deleted here: it stays so, unless --overwrite is said", name)
             return
 
@@ -296,15 +304,15 @@ class _Planning:
 
         yield ImportStep(table, name, action, differences, create if action == CREATED else change_it)
 
+    def _is_made(self, name: str) -> bool:
+        """Whether an earlier import made a limit, as far as the audit trail keeps of its name."""
+        return name.removeprefix("budget ")[:_TARGET_CHARACTERS] in self._made
+
     def _tell_what_is_gone(self, customer: CustomerWanted) -> None:
         """What an earlier import made, and LiteLLM has no longer, of the scopes that it told of."""
         scopes = [*customer.limits, *(key.limits for key in customer.keys)]
         wanted = {f"budget {_scope(customer.slug, each)} per {of.window}" for each in scopes for of in each.budgets}
-        wanted |= {
-            f"rate limit {_scope(customer.slug, each)}"
-            for each in scopes
-            if each.requests_per_minute or each.tokens_per_minute
-        }
+        rated = {f"rate limit {_scope(customer.slug, each)}": each for each in scopes if _ceilings(each)}
         told_of = {(each.scope_type, each.scope_key) for each in scopes}
         here: list[Budget | RateLimit] = [
             *Budget.objects.filter(tenant__slug=customer.slug, enabled=True).select_related("tenant").order_by("id"),
@@ -312,8 +320,14 @@ class _Planning:
         ]
         for row in here:
             name = f"budget {row}" if isinstance(row, Budget) else f"rate limit {row}"
-            if name in self._made and name not in wanted and (row.scope_type, row.scope_key) in told_of:
+            if not self._is_made(name) or (row.scope_type, row.scope_key) not in told_of:
+                continue
+            if name not in wanted | rated.keys():
                 self.found.leave("a limit that came over before and is none at LiteLLM now: delete it", name)
+            elif isinstance(row, RateLimit):
+                gone = [each for each in CEILINGS if getattr(row, each) and not getattr(rated[name], each)]
+                for each in gone:
+                    self.found.leave("a ceiling that is none at LiteLLM: take it away", f"{name} ({each})")
 
     def alias(self, wanted: AliasWanted) -> ImportStep | None:
         name = f"model name {wanted.name}"
@@ -347,6 +361,10 @@ def _check(table: str, columns: Mapping[str, Any]) -> None:
         budgets.validate(Budget(**columns))
     else:
         rate_limits.validate(RateLimit(**columns))
+
+
+def _ceilings(limits: LimitsWanted) -> dict[str, int]:
+    return {ceiling: value for ceiling in CEILINGS if (value := getattr(limits, ceiling))}
 
 
 def _scope(slug: str, limits: LimitsWanted) -> str:

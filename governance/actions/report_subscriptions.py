@@ -13,7 +13,7 @@ from governance import audit
 from governance.alerts.channels import email
 from governance.audit import Actor
 from governance.models import AlertChannel, ReportMail, ReportSubscription, Tenant, TenantStaff
-from governance.reports import mails
+from governance.reports import mails, readers
 from governance.rules.errors import Conflict, FieldError
 from governance.rules.report_periods import Cadence, ReportPeriod
 from governance.staff import StaffRole
@@ -37,6 +37,12 @@ def check(*, address: str, time_zone: str = "") -> str:
     return found
 
 
+def check_reader(*, tenant: Tenant | None, address: str) -> None:
+    """Raises FieldError where the address is of somebody who may not read that report in the console either."""
+    if not readers.may_read(address, tenant.pk if tenant else None):
+        raise FieldError("address", "is of a console user who may not read this report")
+
+
 def check_room() -> None:
     """Raises Conflict where there are as many subscriptions as there may be."""
     if ReportSubscription.objects.filter(ended_at=None).count() >= MOST_SUBSCRIPTIONS:
@@ -54,6 +60,7 @@ def subscribe(
     address = check(address=address, time_zone=time_zone)
     if cadence not in tuple(Cadence):
         raise FieldError("cadence", f"must be one of {', '.join(Cadence)}")
+    check_reader(tenant=tenant, address=address)
     same = ReportSubscription.objects.filter(tenant=tenant, address=address, cadence=cadence).order_by("pk")
     row = same.select_for_update().first() or ReportSubscription(tenant=tenant, address=address, cadence=cadence)
     if row.pk and row.ended_at is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -12,12 +13,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from governance import ledger, ports
+from governance.actions import raises
 from governance.api import errors
 from governance.api.callers import CallerFields, Scopes, caller_of
 from governance.api.fields import Count, Dollars, Name, Names, Ratio, missing, surplus
 from governance.api.permissions import EVERYONE
 from governance.api.views import ControlView
 from governance.models import Tenant
+from governance.queries import forecasts
 from governance.rules import money, refusals
 from governance.rules.calls import Caller
 from governance.rules.decision import Action, Call, Decision, Downgrade, fixed
@@ -96,6 +99,11 @@ class DecisionBody(serializers.Serializer[Any]):
     utilization = Ratio(allow_null=True)
     scope = serializers.CharField(allow_null=True)
     resets_at = serializers.DateTimeField(allow_null=True)
+    runs_out_at = serializers.DateTimeField(
+        allow_null=True,
+        help_text="Of a budget that is warned of, or refused by: as it was last forecast. Null: it lasts, or nobody"
+        " knows.",
+    )
     budgets = ViewBody(many=True)
 
 
@@ -109,24 +117,39 @@ class Decisions(ControlView):
         asked = self.valid(DecisionRequest, request.data)
         caller = caller_of(self.by, asked)
         decision = ledger.dry_run(caller, call_of(asked, caller, self.by.audience), now=self.now)
-        return Response(decided(decision, asked["model"], audience=self.by.audience))
+        ahead = runs_out_at(decision, now=self.now)
+        return Response(decided(decision, asked["model"], audience=self.by.audience, ahead=ahead))
 
 
-def decided(decision: Decision, asked_model: str, *, audience: Audience) -> dict[str, Any]:
-    """A decision as it is printed for whoever asks."""
-    return dict(DecisionBody(_answer(decision, asked_model, audience)).data)
+def runs_out_at(decision: Decision, *, now: datetime) -> datetime | None:
+    """When the budget that is warned of, or refused by, runs out, as that was last kept; a plain yes asks nobody."""
+    view = decision.because
+    if view is None:
+        return None
+    kept = forecasts.running_out(now=now, budgets=[view.budget_id])
+    return forecasts.runs_out_at(kept.get(view.budget_id), view, now=now)
 
 
-def refused(decision: Decision, request: Request, *, model: str, audience: Audience) -> Response:
-    """The answer to a call that may not go; the whole decision is in it."""
-    refusal = _refusal(decision, audience)
+def decided(decision: Decision, asked_model: str, *, audience: Audience, ahead: datetime | None) -> dict[str, Any]:
+    """A decision as it is printed for whoever asks. `ahead`: what `runs_out_at` found."""
+    return dict(DecisionBody(_answer(decision, asked_model, audience, ahead)).data)
+
+
+def refused(
+    decision: Decision, request: Request, *, model: str, audience: Audience, now: datetime, ahead: datetime | None
+) -> Response:
+    """The answer to a call that may not go; the whole decision is in it, and where its owner may ask for more."""
+    refusal = _refusal(decision, audience, ahead)
     answer = errors.body(refusal.code, refusal.message, refusal.param, request)
-    answer["error"]["decision"] = decided(decision, model, audience=audience)
+    answer["error"]["decision"] = decided(decision, model, audience=audience, ahead=ahead)
+    answer["error"]["raise_url"] = raises.link(decision, now=now)
     return Response(answer, status=refusal.status, headers=dict(refusal.headers))
 
 
-def _refusal(decision: Decision, audience: Audience) -> refusals.Refusal:
-    return refusals.refusal(decision, over_budget_status=settings.OVER_BUDGET_STATUS, audience=audience)
+def _refusal(decision: Decision, audience: Audience, ahead: datetime | None) -> refusals.Refusal:
+    return refusals.refusal(
+        decision, over_budget_status=settings.OVER_BUDGET_STATUS, audience=audience, runs_out_at=ahead
+    )
 
 
 def call_of(asked: dict[str, Any], caller: Caller, audience: Audience) -> Call:
@@ -158,16 +181,16 @@ def call_of(asked: dict[str, Any], caller: Caller, audience: Audience) -> Call:
     )
 
 
-def _answer(decision: Decision, asked_model: str, audience: Audience) -> dict[str, Any]:
+def _answer(decision: Decision, asked_model: str, audience: Audience, ahead: datetime | None) -> dict[str, Any]:
     because, quote = decision.because, decision.quote
     if because is None or (decision.allowed and not audience.is_own(because.scope)):
-        because = audience.tightest(decision.views)
-    shown = audience.window(because) if because else None
+        because, ahead = audience.tightest(decision.views), None
+    shown = audience.window(because, ahead) if because else None
     return {
         "allowed": decision.allowed,
         "action": decision.action.value,
         "reason": decision.reason.value or None,
-        "warning": _warning(decision, audience),
+        "warning": _warning(decision, audience, ahead),
         "model": asked_model,
         "suggested_model": decision.model if decision.action == Action.DEGRADE else None,
         "downgrades": [_downgrade(step, audience) for step in decision.downgrades],
@@ -180,6 +203,7 @@ def _answer(decision: Decision, asked_model: str, audience: Audience) -> dict[st
         "utilization": shown.utilization if shown else None,
         "scope": shown.scope if shown else None,
         "resets_at": shown.ends_at if shown else None,
+        "runs_out_at": shown.runs_out_at if shown else None,
         "budgets": [audience.window(view) for view in decision.views],
     }
 
@@ -197,15 +221,15 @@ def _downgrade(step: Downgrade, audience: Audience) -> dict[str, Any]:
     }
 
 
-def _warning(decision: Decision, audience: Audience) -> str | None:
+def _warning(decision: Decision, audience: Audience, ahead: datetime | None) -> str | None:
     """A sentence for people, where anything but a plain yes is answered."""
     if decision.reason not in refusals.NO_REFUSALS:
-        return _refusal(decision, audience).message
+        return _refusal(decision, audience, ahead).message
     if decision.because is None:
         return None
-    window = audience.window(decision.because)
+    window = audience.window(decision.because, ahead)
     if window.settled_nanos is None or window.limit_nanos is None:
-        return f"{refusals.sentence(decision)}: {window.name}."
+        return f"{refusals.sentence(decision)}: {window.name}{refusals.times(window)}."
     spent, limit = (money.format_dollars(nanos) for nanos in (window.settled_nanos, window.limit_nanos))
-    said = f"{window.scope} has spent ${spent} of ${limit} this {window.kind.replace('_', ' ')}."
-    return f"{refusals.sentence(decision)}. {said}"
+    said = f"{window.scope} has spent ${spent} of ${limit} this {window.kind.replace('_', ' ')}"
+    return f"{refusals.sentence(decision)}. {said}{refusals.times(window)}."

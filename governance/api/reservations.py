@@ -15,7 +15,7 @@ from governance import ports
 from governance.actions import reservations, reviews
 from governance.api.authentication import Principal
 from governance.api.callers import caller_of
-from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided, refused
+from governance.api.decisions import DecisionBody, DecisionRequest, call_of, decided, refused, runs_out_at
 from governance.api.fields import Count, Dollars, Moment, Name, Strict, missing, surplus
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
@@ -172,12 +172,16 @@ class Reservations(RefusingView, OnceView):
             return self._reserved_before(id)
         if not decision.allowed:
             self.decision = decision
-            return refused(decision, request, model=asked["model"], audience=self.by.audience)
+            ahead = runs_out_at(decision, now=self.now)
+            return refused(
+                decision, request, model=asked["model"], audience=self.by.audience, now=self.now, ahead=ahead
+            )
         return self._reserved(id, decision, asked["model"])
 
     def _reserved(self, id: UUID, decision: Decision, model: str) -> Response:
         row = Reservation.objects.get(pk=id)
-        answer = decided(decision, model, audience=self.by.audience) | {
+        ahead = runs_out_at(decision, now=self.now)
+        answer = decided(decision, model, audience=self.by.audience, ahead=ahead) | {
             "id": str(id),
             "status": row.status,
             "amount": Dollars().to_representation(row.amount_nanos),
@@ -319,7 +323,15 @@ class ReservationExtend(RefusingView, ReservationAct):
                 # Not the key of whoever asks, to whom a 401 would say so.
                 raise ReserveAnew("the key that it was held with is revoked or has expired: reserve anew") from error
             self.decision, self.more_nanos = error.decision, asked["more"]
-            return refused(error.decision, request, model=held.model_requested, audience=self.by.audience)
+            ahead = runs_out_at(error.decision, now=self.now)
+            return refused(
+                error.decision,
+                request,
+                model=held.model_requested,
+                audience=self.by.audience,
+                now=self.now,
+                ahead=ahead,
+            )
         return self.shown(id)
 
 

@@ -22,7 +22,7 @@ class ErrorDetailBody(serializers.Serializer[Any]):
 
 
 class ErrorBody(serializers.Serializer[Any]):
-    """What any error answers. Some say more beside these: `decision`, `report`, `metadata`."""
+    """What any error answers. Some say more beside these: `decision`, `raise_url`, `report`, `metadata`."""
 
     error = ErrorDetailBody()
 

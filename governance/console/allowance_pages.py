@@ -144,6 +144,7 @@ def page(request: HttpRequest, *, model_admin: Any, budget: Budget) -> HttpRespo
         **model_admin.admin_site.each_context(request),
         "opts": model_admin.model._meta,
         "title": "Raise or top up",
+        "object": budget,
         "budget": budget,
         "limit": display.dollars(budget.limit_nanos),
         "given": table(budget, now=now),

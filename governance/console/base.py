@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin
@@ -9,6 +10,7 @@ from django.db import models
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest
 from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.paginator import InfinitePaginator
 
 from governance import staff
@@ -67,6 +69,24 @@ def latest_values(field: str) -> type[LatestValues]:
     return type(f"Latest{field.title()}", (LatestValues,), {"title": field, "parameter_name": field})
 
 
+# Whose filters would be lists of thousands.
+LONG = ("tenant", "agent", "budget")
+
+
+def _is_long(one: Any) -> bool:
+    return isinstance(one, str) and one.split("__")[-1] in LONG
+
+
+class TypedFilter(AutocompleteSelectFilter):
+    """A row of another table, looked for by typing. It names no row that whoever asks does not see."""
+
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        seen_by = changelist.model_admin.admin_site.get_model_admin(self.field.remote_field.model)
+        for choice in super().choices(changelist):
+            choice["form"].fields[self.lookup_kwarg].queryset = seen_by.get_queryset(self.request)
+            yield choice
+
+
 class OfferedLookups:
     """A list whose address takes what its filters offer, and no pattern: that is the database's trouble.
 
@@ -74,8 +94,6 @@ class OfferedLookups:
     """
 
     date_hierarchy: str | None
-    # What links of other pages ask beside.
-    linked_by: tuple[str, ...] = ()
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         is_pattern = lookup.endswith(("__regex", "__iregex"))
@@ -86,9 +104,7 @@ class OfferedLookups:
         words = [getattr(each, "parameter_name", "") for each in filters]
         fields = [each if isinstance(each, str) else each[0] for each in filters if isinstance(each, str | tuple)]
         fields += [self.date_hierarchy] if self.date_hierarchy else []
-        return lookup in (*words, *self.linked_by) or any(
-            lookup == name or lookup.startswith(f"{name}__") for name in fields
-        )
+        return lookup in words or any(lookup == name or lookup.startswith(f"{name}__") for name in fields)
 
 
 class OpenedForms:
@@ -109,7 +125,6 @@ class ConsoleAdmin(OfferedLookups, OpenedForms, ModelAdmin):
     tenant_path = ""
     list_per_page = 50
     show_full_result_count = False
-    list_filter_submit = False
     warn_unsaved_form = True
     formfield_overrides = {
         models.DecimalField: {"form_class": AmountField},
@@ -162,12 +177,18 @@ class ConsoleAdmin(OfferedLookups, OpenedForms, ModelAdmin):
             raise Http404
         return found
 
+    @property
+    def list_filter_submit(self) -> bool:
+        """What is looked for by typing is a form, which has a button."""
+        return any(_is_long(one) for one in self.list_filter)
+
     def get_list_filter(self, request: HttpRequest) -> Any:
-        """A filter by tenant names all of them, so a tenant's own staff has none."""
+        """Rows of long tables are looked for by typing, before all else. A tenant's own staff has none by tenant."""
         filters = super().get_list_filter(request)
-        if not staff.access_of(request.user).is_bound:
-            return filters
-        return [one for one in filters if not (isinstance(one, str) and one.split("__")[-1] == "tenant")]
+        if staff.access_of(request.user).is_bound:
+            filters = [one for one in filters if not (isinstance(one, str) and one.split("__")[-1] == "tenant")]
+        typed = [(one, TypedFilter) for one in filters if _is_long(one)]
+        return [*typed, *(one for one in filters if not _is_long(one))]
 
 
 class ReadOnlyAdmin(ConsoleAdmin):

@@ -56,7 +56,7 @@ class BudgetAdmin(ConsoleAdmin):
     change_form_template = "console/budget.html"
     list_display = ("__str__",)
     # Not by tenant: there may be thousands, and the search finds them.
-    list_filter = ("scope_type", "window", "source", "enabled")
+    list_filter = ("scope_type", "window", "source", "enabled", "tenant")
     list_filter_sheet = True
     search_fields = ("tenant__slug", "tenant__name", "scope_key")
     search_help_text = "A customer, or the name of an agent, a user or a key."
@@ -198,8 +198,7 @@ def _reset(budget: Budget, *, reason: str, subject: str = "", by: Actor, now: da
 class BudgetWindowAdmin(ReadOnlyAdmin):
     tenant_path = "tenant"
     list_display = ("whose", "starts_at", "ends_at", "limit", "spent", "reserved", "used", "state_label", "closed_at")
-    list_filter = ("state", "budget__window", "budget__scope_type", "tenant")
-    linked_by = ("budget__id__exact",)
+    list_filter = ("state", "budget__window", "budget__scope_type", "tenant", "budget")
     search_fields = ("subject", "tenant__slug")
     list_select_related = ("budget__tenant", "tenant")
     fields = (
@@ -253,8 +252,7 @@ class BudgetWindowAdmin(ReadOnlyAdmin):
 class BudgetEventAdmin(LongTableAdmin):
     tenant_path = "tenant"
     list_display = ("occurred_at", "kind_label", "whose", "change", "spent", "limit", "reason", "actor")
-    list_filter = ("kind", "tenant")
-    linked_by = ("budget__id__exact",)
+    list_filter = ("kind", "tenant", "budget")
     search_fields = ("reason", "actor", "tenant__slug")
     list_select_related = ("budget__tenant", "window__budget__tenant", "tenant")
     fields = (
@@ -290,7 +288,7 @@ class BudgetEventAdmin(LongTableAdmin):
 class AllowanceAdmin(ReadOnlyAdmin):
     tenant_path = "budget__tenant"
     list_display = ("given_for", "amount", "kind", "state_label", "starts_at", "ends_at", "reason", "actor")
-    list_filter = ("budget__tenant",)
+    list_filter = ("budget__tenant", "budget")
     search_fields = ("reason", "actor", "budget__tenant__slug", "budget__scope_key")
     list_select_related = ("budget__tenant", "window")
     fields = ("budget", "amount", "kind", "state_label", "starts_at", "ends_at", "reason", "actor", "created_at")

@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
+from unfold.widgets import UnfoldAdminSelectWidget
 
 from governance.actions import report_subscriptions
 from governance.console import reasons
@@ -23,20 +24,31 @@ COLOURS = {"sent": "success", "pending": "info", "sending": "info", "given up": 
 
 
 class ReportReaderForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Of whom it is has to be said: nobody gets the whole platform's for having left the customer empty."""
+
+    scope_type = forms.ChoiceField(
+        label="Of",
+        choices=(("", "–"), ("tenant", "one customer"), ("platform", "the whole platform: all customers")),
+        widget=UnfoldAdminSelectWidget(),
+    )
+
     class Meta:
         model = ReportSubscription
         fields = ("tenant", "address", "cadence", "time_zone")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["tenant"].empty_label = "the whole platform: all customers"  # type: ignore[attr-defined]
+        labels = {"tenant": "Customer"}
+        help_texts = {"tenant": "That it is about, and nothing wider."}
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
+        if not self.errors and (self.cleaned_data["scope_type"] == "tenant") != bool(self.cleaned_data["tenant"]):
+            named = bool(self.cleaned_data["tenant"])
+            words = "The platform's is of all customers: leave it empty." if named else "Choose one, or the platform."
+            self.add_error("tenant", words)
         if not self.errors:
             given = self.cleaned_data
             try:
                 given["address"] = report_subscriptions.check(address=given["address"], time_zone=given["time_zone"])
+                report_subscriptions.check_reader(tenant=given["tenant"], address=given["address"])
             except FieldError as error:
                 self.add_error(error.field, error.message)
         if not self.errors:
@@ -63,7 +75,7 @@ class ReportSubscriptionAdmin(ConsoleAdmin):
     list_select_related = ("tenant",)
     list_filter = ("cadence", ("ended_at", admin.EmptyFieldListFilter))
     search_fields = ("address", "tenant__slug")
-    fields = (("tenant", "address"), ("cadence", "time_zone"))
+    fields = (("scope_type", "tenant"), "address", ("cadence", "time_zone"))
     actions_detail = ("end",)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -74,7 +86,8 @@ class ReportSubscriptionAdmin(ConsoleAdmin):
         return self.may(request, "change")
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return super().get_fields(request, obj) if obj is None else (*self.fields, ("since", "state"))
+        shown = (("whose", "address"), ("cadence", "time_zone"), ("since", "state"))
+        return self.fields if obj is None else shown
 
     def save_model(self, request: HttpRequest, obj: ReportSubscription, form: Any, change: bool) -> None:
         if obj.ended_by:

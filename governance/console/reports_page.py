@@ -117,6 +117,7 @@ def _offered(asked: AskedReport, now: datetime) -> Iterator[ReportPeriod]:
 def _begin(asked: AskedReport, address: str) -> str:
     """The form of a new subscription, filled in."""
     given = {"address": address, "cadence": asked.period.cadence.value, "time_zone": str(asked.period.zone)}
+    given["scope_type"] = "tenant" if asked.tenant else "platform"
     if asked.tenant is not None:
         given["tenant"] = str(asked.tenant.pk)
     return f"{reverse('admin:governance_reportsubscription_add')}?{urlencode(given)}"

@@ -246,7 +246,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     change_form_template = "console/key.html"
     change_list_template = "console/keys.html"
     list_display = ("prefix",)
-    list_filter = (KeyStates, "role", "tenant")
+    list_filter = (KeyStates, "role", "tenant", "agent")
     search_fields = ("prefix", "name", "tenant__slug", "agent__slug")
     list_select_related = ("tenant", "agent")
     ordering = ("-id",)

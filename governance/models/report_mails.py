@@ -6,6 +6,7 @@ import uuid_utils.compat as uuids
 from django.db import models
 from django.db.models import Q
 
+from governance.models.budgets import ScopeType
 from governance.models.tenancy import Tenant
 from governance.rules.report_periods import Cadence
 
@@ -56,6 +57,11 @@ class ReportSubscription(models.Model):
 
     def __str__(self) -> str:
         return f"{self.cadence} to {self.address}"
+
+    @property
+    def scope_type(self) -> str:
+        """Of whom it is, by name; `tenant` says whose."""
+        return ScopeType.TENANT.value if self.tenant_id else ScopeType.PLATFORM.value
 
 
 class ReportMail(models.Model):

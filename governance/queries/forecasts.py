@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -15,6 +15,7 @@ from governance.models.budgets import EACH
 from governance.queries.budget_status import BudgetStatus
 from governance.queries.sums import LongSum
 from governance.rules import forecast, names
+from governance.rules.decision import WindowView
 from governance.rules.forecast import HOUR, Forecast
 
 # How far back a forecast looks. Hours of the whole platform are sums of very many rows.
@@ -23,6 +24,8 @@ HISTORY, HISTORY_OF_ALL = timedelta(days=28), timedelta(days=7)
 FRESH = timedelta(hours=2)
 # Of scopes that have no hourly sums: so many of their windows, and of what happened in one.
 MOST_WINDOWS, MOST_EVENTS = 100, 50
+# Of those that run out: the soonest.
+MOST_RUNNING_OUT = 10_000
 
 Hours = Mapping[datetime, int]
 
@@ -152,11 +155,31 @@ def kept(statuses: Mapping[int, BudgetStatus], *, now: datetime) -> dict[int, Bu
         budget__in=statuses, budget__enabled=True, made_at__gt=now - FRESH, expected_nanos__isnull=False
     )
     found = ((row, statuses[row.budget_id]) for row in rows)
-    return {
-        row.budget_id: row
-        for row, status in found
-        if row.made_at >= status.starts_at and (row.ends_at, row.cap_nanos) == (status.ends_at, status.cap_nanos)
-    }
+    return {row.budget_id: row for row, status in found if _is_of(row, status)}
+
+
+def running_out(*, now: datetime, budgets: Collection[int] | None = None) -> dict[int, BudgetForecast]:
+    """What was last reckoned of windows that are used up before they end, by budget id: of these budgets, or of all."""
+    rows = BudgetForecast.objects.filter(budget__enabled=True, made_at__gt=now - FRESH, runs_out_at__gt=now)
+    if budgets is not None:
+        rows = rows.filter(budget__in=budgets)
+    return {row.budget_id: row for row in rows.order_by("runs_out_at", "pk")[:MOST_RUNNING_OUT]}
+
+
+def runs_out_at(row: BudgetForecast | None, window: WindowView | BudgetStatus, *, now: datetime) -> datetime | None:
+    """The minute in which a window runs out by what was kept of its budget, which may have been read a while ago.
+
+    None where it lasts or is used up, and where what was kept is not of it any more.
+    """
+    if row is None or row.runs_out_at is None or row.made_at <= now - FRESH or not _is_of(row, window):
+        return None
+    if row.runs_out_at <= now or window.settled_nanos >= window.cap_nanos:
+        return None
+    return row.runs_out_at.replace(second=0, microsecond=0)
+
+
+def _is_of(row: BudgetForecast, window: WindowView | BudgetStatus) -> bool:
+    return row.made_at >= window.starts_at and (row.ends_at, row.cap_nanos) == (window.ends_at, window.cap_nanos)
 
 
 def before_reset(*, now: datetime) -> QuerySet[BudgetForecast]:

@@ -13,20 +13,22 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.db.models import F, QuerySet
 
-from governance.alerts.channels import NotSent
+from governance.alerts.channels import Away, NotSent
 from governance.models import ReportMail, ReportSubscription
-from governance.reports import mails
+from governance.reports import mails, readers
 from governance.rules import alerting, report_periods
-from governance.rules.report_periods import Cadence
+from governance.rules.report_periods import Cadence, ReportPeriod
 
 log = logging.getLogger(__name__)
 
 State = ReportMail.State
 # Longer than a report takes to be reckoned and to leave: then its worker is dead.
 LEASE = timedelta(minutes=10)
+# Of a query.
+MAILS = 20
 # A run ends by itself.
 LONGEST_RUN = timedelta(minutes=2)
-# After so many in a row that did not leave the server is away: no more are reckoned for it in this run.
+# After so many tries in a row at a server that is away no more are reckoned for it in this run.
 MOST_IN_VAIN = 5
 # How long what was sent can be looked up.
 KEPT = timedelta(days=400)
@@ -42,14 +44,8 @@ def put(*, now: datetime) -> int:
     """Make the rows of what has become due; how many. Of several periods that were missed it is the latest alone."""
     due = []
     for subscription in ReportSubscription.objects.filter(ended_at=None):
-        try:
-            zone = ZoneInfo(subscription.time_zone)
-        except (ZoneInfoNotFoundError, ValueError):
-            # A system's zones are others after an update; nobody else's report waits for that.
-            log.error("%s: there is no time zone %r here", subscription, subscription.time_zone)
-            continue
-        period = report_periods.last_due(Cadence(subscription.cadence), now, zone)
-        if period.ends_at > subscription.since:
+        period = _last_due(subscription, now)
+        if period is not None and period.ends_at > subscription.since:
             due.append(ReportMail(subscription=subscription, first_day=period.first, created_at=now, next_at=now))
     known = set(
         ReportMail.objects.filter(first_day__in={mail.first_day for mail in due}).values_list(
@@ -62,33 +58,56 @@ def put(*, now: datetime) -> int:
     return len(new)
 
 
+def _last_due(subscription: ReportSubscription, now: datetime) -> ReportPeriod | None:
+    """The latest period whose report may leave; None where nobody can tell, for which no other reader waits."""
+    try:
+        return report_periods.last_due(Cadence(subscription.cadence), now, ZoneInfo(subscription.time_zone))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        # A system's zones are others after an update.
+        log.error("%s: there is no time zone %r here", subscription, subscription.time_zone)
+        return None
+
+
 def drain(*, clock: Callable[[], datetime]) -> int:
     """Send what is due; how many reports left. `clock` is read for each."""
     left, in_vain, stop_at = 0, 0, clock() + LONGEST_RUN
     while in_vain < MOST_IN_VAIN and clock() < stop_at and (mail := claim(now=clock())) is not None:
-        error = _send(mail, clock())
+        try:
+            error = _send(mail, clock())
+            in_vain = 0
+        except Away as away:
+            error = str(away)
+            in_vain += 1
         mark(mail, error=error, now=clock())
         left += not error
-        in_vain = in_vain + 1 if error else 0
     return left
 
 
 def claim(*, now: datetime) -> ReportMail | None:
     """Take one that is due, and commit that it is being sent."""
-    for mail in _due(now).select_related("subscription__tenant").order_by("next_at", "pk")[:20]:
-        if mail.subscription.ended_at is not None:
-            _same(mail).update(state=State.DROPPED, next_at=None)
-            continue
-        if alerting.is_given_up(mail.tries):
-            # Its workers died over it each time.
-            _same(mail).update(state=State.DEAD, next_at=None, error="The worker ended while it was sent.")
-            continue
-        taken = _same(mail).update(state=State.SENDING, tries=F("tries") + 1, next_at=now + LEASE)
-        # Whoever comes second finds other figures in the row.
-        if taken:
-            mail.state, mail.tries, mail.next_at = State.SENDING, mail.tries + 1, now + LEASE
-            return mail
+    # Each that is not taken is due no more, so whoever is behind many of them waits for no other run.
+    while found := list(_due(now).select_related("subscription__tenant").order_by("next_at", "pk")[:MAILS]):
+        for mail in found:
+            if _is_taken(mail, now):
+                return mail
     return None
+
+
+def _is_taken(mail: ReportMail, now: datetime) -> bool:
+    """Whether it is ours to send. What nobody wants, or may read, is dropped."""
+    subscription = mail.subscription
+    if subscription.ended_at is not None:
+        _same(mail).update(state=State.DROPPED, next_at=None)
+    elif not readers.may_read(subscription.address, subscription.tenant_id):
+        _same(mail).update(state=State.DROPPED, next_at=None, error=readers.FORMER)
+    elif alerting.is_given_up(mail.tries):
+        # Its workers died over it each time.
+        _same(mail).update(state=State.DEAD, next_at=None, error="The worker ended while it was sent.")
+    # Whoever comes second finds other figures in the row.
+    elif _same(mail).update(state=State.SENDING, tries=F("tries") + 1, next_at=now + LEASE):
+        mail.state, mail.tries, mail.next_at = State.SENDING, mail.tries + 1, now + LEASE
+        return True
+    return False
 
 
 def mark(mail: ReportMail, *, error: str, now: datetime) -> None:
@@ -110,9 +129,11 @@ def purge(*, now: datetime) -> int:
 
 
 def _send(mail: ReportMail, now: datetime) -> str:
-    """Why it did not leave; empty where it did. One that cannot be written keeps no other waiting."""
+    """Why it did not leave; empty where it did. One that cannot be written keeps no other waiting. Raises Away."""
     try:
         mails.send(mail, now=now)
+    except Away:
+        raise
     except NotSent as error:
         return str(error)
     except Exception:

@@ -32,6 +32,13 @@ OWN: Mapping[str, AlertKind] = {
     "budget_runs_out": AlertKind(
         "A budget will run out before its reset", Area.SPEND, button="See the forecast, raise it"
     ),
+    "raise_asked": AlertKind(
+        "Somebody asks for more",
+        Area.BUDGETS,
+        "governance_raiserequest_changelist",
+        "Approve or decline it; whoever asked sees what you said.",
+        "Decide",
+    ),
     "velocity": AlertKind("Money is going fast", Area.SPEND, button="See who spends it, stop it"),
     "anomaly": AlertKind("Unusual spending", Area.SPEND, button="See what is unusual"),
     "overage": AlertKind(

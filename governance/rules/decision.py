@@ -132,6 +132,11 @@ class WindowView:
         return self.settled_nanos + self.reserved_nanos
 
     @property
+    def cap_nanos(self) -> int:
+        """Where the money is used up: the hard cap."""
+        return money.share_nanos(self.limit_nanos, self.policy.hard_e4)
+
+    @property
     def room_nanos(self) -> int:
         """What a new reservation may still hold under the hard cap; negative after an overage."""
         return money.room_nanos(

@@ -14,6 +14,7 @@ from governance.rules import money
 from governance.rules.decision import Decision, Reason
 from governance.rules.scopes import PLATFORM
 from governance.rules.visibility import STAFF, Audience, ShownWindow
+from governance.rules.windows import WindowKind
 
 BUDGET_EXHAUSTED = "budget_exhausted"
 NEVER_RETRY = ("x-should-retry", "false")
@@ -139,17 +140,23 @@ ROWS = {row.reason: row for row in TABLE}
 
 
 def refusal(
-    decision: Decision, *, over_budget_status: int, audience: Audience = STAFF, fields: Mapping[str, str] = FIELDS
+    decision: Decision,
+    *,
+    over_budget_status: int,
+    audience: Audience = STAFF,
+    fields: Mapping[str, str] = FIELDS,
+    runs_out_at: datetime | None = None,
 ) -> Refusal:
     """The answer to a call that was not let through.
 
     `over_budget_status` is 402 or 429. In the message are only the figures that `audience` is shown. `fields` are the
-    envelope's names for the call's fields. Raises KeyError for a decision that lets the call through.
+    envelope's names for the call's fields. `runs_out_at`: when the budget that it names does, as it was last forecast.
+    Raises KeyError for a decision that lets the call through.
     """
     row = ROWS[decision.reason]
     message = sentence(decision, fields=fields)
     if decision.because is not None:
-        message = f"{message}: {_describe(audience.window(decision.because))}"
+        message = f"{message}: {_describe(audience.window(decision.because, runs_out_at))}"
     headers, seconds = row.headers, wait_s(decision)
     if seconds is not None:
         headers = (*headers, ("retry-after", str(seconds)))
@@ -185,8 +192,24 @@ def rfc3339(at: datetime) -> str:
 
 
 def _describe(window: ShownWindow) -> str:
-    until = f", until {rfc3339(window.ends_at)}" if window.ends_at else ""
     if window.limit_nanos is None or window.settled_nanos is None:
-        return f"{window.name}{until}"
+        return f"{window.name}{times(window)}"
     spent, limit = money.format_dollars(window.settled_nanos), money.format_dollars(window.limit_nanos)
-    return f"{window.name}, ${spent} of ${limit} spent{until}"
+    return f"{window.name}, ${spent} of ${limit} spent{times(window)}"
+
+
+def times(window: ShownWindow) -> str:
+    """When a budget is used up and when it begins anew, as far as that is known: what follows its name or figures.
+
+    Of a hold that was to grow no later period is told, as that would have nothing for it.
+    """
+    said = []
+    if window.runs_out_at is not None:
+        said.append(f"runs out about {rfc3339(window.runs_out_at)} at the usual pace")
+    if window.kind == WindowKind.LIFETIME:
+        said.append("does not reset by itself")
+    elif window.ends_at is not None:
+        at = rfc3339(window.ends_at)
+        ends_by_act = WindowKind(window.kind).ends_by_act
+        said.append(f"resets once the period after {at} is paid" if ends_by_act else f"resets at {at}")
+    return f"; it {' and '.join(said)}" if said else ""

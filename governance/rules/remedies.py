@@ -126,7 +126,7 @@ def _fitting(views: Sequence[WindowView], wanted: Quote) -> int | None:
 
 def _reopened(full: Sequence[WindowView], wanted: Quote) -> datetime | None:
     """When the last of these windows ends; None where one never does, or is too small for the call even when empty."""
-    too_small = any(wanted.cost_nanos > money.share_nanos(view.limit_nanos, view.policy.hard_e4) for view in full)
+    too_small = any(wanted.cost_nanos > view.cap_nanos for view in full)
     return None if too_small else _last([view.ends_at for view in full])
 
 

@@ -38,6 +38,8 @@ class ShownWindow:
     settled_nanos: int | None = None
     reserved_nanos: int | None = None
     remaining_nanos: int | None = None
+    # As it was last forecast; None too where it lasts, and where nobody knows.
+    runs_out_at: datetime | None = None
 
     @property
     def name(self) -> str:
@@ -73,14 +75,15 @@ class Audience:
         """Who acted, as it is told: of people a tenant learns that it was one, and not by which name they sign in."""
         return name if not self.is_tenants or name in ("", *PARTS) else "an operator"
 
-    def window(self, view: WindowView) -> ShownWindow:
+    def window(self, view: WindowView, runs_out_at: datetime | None = None) -> ShownWindow:
         """A window as it is shown; every call that is answered comes through here."""
         if not self.is_own(view.scope):
             return ShownWindow(view.scope, view.kind, view.ends_at)
         own = (view.scope, view.kind, view.ends_at, True, view.budget_id, view.state, view.starts_at)
         if not self.sees_amounts(view.scope):
-            return ShownWindow(*own)
-        return ShownWindow(*own, view.limit_nanos, view.settled_nanos, view.reserved_nanos, view.remaining_nanos)
+            return ShownWindow(*own, runs_out_at=runs_out_at)
+        amounts = (view.limit_nanos, view.settled_nanos, view.reserved_nanos, view.remaining_nanos)
+        return ShownWindow(*own, *amounts, runs_out_at)
 
     def tightest(self, views: Sequence[WindowView]) -> WindowView | None:
         """The window to show: the tightest of its own, for which one is tighter says how full a wider one is."""

@@ -8,8 +8,8 @@ message.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -18,8 +18,10 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.urls import reverse
 
 from governance import alerts
-from governance.models import AlertChannel, AlertNotice, BudgetEvent, BudgetWindow, ScopeType
+from governance.models import AlertChannel, AlertNotice, BudgetEvent, BudgetForecast, BudgetWindow, ScopeType
+from governance.queries import budget_status, forecasts
 from governance.rules import alerting, money
+from governance.rules.refusals import rfc3339
 from governance.rules.windows import WindowKind
 
 Kind = BudgetEvent.Kind
@@ -56,29 +58,32 @@ def _write_some(now: datetime) -> tuple[int, int]:
         is_over = event.window.closed_at is not None or (event.window.ends_at or now) < now
         if not (is_over and event.occurred_at < now - STALE):
             by_window[event.window_id].append(event)
+    ahead = forecasts.running_out(now=now, budgets={event.budget_id for event in events}) if by_window else {}
     for of_window in by_window.values():
-        _tell(of_window)
+        _tell(of_window, ahead, now)
     BudgetEvent.objects.filter(pk__in=[event.pk for event in events]).update(untold=False)
     return len(events), len(by_window)
 
 
-def _tell(events: Sequence[BudgetEvent]) -> None:
+def _tell(events: Sequence[BudgetEvent], ahead: Mapping[int, BudgetForecast], now: datetime) -> None:
     """One notice of what happened to a window."""
     event = max(events, key=lambda one: (alerting.SEVERITIES.index(_severity(one)), _weight(one), one.pk))
     window, budget = event.window, event.budget
     tenant = event.tenant or budget.tenant
     kind, title = _said(event)
+    # By what is kept: nothing is reckoned here.
+    runs_out_at = forecasts.runs_out_at(ahead.get(budget.pk), budget_status.of_window(window), now=now)
     alerts.tell(
         kind=kind,
         incident=f"budget-window-{window.pk}",
         title=title,
-        message=_message(event),
+        message=_message(event, runs_out_at),
         severity=_severity(event),
         tenant=tenant,
         is_for_tenant=tenant is not None and budget.scope_type != ScopeType.PLATFORM,
         path=reverse("admin:governance_budget_change", args=[budget.pk]),
         by=event.actor,
-        facts=_facts(event),
+        facts=_facts(event, runs_out_at),
         event=event,
         window=window,
         now=event.occurred_at,
@@ -142,13 +147,15 @@ def percent(share: Decimal) -> str:
     return f"{(share * 100).normalize():f}%"
 
 
-def _message(event: BudgetEvent) -> str:
+def _message(event: BudgetEvent, runs_out_at: datetime | None) -> str:
     spent, limit = (dollars(n) for n in (event.settled_nanos, event.limit_nanos))
     used = f" ({Decimal(event.settled_nanos) / Decimal(event.limit_nanos):.0%})" if event.limit_nanos else ""
     words = [f"{spent} of {limit} are spent{used}."]
     if _said(event)[0] == "budget_stopped":
         words.append("Calls under it are refused from now on.")
     if event.kind != Kind.BUDGET_RESET and event.window.closed_at is None:
+        if runs_out_at is not None:
+            words.append(f"At the usual pace it runs out about {_moment(runs_out_at, event.window)}.")
         words.append(resets(event.window))
     if event.reason:
         words.append(f"Reason: {event.reason.rstrip('.')}.")
@@ -159,9 +166,14 @@ def resets(window: BudgetWindow) -> str:
     """When it begins anew by itself, as a sentence."""
     if window.ends_at is None:
         return "It does not reset by itself."
+    return f"It resets at {_moment(window.ends_at, window)}."
+
+
+def _moment(at: datetime, window: BudgetWindow) -> str:
+    """In the time of whoever's window it is."""
     tenant = window.tenant or window.budget.tenant
-    local = window.ends_at.astimezone(tenant.zone) if tenant else window.ends_at
-    return f"It resets at {local:%H:%M} on {local:%Y-%m-%d} ({tenant.time_zone if tenant else 'UTC'})."
+    local = at.astimezone(tenant.zone if tenant else UTC)
+    return f"{local:%H:%M} on {local:%Y-%m-%d} ({tenant.time_zone if tenant else 'UTC'})"
 
 
 def dollars(nanos: int) -> str:
@@ -171,7 +183,8 @@ def dollars(nanos: int) -> str:
     return f"${money.dollars_from_nanos(nanos):,.2f}"
 
 
-def _facts(event: BudgetEvent) -> dict[str, Any]:
+def _facts(event: BudgetEvent, runs_out_at: datetime | None) -> dict[str, Any]:
+    ends_at = event.window.ends_at
     return {
         "budget": event.budget_id,
         "scope": event.budget.scope,
@@ -181,6 +194,8 @@ def _facts(event: BudgetEvent) -> dict[str, Any]:
         "threshold": event.threshold or None,
         "spent": money.format_dollars(event.settled_nanos),
         "limit": money.format_dollars(event.limit_nanos),
+        "resets_at": rfc3339(ends_at) if ends_at else None,
+        "runs_out_at": rfc3339(runs_out_at) if runs_out_at else None,
     }
 
 

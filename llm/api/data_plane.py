@@ -127,6 +127,7 @@ ANSWER_HEADERS: Mapping[str, str] = {
     "x-budget-limit-usd": "Its limit.",
     "x-budget-remaining-usd": "What is left of it.",
     "x-budget-resets-at": "When its window ends.",
+    "x-budget-runs-out-at": "When it is used up before that, as it was last forecast; absent where nobody knows.",
     "server-timing": "Milliseconds in the gateway, and until the model began to answer.",
 }
 
@@ -150,7 +151,8 @@ ERROR: Schema = {
                 "code": TEXT,
                 "metadata": {
                     "type": "object",
-                    "description": "The budget that refused, as far as the key is shown it.",
+                    "description": "The budget that refused, as far as the key is shown it. `upgrade_url`: where to buy"
+                    " more; `raise_url`: where to ask operators for more; null where that cannot be.",
                 },
             },
         },
@@ -187,6 +189,11 @@ BUDGET: Schema = {
         "reserved": DOLLARS,
         "remaining": DOLLARS,
         "resets_at": {"type": ["string", "null"], "format": "date-time"},
+        "runs_out_at": {
+            "type": ["string", "null"],
+            "format": "date-time",
+            "description": "As it was last forecast; null where it lasts, and where nobody knows.",
+        },
         "calls_left": {"type": ["integer", "null"], "description": "At the usual cost; null where none is known."},
         "upgrade_url": {"type": ["string", "null"]},
     },

@@ -94,6 +94,9 @@ class RouteDecisionBody(serializers.Serializer[Any]):
     budget_scope = serializers.CharField(allow_null=True)
     budget_remaining = serializers.CharField(allow_null=True)
     budget_resets_at = serializers.CharField(allow_null=True)
+    budget_runs_out_at = serializers.CharField(
+        allow_null=True, help_text="As it was last forecast; null: it lasts, or nobody knows."
+    )
 
 
 class RouteBody(serializers.Serializer[Any]):
@@ -213,6 +216,7 @@ def _answered(answer: inside.InsideAnswer, strategy: str, *, latency_ms: float) 
             "budget_scope": unquote(headers.get("x-budget-scope", "")) or None,
             "budget_remaining": headers.get("x-budget-remaining-usd"),
             "budget_resets_at": headers.get("x-budget-resets-at"),
+            "budget_runs_out_at": headers.get("x-budget-runs-out-at"),
         },
         "request_id": headers.get("x-request-id"),
     }

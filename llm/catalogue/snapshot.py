@@ -297,9 +297,11 @@ def _by_name(entries: Sequence[Entry]) -> dict[str, Entry]:
         if entry.provider != DEFAULT_PROVIDER and entry.provider not in pricing.ZONE_PROVIDERS:
             for name in _bare_names(entry):
                 others[name].append(by_name[f"{entry.provider}/{name}"])
-    by_name |= {name: found[0] for name, found in others.items() if len({entry.id for entry in found}) == 1}
-    ours = f"{DEFAULT_PROVIDER}/"
-    return by_name | {name.removeprefix(ours): entry for name, entry in by_name.items() if name.startswith(ours)}
+    bare = {name: found[0] for name, found in others.items() if len({entry.id for entry in found}) == 1}
+    prefix = f"{DEFAULT_PROVIDER}/"
+    ours = {name.removeprefix(prefix): entry for name, entry in by_name.items() if name.startswith(prefix)}
+    # Whoever resells may call a model "openai/gpt-9", which is OpenAI's where that is here.
+    return bare | ours | by_name
 
 
 def _bare_names(entry: Entry) -> Iterator[str]:

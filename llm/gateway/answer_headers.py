@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 from governance.ledger.results import SettleResult
 from governance.rules import money, names
 from governance.rules.decision import Action, Decision
 from governance.rules.visibility import Audience
 from llm.gateway import errors
+from llm.gateway.forecasts import KnownForecasts
 from llm.gateway.holds import Hold
 from llm.rules.client_requests import Request
 
@@ -44,14 +46,16 @@ def _reason(decision: Decision, requested: str, *, chosen: bool, audience: Audie
     return f"{decision.reason.value} of {audience.window(decision.because).name}"
 
 
-def budget(hold: Hold, audience: Audience, result: SettleResult | None) -> list[tuple[str, str]]:
+def budget(
+    hold: Hold, audience: Audience, result: SettleResult | None, forecasts: KnownForecasts, *, now: datetime
+) -> list[tuple[str, str]]:
     """The tightest budget that may be shown, after this call: as settled, or (not yet settled) as held."""
     decided = audience.tightest(hold.decision.views)
     if decided is None:
         return []
     settled = (view for view in (result.windows if result else ()) if view.window_id == decided.window_id)
     shown = next(settled, None) or replace(decided, reserved_nanos=decided.reserved_nanos + hold.quote.cost_nanos)
-    return errors.budget_headers(audience.window(shown))
+    return errors.budget_headers(audience.window(shown, forecasts.runs_out_at(shown, now=now)))
 
 
 def timing(arrived: float, sent: float, answered: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import orjson
 from django.conf import settings
 from django.db import DatabaseError
+from django.utils import timezone
 
 from governance.ledger.results import SettleResult
 from governance.rules import money
@@ -207,7 +208,7 @@ class HeldAttempt:
         waited_s = time.perf_counter() - self.call.exchange.arrived
         return SignOfLife(
             self.call.exchange,
-            lambda: [*self._headers(), *answer_headers.budget(self.hold, self.call.identity.audience, None)],
+            lambda: [*self._headers(), *self._budget(None)],
             first_s=max(0.0, every_s - waited_s),
             every_s=every_s,
         )
@@ -369,7 +370,7 @@ class HeldAttempt:
             await stream.relay(
                 [
                     *self._headers(),
-                    *answer_headers.budget(self.hold, self.call.identity.audience, None),
+                    *self._budget(None),
                     ("server-timing", answer_headers.timing(self.call.exchange.arrived, sent, first)),
                 ]
             )
@@ -403,7 +404,7 @@ class HeldAttempt:
             body,
             [
                 *self._headers(),
-                *answer_headers.budget(self.hold, self.call.identity.audience, result),
+                *self._budget(result),
                 ("x-request-cost-usd", money.format_dollars(cost_nanos)),
                 ("server-timing", answer_headers.timing(self.call.exchange.arrived, sent, answered)),
                 JSON,
@@ -478,3 +479,7 @@ class HeldAttempt:
             audience=self.call.identity.audience,
             chosen=bool(self.call.strategy) and self.call.failure is None,
         )
+
+    def _budget(self, result: SettleResult | None) -> list[tuple[str, str]]:
+        known, audience = self.call.gateway.forecasts, self.call.identity.audience
+        return answer_headers.budget(self.hold, audience, result, known, now=timezone.now())

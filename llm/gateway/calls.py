@@ -198,6 +198,7 @@ async def _reserve(call: GovernedCall, order: Sequence[Candidate]) -> Hold:
             tenant=call.caller.tenant,
             now=timezone.now(),
             fields=errors.fields_as(call.exchange.called),
+            forecasts=call.gateway.forecasts,
         )
     call.was_held = True
     served = known[decision.model]

@@ -16,11 +16,13 @@ from typing import Any
 from django.conf import settings
 
 from governance import ports
+from governance.actions import raises
 from governance.rules import money, names, refusals
 from governance.rules.buckets import E6
 from governance.rules.decision import Action, Decision, Reason
 from governance.rules.visibility import Audience, ShownWindow
 from llm.gateway import bodies
+from llm.gateway.forecasts import KnownForecasts
 
 LONGEST_WAIT_S = 60
 
@@ -206,13 +208,24 @@ def fields_as(called: Callable[[str], str]) -> dict[str, str]:
 
 
 def refusal(
-    decision: Decision, *, audience: Audience, tenant: str, now: datetime, fields: Mapping[str, str] = FIELDS
+    decision: Decision,
+    *,
+    audience: Audience,
+    tenant: str,
+    now: datetime,
+    fields: Mapping[str, str] = FIELDS,
+    forecasts: KnownForecasts | None = None,
 ) -> GatewayError:
     """The answer to a call of `tenant` that was not let through."""
+    runs_out_at = forecasts.runs_out_at(decision.because, now=now) if forecasts and decision.because else None
     refused = refusals.refusal(
-        decision, over_budget_status=settings.OVER_BUDGET_STATUS, audience=audience, fields=fields
+        decision,
+        over_budget_status=settings.OVER_BUDGET_STATUS,
+        audience=audience,
+        fields=fields,
+        runs_out_at=runs_out_at,
     )
-    because = audience.window(decision.because) if decision.because else None
+    because = audience.window(decision.because, runs_out_at) if decision.because else None
     return GatewayError(
         refused.status,
         _type_of(decision.reason),
@@ -224,7 +237,7 @@ def refusal(
             *_rate_headers(decision, audience),
             *budget_headers(because),
         ),
-        _metadata(because, tenant=tenant, now=now),
+        _metadata(because, decision, tenant=tenant, now=now),
         decision,
     )
 
@@ -280,6 +293,8 @@ def budget_headers(window: ShownWindow | None) -> list[tuple[str, str]]:
         headers.append(("x-budget-remaining-usd", money.format_dollars(window.remaining_nanos)))
     if window.ends_at is not None:
         headers.append(("x-budget-resets-at", refusals.rfc3339(window.ends_at)))
+    if window.runs_out_at is not None:
+        headers.append(("x-budget-runs-out-at", refusals.rfc3339(window.runs_out_at)))
     return headers
 
 
@@ -294,7 +309,7 @@ def amounts(window: ShownWindow) -> dict[str, str]:
     return {name: money.format_dollars(nanos) for name, nanos in figures.items() if nanos is not None}
 
 
-def _metadata(window: ShownWindow | None, *, tenant: str, now: datetime) -> dict[str, Any]:
+def _metadata(window: ShownWindow | None, decision: Decision, *, tenant: str, now: datetime) -> dict[str, Any]:
     if window is None:
         return {}
     return {
@@ -303,5 +318,7 @@ def _metadata(window: ShownWindow | None, *, tenant: str, now: datetime) -> dict
         "currency": "usd",
         **amounts(window),
         "resets_at": refusals.rfc3339(window.ends_at) if window.ends_at else None,
+        "runs_out_at": refusals.rfc3339(window.runs_out_at) if window.runs_out_at else None,
         "upgrade_url": ports.upgrade_url(tenant=tenant, window=window.kind, now=now),
+        "raise_url": raises.link(decision, now=now),
     }

@@ -20,6 +20,7 @@ from governance.actions import budgets, refusal_log, stops
 from governance.idempotency import WaitingRepeats
 from governance.ledger.results import LedgerUnavailable
 from governance.ledger.writer import GroupCommit
+from governance.queries import forecasts
 from governance.rules.decision import Decision
 from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
@@ -27,6 +28,7 @@ from llm.gateway import errors
 from llm.gateway.answer_memory import AnswerMemory
 from llm.gateway.asked import Asked
 from llm.gateway.bodies import Bodies, Held, TooManyThreads
+from llm.gateway.forecasts import KnownForecasts
 from llm.gateway.holds import Holds
 from llm.gateway.http import Exchange
 from llm.gateway.identities import Identities, Identity
@@ -81,6 +83,7 @@ class Gateway:
         self._is_late = False
         self._kept_later: set[asyncio.Task[None]] = set()
         self.model_list = ModelList()
+        self.forecasts = KnownForecasts()
         self.catalogues = SharedReads[Catalogue](lambda work: self._catalogue.run(work), good_for_s=0)
 
     async def startup(self) -> None:
@@ -165,6 +168,9 @@ class Gateway:
             asyncio.create_task(self.providers.keep_current(added)),
             asyncio.create_task(self.holds.watch_stops(lambda: self._stops.run(stops.targets))),
             asyncio.create_task(metrics.keep_written(self._set_levels)),
+            asyncio.create_task(
+                self.forecasts.keep_current(lambda: self.read(lambda: forecasts.running_out(now=timezone.now())))
+            ),
         ]
         self.loop = asyncio.get_running_loop()
         self._collected_at = gc.get_threshold()

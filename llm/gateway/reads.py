@@ -60,7 +60,8 @@ async def budget(gateway: Gateway, exchange: Exchange) -> None:
         except (DatabaseError, ledger.LedgerUnavailable) as error:
             raise errors.ledger_unavailable() from error
     tightest = identity.audience.tightest(decision.views)
-    window = identity.audience.window(tightest) if tightest else None
+    runs_out_at = gateway.forecasts.runs_out_at(tightest, now=now) if tightest else None
+    window = identity.audience.window(tightest, runs_out_at) if tightest else None
     shown = _shown(decision, window, usual_nanos)
     if window is not None:
         shown["upgrade_url"] = ports.upgrade_url(tenant=caller.tenant, window=window.kind, now=now)
@@ -104,6 +105,7 @@ def _shown(decision: Decision, window: ShownWindow | None, usual_nanos: int) -> 
         "allowed": decision.action is not Action.HARD_STOP,
         "currency": "usd",
         "resets_at": refusals.rfc3339(window.ends_at) if window.ends_at else None,
+        "runs_out_at": refusals.rfc3339(window.runs_out_at) if window.runs_out_at else None,
         **errors.amounts(window),
     }
     if window.remaining_nanos is not None:

@@ -57,6 +57,7 @@ ROWS: dict[str, Callable[[], Row]] = {
         by=BY,
         now=timezone.now(),
     ),
+    "governance.RaiseRequest": lambda: factories.raise_request(now=timezone.now()),
     "governance.RateLimit": lambda: rate_limits.create(
         scope_type="tenant",
         scope_key="acme",

@@ -47,6 +47,7 @@ ELSEWHERE = {
     ("docs/simulated-stripe.md", "account = SimulatedStripe"): "tests/billing/sandbox",
     ("docs/clients.md", "make .venv/clients.installed"): "tests/clients/test_matrix.py",
     ("docs/operations.md", "from standardwebhooks"): "tests/governance/alerts/test_outbox.py",
+    ("docs/reports.md", "curl http"): "tests/governance/api/test_reports.py",
     ("clients/python/README.md", "from spend_governor_client"): "tests/clients/test_governor_client.py",
     ("clients/python/README.md", "@governor.governed"): "tests/clients/test_governor_client.py",
     ("clients/python/README.md", "hold = governor.reserve"): "tests/clients/test_governor_client.py",

@@ -256,7 +256,9 @@ class TestWhatHappened:
         ]
         assert lines[1].link == reverse("admin:governance_budget_change", args=[budget.pk])
         assert len(operator.get(lines[0].link).context["lines"]) == 3
-        assert len(operator.get(lines[2].link).context["lines"]) == 1
+        alone = RefusedCall.objects.earliest("refused_at").request_id
+        assert lines[2].link == reverse("admin:call", args=[alone])
+        assert operator.get(lines[2].link).status_code == 200
 
     def test_raises_stops_and_downgrades_are_told_with_their_amounts(self, operator: Client) -> None:
         budget, until = factories.budget("1"), NOW + timedelta(days=2)

@@ -59,6 +59,10 @@ class Account:
             return 200, {}, self._answered[key]
         if self.fails:
             return self.fails, {}, json.dumps({"error": {"message": "no", "type": "api_error"}})
+        if str(parameters.get("customer") or "").startswith("acct_"):
+            # Accounts have a parameter of their own.
+            said = f"No such customer: '{parameters['customer']}'"
+            return 400, {}, json.dumps({"error": {"message": said, "code": "resource_missing", "param": "customer"}})
         found = self._found(request.method, address.path.strip("/").split("/"), parameters)
         if found is None:
             return 404, {}, json.dumps({"error": {"message": f"No such thing: {address.path}"}})

@@ -121,6 +121,7 @@ def of_tenant(tenant: Tenant, agent: str, now: datetime) -> dict[str, list[Any]]
     return {
         "budgets": [own.pk, agents.pk],
         "allowances": [raised.pk],
+        "raises": [make.raise_request(make.budget("2000", tenant=tenant, window="week"), by=caller, now=now).pk],
         "reservations": [held.pk],
         "spend": [done.entry_id],
         "spend/reviews": [report.pk],

@@ -50,6 +50,8 @@ BODIES = {re.sub(r"<.*?>", "<>", line): body for line, (body, _) in ACTS.items()
     "post llm/route": {"model": "mistral-small-latest", "prompt": "Hello", "max_tokens": 20},
     "post /v1/audio/transcriptions": {"model": "voxtral-mini-latest", "file": wav(1)},
 }
+# What has to be asked for by name.
+QUERIES = {"reports/preview": {"scope_type": "platform", "cadence": "weekly"}}
 MODELS = {f"/v1{path}": body["model"] for path, body in data_plane.EXAMPLES.items()}
 
 
@@ -142,6 +144,6 @@ def known(caller: Caller, method: str, path: str) -> Any:
     name = re.sub(r"{.*?}", "<>", path.removeprefix("/api/"))
     body = BODIES.get(f"{method} {name}", data_plane.EXAMPLES.get(path.removeprefix("/v1")))
     if body is None or method == "delete":
-        return caller.operation.Case(path_parameters=caller.place)
+        return caller.operation.Case(path_parameters=caller.place, query=QUERIES.get(name, {}))
     kind = "multipart/form-data" if "file" in body else "application/json"
     return caller.operation.Case(path_parameters=caller.place, body=body, media_type=kind)

@@ -77,8 +77,9 @@ def three(each: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
     return st.lists(each, min_size=3, max_size=3)
 
 
-def metadata_of(sold: Sold) -> dict[str, str]:
-    said = {"llm_budget_percent": str(sold.percent)} if sold.percent else {"llm_budget_usd": str(sold.budget // USD)}
+def metadata_of(sold: Sold, times: int = 1) -> dict[str, str]:
+    percent, dollars = sold.percent * times, sold.budget * times // USD
+    said = {"llm_budget_percent": str(percent)} if percent else {"llm_budget_usd": str(dollars)}
     said |= {"llm_budget_per_unit": "true"} if sold.per_unit else {}
     return said | ({} if sold.monthly else {"llm_budget_period": "billing"})
 
@@ -227,6 +228,18 @@ class StripeCustomers(RuleBasedStateMachine):
         self.use_card(who, "pm_card_chargeCustomerFail")
         self.wait(29, 1, random)
         self.wait(days, 1, random)
+
+    @rule(who=who, price=which)
+    def edit_what_is_sold(self, who: int, price: int) -> None:
+        """An owner's edit is for spans to come: what was paid for stays, where another subscription opens a window too.
+        It is taken back before any begins."""
+        self.reconcile()
+        for times in (3, 1):
+            for id in {*self.prices} - {self.prices[price]}:
+                self.shop.post(f"prices/{id}", metadata=metadata_of(self.sold[id], times))
+            if times > 1:
+                self.subscribe(who, [price], 1, "", "")
+            self.reconcile()
 
     @rule(pick=picks, elsewhere=st.booleans())
     def pay(self, pick: int, elsewhere: bool) -> None:

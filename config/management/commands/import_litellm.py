@@ -11,8 +11,9 @@ from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
 from config.litellm import database, export, files, mapping, steps
-from config.litellm.export import BadExport, LitellmExport, LitellmRow
+from config.litellm.export import LitellmExport
 from config.litellm.mapping import NotTakenOver
+from config.litellm.rows import BadExport, LitellmRow
 from governance.audit import Actor
 from governance.ledger import clock
 from governance.management import differences

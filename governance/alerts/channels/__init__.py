@@ -12,6 +12,10 @@ class NotSent(Exception):
     """Why a message did not leave, or was not taken; no secret is in it."""
 
 
+class Away(NotSent):
+    """Nobody else's message leaves there now either."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a message goes. `secret`: what a webhook is signed with, or Apprise's URL.

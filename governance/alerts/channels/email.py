@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.core.mail import EmailMultiAlternatives, get_connection
 from django.core.validators import validate_email
 
-from governance.alerts.channels import NotSent, Target
+from governance.alerts.channels import Away, NotSent, Target
 from governance.alerts.messages import Message
 
 MOST_ADDRESSES = 20
@@ -66,20 +66,23 @@ def _host() -> str:
 
 
 def post(mail: EmailMultiAlternatives) -> None:
-    """Hand it to the server that EMAIL_URL names. Raises NotSent."""
+    """Hand it to the server that EMAIL_URL names. Raises NotSent, and Away where it takes nothing from anybody."""
     if not settings.EMAIL_URL:
-        raise NotSent("EMAIL_URL is not set, so no e-mail can be sent.")
+        raise Away("EMAIL_URL is not set, so no e-mail can be sent.")
     mail.connection = get_connection(timeout=settings.EMAIL_TIMEOUT)
     try:
         mail.send()
     except smtplib.SMTPRecipientsRefused as error:
         raise NotSent("The mail server refuses the addresses.") from error
     except smtplib.SMTPAuthenticationError as error:
-        raise NotSent("The mail server refuses the user or password of EMAIL_URL.") from error
-    except smtplib.SMTPResponseException as error:
+        raise Away("The mail server refuses the user or password of EMAIL_URL.") from error
+    except smtplib.SMTPDataError as error:
+        # It may be about this message alone.
         raise NotSent(f"The mail server answers {error.smtp_code}.") from error
+    except smtplib.SMTPResponseException as error:
+        raise Away(f"The mail server answers {error.smtp_code}.") from error
     except (OSError, smtplib.SMTPException) as error:
-        raise NotSent(f"The mail server cannot be reached ({type(error).__name__}).") from error
+        raise Away(f"The mail server cannot be reached ({type(error).__name__}).") from error
     except ValueError as error:
         # Such as a domain whose form in ASCII is too long.
         raise NotSent("No message can be written to this address.") from error

@@ -118,6 +118,8 @@
   // when that is drawn.
   const fitTabs = () => window.dispatchEvent(new Event("resize"));
   window.addEventListener("load", () => document.fonts.ready.then(() => (fitTabs(), setTimeout(fitTabs, 100))));
+  // A phone that is turned, too.
+  window.addEventListener("resize", ({ isTrusted }) => isTrusted && setTimeout(fitTabs, 100));
 
   // The search: "/" opens it, wherever nothing is typed; Enter takes its first hit.
   document.addEventListener("keydown", (event) => {
@@ -136,6 +138,23 @@
     input?.setAttribute("aria-label", "Search");
     input?.setAttribute("placeholder", "A customer, agent, key, model, any id, or: stop support, raise acme");
   });
+
+  // Names for what Unfold, its scrollers and its lists to choose from leave without one, or give the same.
+  const nameParts = () => {
+    const name = (part, text) => part?.setAttribute("aria-label", text);
+    name(document.getElementById("nav-sidebar-inner"), "Menu");
+    name(document.getElementById("tabs-items"), "Tabs");
+    name(document.getElementById("searchbar-submit"), "Search this list");
+    name(document.querySelector("#nav-sidebar .simplebar-content-wrapper"), "Menu, scrollable");
+    name(document.querySelector("#changelist-filter .simplebar-content-wrapper"), "Filters, scrollable");
+    for (const list of document.querySelectorAll("select.select2-hidden-accessible")) {
+      const title = list.labels[0]?.textContent.trim() ?? list.name;
+      const drawn = list.parentElement.querySelectorAll(".select2-selection, .select2-selection__rendered");
+      drawn.forEach((part) => name(part, `${title}: ${list.selectedOptions[0]?.textContent.trim() || "none"}`));
+    }
+  };
+  window.addEventListener("load", nameParts);
+  document.addEventListener("formset:added", nameParts);
 
   document.addEventListener("click", (event) => event.target.closest("[data-print]") && window.print());
   // A canvas keeps its size on paper.

@@ -47,7 +47,12 @@ class Checkouts:
         self.keys.append(request.headers["Idempotency-Key"])
         if self.failure:
             return self.failure[0], {}, json.dumps({"error": {"message": self.failure[1]}})
-        self.made.append(dict(parse_qsl(request.body)))
+        asked = dict(parse_qsl(request.body))
+        # As Stripe: an account is no customer, nor a customer an account.
+        for name, prefix in (("customer", "cus_"), ("customer_account", "acct_")):
+            if not asked.get(name, prefix).startswith(prefix):
+                return 400, {}, json.dumps({"error": {"message": f"No such {name}: '{asked[name]}'", "param": name}})
+        self.made.append(asked)
         return self.answer(f"cs_{len(self.made)}")
 
     def answer(self, id: str) -> tuple[int, dict[str, str], str]:
@@ -118,6 +123,12 @@ class TestPage:
         topups.checkout_url(tenant=acme, now=START)
         assert stripe.made[0]["customer"] == "cus_acme"
         assert "customer_creation" not in stripe.made[0]
+
+    def test_an_account_that_is_a_customer_pays_as_itself(self, stripe: Checkouts, acme: Tenant) -> None:
+        BillingAccount.objects.create(stripe_customer_id="acct_acme", tenant=acme)
+        topups.checkout_url(tenant=acme, now=START)
+        assert stripe.made[0]["customer_account"] == "acct_acme"
+        assert not {"customer", "customer_creation"} & stripe.made[0].keys()
 
     def test_opened_twice_it_leads_to_one_checkout(self, stripe: Checkouts, acme: Tenant) -> None:
         urls = {topups.checkout_url(tenant=acme, now=START + timedelta(hours=n)) for n in range(3)}

@@ -8,7 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client, RequestFactory
+from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries
 
 from billing.console import margin_page
@@ -131,6 +133,23 @@ def test_a_page_of_many_costs_as_many_queries_as_one_of_few(
         margin.of(rows)
 
 
+def test_all_tenants_cost_as_many_queries_as_few(
+    deliver: Deliver, django_assert_num_queries: DjangoAssertNumQueries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(margin, "CHUNK", 2)
+    for number in range(7):
+        pays(deliver, f"t{number}", 5000 + number, charge=f"ch_{number}")
+        spend(f"t{number}", "1")
+    # Of no customer: its invoice names it.
+    charge = {"id": "ch_3", "object": "charge", "amount": 5003, "amount_refunded": 2000, "currency": "usd"}
+    deliver(event("charge.refunded", charge | {"created": seconds(START)}, created=START + DAY))
+    with django_assert_num_queries(6):
+        found = margin.every(period=PAID_PERIOD)
+    assert found == margin.of(list(margin.tenants()), period=PAID_PERIOD)
+    paid = {row.tenant: row.revenue_nanos for row in found}
+    assert (paid["t2"], paid["t3"]) == (factories.nanos("50.02"), factories.nanos("30.03"))
+
+
 class TestApi:
     @pytest.fixture
     def operator(self, client: Client) -> Any:
@@ -247,6 +266,24 @@ class TestPage:
         assert "$12.50" in staff.get(row.cost_link).content.decode()
         odd = staff.get("/admin/margin/", {"from": "2026-02-31"})
         assert "is a day such as" in odd.content.decode()
+
+    def test_it_asks_as_often_for_many_customers(
+        self, staff: Client, deliver: Deliver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(margin, "CHUNK", 2)
+
+        def asked() -> int:
+            with CaptureQueriesContext(connection) as queries:
+                assert staff.get("/admin/margin/", {"period": "all"}).status_code == 200
+            return len(queries)
+
+        pays(deliver, "acme", 5000)
+        spend("acme", "1")
+        few = asked()
+        for number in range(6):
+            pays(deliver, f"t{number}", 5000)
+            spend(f"t{number}", "1")
+        assert asked() == few <= 20
 
     def test_strangers_do_not_see_it(self, client: Client, db: None) -> None:
         assert client.get("/admin/margin/").status_code == 302

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.rules import entitlement, grants, valuation
-from billing.rules.entitlement import BillingPolicy, Entitlement, EntitlementState, entitle
+from billing.rules.entitlement import Entitlement, EntitlementState, entitle
 from billing.rules.grants import Period
 from billing.rules.refunds import Refund, RefundKind
-from billing.rules.valuation import PlanRule
+from billing.rules.valuation import BillingPolicy, PlanRule
 from billing.stripe_api import objects
 from governance.rules import money
 from governance.rules.money import nanos_from_dollars
@@ -24,6 +24,7 @@ from tests.billing import events
 
 START, DAY = events.START, events.DAY
 NEXT = START + 30 * DAY
+BEGUN = int(START.timestamp())
 STANDARD = PlanRule("Standard", nanos_from_dollars("50"), lookup_keys=frozenset({"standard"}), is_default=True)
 PREMIUM = PlanRule("Premium", nanos_from_dollars("200"), lookup_keys=frozenset({"premium"}))
 
@@ -129,6 +130,24 @@ def test_names_never_match() -> None:
     assert (found.plan, found.reasons) == ("Standard", ("unmapped_plan",))
 
 
+def test_a_price_is_worth_what_it_was_in_the_span_that_it_was_kept_for_and_in_a_new_one_what_is_said_by_now() -> None:
+    """Two subscriptions to one price: the first one has renewed since the plan was changed."""
+    renewed = {"period_start": NEXT, "period_end": NEXT + 30 * DAY}
+    other = {"subscription": "sub_2", "period_start": START + 10 * DAY, "period_end": NEXT + 10 * DAY}
+    first = sub().id
+    level, begun = int(valuation.Level.PLAN), BEGUN + 10 * 86_400
+    kept = {f"{first} price_standard": (level, 7, 0, 0, 1, BEGUN), "sub_2 price_standard": (level, 8, 0, 0, 1, begun)}
+    invoices = [paid(), paid(**renewed), paid(**other)]
+
+    found = entitled([sub(**renewed), sub(**other)], invoices, now=NEXT, kept=kept)
+
+    assert {part.subscription_id: part.limit_nanos for part in found.parts} == {first: 50 * 10**9, "sub_2": 8}
+    assert found.kept == {
+        f"{first} price_standard": (level, 50 * 10**9, 0, 0, 1, int(NEXT.timestamp())),
+        "sub_2 price_standard": kept["sub_2 price_standard"],
+    }
+
+
 def test_override_replaces_the_plan() -> None:
     found = entitled([sub()], [paid()], override_nanos=7)
     assert (found.limit_nanos, found.reasons) == (7, ("override",))
@@ -136,7 +155,7 @@ def test_override_replaces_the_plan() -> None:
 
 def test_invalid_metadata_keeps_the_old_limit() -> None:
     price = events.price_of("price_x", metadata={"llm_budget_usd": "-3"})
-    kept = {"price_x": (int(valuation.Level.PRICE_METADATA), 42, 0)}
+    kept = {"price_x": (int(valuation.Level.PRICE_METADATA), 42, 0, 0, 1, BEGUN)}
     found = entitled([sub(price=price)], [paid()], kept=kept)
     assert (found.limit_nanos, found.reasons) == (42, ("invalid_metadata:llm_budget_usd",))
 
@@ -146,12 +165,13 @@ def test_what_says_more_of_a_price_by_now_counts_in_an_open_window_where_it_come
     kept_nanos: int, now_nanos: int
 ) -> None:
     price = events.price_of("price_x", metadata={"llm_budget_usd": "0.000000042"})
-    kept = {"price_x": (int(valuation.Level.PRODUCT_METADATA), kept_nanos, 0, 0, 1)}
+    kept = {"price_x": (int(valuation.Level.PRODUCT_METADATA), kept_nanos, 0, 0, 1, BEGUN)}
 
     found = entitled([sub(price=price)], [paid()], kept=kept)
 
     assert found.limit_nanos == now_nanos
-    assert found.kept["price_x"][1] == now_nanos
+    [value] = [value for key, value in found.kept.items() if key.endswith(" price_x")]
+    assert value[1:] == (now_nanos, 0, 0, 1, BEGUN)
 
 
 def test_old_shapes_open_their_periods_without_a_reason() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from billing.rules.entitlement import BillingPolicy, Entitlement, EntitlementState, closed, entitle
+from billing.rules.entitlement import Entitlement, EntitlementState, closed, entitle
 from billing.rules.grants import Period
 from billing.rules.refunds import Refund, RefundKind
 from billing.rules.shares import WindowShare, is_due
-from billing.rules.valuation import PlanPolicy, PlanRule
+from billing.rules.valuation import BillingPolicy, PlanPolicy, PlanRule
 from billing.stripe_api import objects
 from tests.billing import events
 from tests.billing.events import DAY, START
@@ -221,7 +221,7 @@ def test_the_free_tiers_month_is_utcs_whatever_the_zone_of_the_process(monkeypat
 @pytest.mark.parametrize("status", ["canceled", "incomplete_expired"])
 def test_whoever_left_has_nothing_or_the_free_tier_of_the_calendar_month(status: str) -> None:
     gone = [sub(status=status)]
-    kept = {"price_standard": (3, 42, 0)}
+    kept = {"price_standard": (3, 42, 0, 0, 1, 1)}
     assert entitled(gone, [paid()], kept=kept) == Entitlement(EntitlementState.CLOSED, kept={})
     now = datetime(2026, 3, 31, 21, 5, 9, 3, tzinfo=timezone(timedelta(hours=-5)))
     april = Period(datetime(2026, 4, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from billing.rules import grants
-from billing.rules.entitlement import BillingPolicy, EntitlementState
+from billing.rules.entitlement import EntitlementState
+from billing.rules.valuation import BillingPolicy
 from billing.stripe_api import objects
 from tests import factories
 from tests.billing import events

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from billing.rules.entitlement import BillingPolicy, Entitlement, entitle
+from billing.rules.entitlement import Entitlement, entitle
+from billing.rules.valuation import BillingPolicy
 from billing.stripe_api import objects
 
 USD, DAY = 10**9, timedelta(days=1)

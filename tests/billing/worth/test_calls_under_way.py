@@ -4,6 +4,8 @@ paid for and stands is known here from what the customer bought, in dollars."""
 from __future__ import annotations
 
 import itertools
+from importlib import import_module
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -322,3 +324,13 @@ def test_a_window_that_waits_for_nothing_is_not_looked_at(shop: Shop) -> None:
     assert window_watch.changed() == [customer]
     assert left(shop) == 0
     assert window_watch.changed() == []
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_was_used_beyond_all_parts_is_kept_in_the_upgrade_whichever_version_wrote_them(whole: bool) -> None:
+    span = ["2026-11-01T00:00:00+00:00", "2026-12-01T00:00:00+00:00"]
+    part = ["sub_1", *span, *(span if whole else []), 50, 0, "1 month", ""]
+    rows = [Mock(parts=[part, part], floor_nanos=floor, stopped={"a": 7}, draws={}) for floor in (0, 100, 103)]
+    apps = Mock(**{"get_model.return_value.objects.exclude.return_value.iterator.return_value": rows})
+    import_module("billing.migrations.0015_calls_under_way").keep_what_was_used(apps, None)
+    assert [row.draws for row in rows] == [{"a": [7, 7, True]}, {"a": [7, 7, True]}, {"a": [7, 7, True], "": [3, 3]}]

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from billing.accounts import plans
-from billing.models import BillingPeriod, Plan
+from billing.models import BillingAccount, BillingPeriod, Plan
 from billing.rules import grants
 from governance.audit import Actor
 from tests.billing.conftest import window_of
 from tests.billing.events import START
 from tests.billing.sandbox.conftest import DAY, Shop
+from tests.billing.worth.test_held_up import at
 from tests.billing.worth.test_simulated import HOUR, read, spend
 
 MONTH = 31 * DAY + 7200
@@ -161,3 +162,112 @@ def test_a_past_window_is_measured_by_its_own_invoices_alone(shop: Shop, monkeyp
     assert read(shop, customer) == ("active", 2 * DOLLAR)
     # All of them for what is current, in both of its valuations, and one for each day before it.
     assert looked_at == [7, 7] + [1] * 6
+
+
+def standard_and_premium(shop: Shop) -> tuple[str, str]:
+    """A customer who uses Standard's 50 up, buys Premium beside it on 20 April, and uses its 200 up; its customer's and
+    Premium's ids."""
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(5000, lookup_key="standard"))
+    assert spend(shop, customer) == 50
+    shop.account.advance(by=19 * DAY)
+    premium = shop.subscribe(customer, shop.price(20_000, lookup_key="premium"))["id"]
+    assert spend(shop, customer) == 200
+    return customer, premium
+
+
+@pytest.mark.parametrize("limit", [120, 500])
+def test_a_plan_is_changed_for_no_span_that_was_paid_for_where_another_subscription_renews(
+    shop: Shop, limit: int
+) -> None:
+    customer, _ = standard_and_premium(shop)
+    save(Plan.objects.get(name="Premium"), limit_nanos=limit * DOLLAR)
+    assert read(shop, customer) == ("active", 0)
+    shop.account.advance(by=12 * DAY + 2 * HOUR)
+    assert spend(shop, customer) == 50
+    shop.account.advance(by=19 * DAY)
+    assert read(shop, customer) == ("active", limit * DOLLAR)
+
+
+def test_another_subscription_that_is_bought_raises_none(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, shop.price(20_000, lookup_key="premium"))
+    assert spend(shop, customer) == 200
+    save(Plan.objects.get(name="Premium"), limit_nanos=500 * DOLLAR)
+    shop.account.advance(by=5 * DAY)
+    shop.subscribe(customer, shop.price(100, metadata={"llm_budget_usd": "1"}))
+    assert read(shop, customer) == ("active", DOLLAR)
+
+
+def test_of_two_subscriptions_to_a_plan_each_keeps_what_it_paid_for(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    price = shop.price(20_000, lookup_key="premium")
+    shop.subscribe(customer, price)
+    assert spend(shop, customer) == 200
+    shop.account.advance(by=10 * DAY)
+    shop.subscribe(customer, price)
+    assert spend(shop, customer) == 200
+    save(Plan.objects.get(name="Premium"), limit_nanos=120 * DOLLAR)
+    shop.account.advance(by=21 * DAY + 2 * HOUR)
+    assert spend(shop, customer) == 120
+    shop.account.advance(by=10 * DAY)
+    assert spend(shop, customer) == 120
+    assert months_to_come(shop, customer) == [240] * 3
+
+
+def test_a_year_keeps_what_it_was_paid_for_beside_a_month_of_its_subscription(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    plan = save(name="Year", limit_nanos=600 * DOLLAR, lookup_keys=["year"], monthly=False)
+    month = shop.price(5000, metadata={"llm_budget_usd": "50"})
+    items = [{"price": price, "quantity": 1} for price in (shop.price(60_000, "year", lookup_key="year"), month)]
+    shop.post("subscriptions", customer=customer, items=items, billing_mode={"type": "flexible"})
+    assert spend(shop, customer) == 650
+    save(plan, limit_nanos=400 * DOLLAR)
+    assert used_for(shop, customer, 1) == 0
+    shop.account.advance(by=MONTH)
+    assert used_for(shop, customer, 11) == 11 * 50
+    shop.account.advance(by=MONTH)
+    assert spend(shop, customer) == 450
+
+
+def test_a_span_is_worth_the_same_after_it_was_paused(shop: Shop, settings: Any) -> None:
+    settings.STRIPE_PAUSED_COLLECTION = "suspended"
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, shop.price(20_000, lookup_key="premium"))["id"]
+    assert spend(shop, customer, at_most=150) == 150
+    shop.post(f"subscriptions/{sub}", pause_collection={"behavior": "void"})
+    save(Plan.objects.get(name="Premium"), limit_nanos=120 * DOLLAR)
+    assert read(shop, customer)[0] == "suspended"
+    shop.post(f"subscriptions/{sub}", pause_collection="")
+    assert read(shop, customer) == ("active", 50 * DOLLAR)
+    assert months_to_come(shop, customer) == [120] * 3
+
+
+def test_what_a_subscription_that_is_over_was_paid_for_is_not_changed(shop: Shop) -> None:
+    customer, premium = standard_and_premium(shop)
+    shop.delete(f"subscriptions/{premium}")
+    assert read(shop, customer) == ("active", 0)
+    save(Plan.objects.get(name="Premium"), limit_nanos=120 * DOLLAR)
+    assert read(shop, customer) == ("active", 0)
+    assert months_to_come(shop, customer) == [50] * 3
+
+
+def test_rows_of_earlier_versions_keep_what_all_subscriptions_paid_for(shop: Shop) -> None:
+    customer, _ = standard_and_premium(shop)
+    for row in (BillingAccount.objects.get(), *BillingPeriod.objects.all()):
+        row.kept_values = {key.split()[1]: value[:5] for key, value in row.kept_values.items()}
+        row.save(update_fields=["kept_values"])
+    save(Plan.objects.get(name="Premium"), limit_nanos=120 * DOLLAR)
+    assert read(shop, customer) == ("active", 0)
+    shop.account.advance(by=12 * DAY + 2 * HOUR)
+    assert spend(shop, customer) == 50
+    assert months_to_come(shop, customer) == [170] * 3
+
+
+def test_applied_to_current_windows_a_plan_reaches_every_span(shop: Shop) -> None:
+    customer, _ = standard_and_premium(shop)
+    save(Plan.objects.get(name="Premium"), limit_nanos=500 * DOLLAR)
+    plans.apply_now(by=Actor("owner@example.com"), now=at(shop))
+    assert read(shop, customer) == ("active", 300 * DOLLAR)
+    shop.account.advance(by=12 * DAY + 2 * HOUR)
+    assert read(shop, customer) == ("active", 350 * DOLLAR)

@@ -143,3 +143,16 @@ def test_it_goes_on_as_any_other_afterwards(shop: Shop) -> None:
     shop.account.advance(by=32 * DAY)
     hear(shop)
     assert window_of().starts_at > window.starts_at
+
+
+def test_a_budget_of_stripes_that_an_operator_switched_off_stays_so_and_stops_no_sync(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    first = shop.subscribe(customer, shop.price(5000, lookup_key="standard"))["id"]
+    hear(shop)
+    switch_off(shop, Budget.objects.get(window="billing_cycle"))
+    shop.delete(f"subscriptions/{first}")
+    shop.post(f"customers/{customer}", invoice_settings={"default_payment_method": "pm_card_chargeCustomerFail"})
+    price = shop.price(5000, lookup_key="standard", transfer_lookup_key=True)
+    shop.subscribe(customer, price, payment_behavior="default_incomplete")
+    assert sync.customer(customer, now=at(shop)).state == "pending"
+    assert not Budget.objects.get(window="billing_cycle").enabled

@@ -16,8 +16,8 @@ from billing.accounts import sync
 from billing.inbox import handlers
 from billing.models import BillingAccount
 from billing.rules import refunds, standing
-from billing.rules.entitlement import BillingPolicy, Entitlement, EntitlementState, entitle
-from billing.rules.valuation import PlanPolicy, PlanRule
+from billing.rules.entitlement import Entitlement, EntitlementState, entitle
+from billing.rules.valuation import BillingPolicy, PlanPolicy, PlanRule
 from billing.stripe_api import objects
 from governance import ledger
 from governance.models import Tenant

@@ -14,6 +14,7 @@ from django.core.management import CommandError
 
 from config.litellm import database
 from governance.models import ApiKey, Budget, Tenant
+from governance.rules import money
 from llm.models import Model, ModelAlias
 from tests import factories as make
 from tests.config.litellm.answers import digest, import_litellm, left, report
@@ -160,6 +161,53 @@ def test_end_users_of_whom_nothing_is_to_be_said_are_not_read(litellm_url: str) 
     change(litellm_url, """INSERT INTO "LiteLLM_EndUserTable" SELECT 'u' || n FROM generate_series(1, 9) n""")
     tables, _ = database.read(litellm_url)
     assert [row.values["user_id"] for row in tables["customers"]] == ["shop"]
+
+
+def test_an_infinite_budget_is_one_that_nobody_reaches(litellm_url: str) -> None:
+    change(litellm_url, """UPDATE "LiteLLM_VerificationToken" SET max_budget = 'Infinity' WHERE key_alias = 'bot'""")
+    import_litellm("--database", litellm_url, "--yes")
+    key = ApiKey.objects.get(digest=digest("sk-one"))
+    assert Budget.objects.get(scope_key=key.prefix).limit_nanos == money.MAX_LIMIT_NANOS
+
+
+def test_keys_of_an_older_version_share_no_budgets(litellm_url: str) -> None:
+    change(litellm_url, 'ALTER TABLE "LiteLLM_VerificationToken" DROP COLUMN budget_id')
+    import_litellm("--database", litellm_url, "--yes")
+    assert ApiKey.objects.filter(digest=digest("sk-one")).exists()
+
+
+def test_what_has_a_budget_or_limits_and_no_place_here_is_counted(litellm_url: str) -> None:
+    change(
+        litellm_url,
+        'CREATE TABLE "LiteLLM_OrganizationMembership" (user_id text, organization_id text, budget_id text)',
+        """INSERT INTO "LiteLLM_OrganizationMembership" VALUES ('ada', 'o', 'b')""",
+        'CREATE TABLE "LiteLLM_ModelAccessGroupBudgetTable" (access_group_name text, budget_id text)',
+        """INSERT INTO "LiteLLM_ModelAccessGroupBudgetTable" VALUES ('g', 'b')""",
+        'CREATE TABLE "LiteLLM_AgentsTable" (agent_id text, rpm_limit int)',
+        """INSERT INTO "LiteLLM_AgentsTable" VALUES ('a', 5)""",
+        'CREATE TABLE "LiteLLM_Config" (param_name text, param_value jsonb)',
+        """INSERT INTO "LiteLLM_Config" VALUES ('litellm_settings', '{"max_budget": 100}'), ('x', '{"y": 1}')""",
+    )
+    counted = {each["why"]: each["count"] for each in report("--database", litellm_url, "--dry-run")["not_taken_over"]}
+    for sentence in (
+        "budgets of an organisation's members: a customer, or the key of each, can have one",
+        "budgets of groups of models: here they are for all models together",
+        "agents of LiteLLM's own, with limits of theirs",
+        "settings that its database keeps, with limits for all",
+    ):
+        assert counted[sentence] == 1
+
+
+def test_a_table_that_may_not_be_read_is_refused_and_not_taken_for_none(litellm_url: str) -> None:
+    # As a role that every PostgreSQL has, and that has no rights to tables by itself.
+    change(
+        litellm_url,
+        "GRANT USAGE ON SCHEMA litellm TO pg_monitor",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA litellm TO pg_monitor",
+        'REVOKE SELECT ON "LiteLLM_TagTable" FROM pg_monitor',
+    )
+    with pytest.raises(CommandError, match="permission denied for table LiteLLM_TagTable"):
+        import_litellm("--database", f"{litellm_url}&options=-c%20role%3Dpg_monitor", "--dry-run")
 
 
 def test_a_database_that_is_not_litellms_is_refused(live_database: str) -> None:

@@ -234,6 +234,31 @@ def test_end_users_have_budgets_where_one_customer_alone_can_be_theirs(tmp_path:
     assert whys["an end user whose rate limit is 0: refuse these calls where they are made"] == ["shop-20"]
 
 
+def test_end_users_whose_names_are_one_here_have_the_lowest_of_their_limits(tmp_path: Path) -> None:
+    def user(id: str, **fields: Any) -> dict[str, Any]:
+        return {"user_id": id, "litellm_budget_table": {"budget_id": "b", "budget_duration": "1d"} | fields}
+
+    customers = [
+        user("shop 17", max_budget=1.5, rpm_limit=10),
+        user("shop  17", max_budget=1, tpm_limit=500),
+        user("Caf\u00e9", max_budget=2),
+        user("Cafe\u0301", max_budget=3, budget_duration="7d", rpm_limit=4),
+    ]
+    found = report(folder(tmp_path, teams=[team()], keys=[key()], customers=customers), "--yes")
+
+    limits = {(each.scope_key, each.window): each.limit_nanos for each in Budget.objects.all()}
+    assert limits == {
+        ("shop 17", "day"): make.nanos("1"),
+        ("Café", "day"): make.nanos("2"),
+        ("Café", "week"): make.nanos("3"),
+    }
+    ceilings = {each.scope_key: (each.requests_per_minute, each.tokens_per_minute) for each in RateLimit.objects.all()}
+    assert ceilings == {"shop 17": (10, 500), "Café": (4, None)}
+    told = left(found)["end users whose names are one here: the lowest of their limits is for all of them"]
+    assert told == ["'shop 17', 'shop  17'", "'Café', 'Cafe\u0301'"]
+    assert import_litellm(str(tmp_path)).endswith("Nothing differs.\n")
+
+
 def test_a_key_that_moved_was_revoked_or_ends_otherwise_stays_as_it_is_and_that_is_told(tmp_path: Path) -> None:
     keys = [key(), key("sk-two", key_alias="two"), key("sk-three", key_alias="three"), key("sk-four", key_alias="four")]
     import_litellm(folder(tmp_path, teams=[team(), team("t2", "Globex")], keys=keys), "--yes")
@@ -342,7 +367,7 @@ def test_answers_that_are_not_whole_are_refused(tmp_path: Path, answers: dict[st
     [
         ({"teams": [team("t2", max_budget="5")]}, "teams.json: row 1: max_budget: must be a number"),
         ({"teams": [team("t2", max_budget=-5)]}, "teams.json: row 1: max_budget: must not be negative"),
-        ({"teams": [team("t2", max_budget=1e30)]}, "teams.json: row 1: max_budget: "),
+        ({"teams": [team("t2", max_budget=-1e30)]}, "teams.json: row 1: max_budget: "),
         ({"teams": [team("t2", rpm_limit=1.5)]}, "teams.json: row 1: rpm_limit: must be a whole number, not 1.5"),
         ({"teams": [team("t2", tpm_limit=-1)]}, "teams.json: row 1: tpm_limit: must not be negative"),
         ({"teams": [team("t2", blocked="no")]}, "teams.json: row 1: blocked: must be true or false"),
@@ -350,6 +375,10 @@ def test_answers_that_are_not_whole_are_refused(tmp_path: Path, answers: dict[st
         ({"teams": [team("t2", team_memberships=[1])]}, "teams.json: row 1: team_memberships: must be a list of"),
         ({"teams": [{"team_alias": "x"}]}, "teams.json: row 1: team_id: is needed"),
         ({"teams": [team(7)]}, "teams.json: row 1: team_id: must be text"),
+        ({"teams": [team("\ud800")]}, "teams.json: row 1: team_id: has characters that no database keeps"),
+        ({"teams": [team("t\x00")]}, "teams.json: row 1: team_id: has characters that no database keeps"),
+        ({"keys": [key("sk-odd", team_id="\udfff")]}, "keys.json: row 1: team_id: has characters that no"),
+        ({"keys": [key("sk-odd", team_id=None, user_id="a\x00")]}, "keys.json: row 1: user_id: has characters"),
         ({"users": {"users": [{"user_id": "ada", "max_budget": -1}]}}, "users.json: row 1: max_budget: must not be"),
         ({"keys": [key("sk-odd") | {"token": "sk-secret"}]}, "keys.json: row 1: token: must be 64 hexadecimal"),
         ({"keys": [key("sk-odd", expires="infinity")]}, "keys.json: row 1: expires: must be a time such as"),

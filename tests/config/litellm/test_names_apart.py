@@ -40,7 +40,7 @@ def mapped(
             for text, alias in keys
         ],
     )
-    known = KnownHere({}, frozenset(), {}, [], lambda slug: {}, mark, lambda name: None)
+    known = KnownHere({}, frozenset(), {}, [], lambda slug: {}, mark, lambda name: None, lambda name: ())
     return mapping.of(export, known, others_to="", now=make.NOON)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from governance.actions import rate_limits, tenancy
 from governance.audit import Actor
 from governance.models import ApiKey, AuditEntry, Budget, RateLimit, Tenant
 from governance.rules.errors import Conflict
+from tests import factories as make
 from tests.config.litellm.answers import RECORDED, digest, folder, import_litellm, key, report, team
 
 BY = Actor("ada")
@@ -105,6 +107,44 @@ def test_broken_off_it_goes_on_where_it_was_and_half_of_a_part_is_never_kept(
     monkeypatch.setattr(rate_limits, "create", create)
     assert report(answers, "--yes")["created"] == 7
     assert import_litellm(answers).endswith("Nothing differs.\n")
+
+
+class Killed(BaseException):
+    """As a process is between two parts."""
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("into", [(), ("--into", "acme")])
+def test_broken_off_and_run_again_it_ends_with_the_names_that_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, into: tuple[str, ...]
+) -> None:
+    """Of two who have one name both are marked, also where one of them is here already when the other comes."""
+    if into:
+        make.agent("bot", of=make.tenant("acme"))
+    several = range(steps.KEYS_IN_A_PART + 2)
+    keys = [key(f"k{each}", key_alias="bot" if each in (0, several[-1]) else f"a{each}") for each in several]
+    globexes = [team("t2", "Globex"), team("t3", "Globex")]
+    answers = folder(tmp_path, teams=[team(), *globexes], keys=keys)
+    said = {change["name"] for change in report(answers, *into, "--dry-run")["changes"]}
+    apply = steps._apply
+    for parts in (1, 2, 3):
+        left = [parts]
+
+        def some(part: steps.ImportPart, *, left: list[int] = left, **values: Any) -> None:
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            apply(part, **values)
+
+        monkeypatch.setattr(steps, "_apply", some)
+        with suppress(Killed):
+            import_litellm(answers, *into, "--yes")
+    monkeypatch.setattr(steps, "_apply", apply)
+    import_litellm(answers, *into, "--yes")
+
+    names = {f"tenant {slug}" for slug in Tenant.objects.values_list("slug", flat=True)}
+    assert names | {f"key {each.prefix} of {each.agent}" for each in ApiKey.objects.all()} == said
+    assert import_litellm(answers, *into).endswith("Nothing differs.\n")
 
 
 @pytest.mark.django_db

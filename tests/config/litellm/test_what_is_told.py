@@ -10,10 +10,12 @@ import time_machine
 from django.utils import timezone
 
 from config.litellm import routes
+from config.litellm.aliases import ANOTHERS
 from config.litellm.routes import ModelRoutes
 from governance.actions import budgets, tenancy
 from governance.audit import Actor
 from governance.models import ApiKey, Budget, RateLimit
+from llm.catalogue import snapshot
 from llm.models import Model, ModelAlias
 from tests import factories as make
 from tests.config.litellm.answers import digest, folder, import_litellm, key, left, report, team
@@ -79,6 +81,35 @@ def test_a_key_that_is_held_to_routes_is_told_and_comes_over_where_it_may_chat_a
     assert [key.name for key in ApiKey.objects.all()] == ["chat"]
 
 
+# Users
+
+
+def test_limits_of_users_that_hold_for_keys_of_teams_are_told(tmp_path: Path) -> None:
+    users = [
+        {"user_id": "ada", "rpm_limit": 5, "tpm_limit": 100},
+        {"user_id": "bob", "user_alias": "Bob", "max_budget": 3},
+        {"user_id": "eve", "rpm_limit": 0},
+        {"user_id": "joe", "tpm_limit": 9},
+    ]
+    keys = [
+        key("sk-ada", key_alias="ada's", user_id="ada"),
+        key("sk-bob", key_alias="bob's", user_id="bob"),
+        key("sk-own", key_alias="own", user_id="bob", team_id=None),
+        key("sk-eve", key_alias="eve's", user_id="eve"),
+        key("sk-joe", key_alias="joe's", user_id="joe", team_id=None),
+    ]
+    found = left(report(folder(tmp_path, teams=[team()], users={"users": users}, keys=keys), "--yes"))
+
+    why = "a user's limits, by which LiteLLM bounds that user's keys of teams too: give each of these its own"
+    assert found[why] == ["ada", "Bob"]
+    # At LiteLLM not one call of it passes.
+    assert found["a key of a user whose rate limit is 0: no call would pass"] == ["eve's"]
+    assert not ApiKey.objects.filter(digest=digest("sk-eve")).exists()
+    # Keys of their own are bounded by them here as well.
+    assert Budget.objects.get().scope == "bob"
+    assert RateLimit.objects.get().tokens_per_minute == 9
+
+
 # Who and what is gone
 
 
@@ -100,6 +131,36 @@ def test_keys_and_customers_that_are_gone_there_are_told(tmp_path: Path) -> None
         "teams were not given: what they say is not known",
     }
     assert found["a key that is left out now, but came over before and works here: revoke it"] == [one]
+
+
+def test_rows_that_cannot_be_read_are_not_told_to_be_gone(tmp_path: Path) -> None:
+    teams = [team(), team("t2", "Globex")]
+    keys = [key(), key("sk-two", team_id="t2")]
+    import_litellm(folder(tmp_path, teams=teams, keys=keys), "--yes")
+    odd = {"tpm_limit": -1}
+    found = left(report(folder(tmp_path, teams=[team(), teams[1] | odd], keys=[keys[0] | odd, keys[1]]), "--yes"))
+
+    assert set(found) == {
+        "a row that cannot be read",
+        "a key whose team or user is left out, or is not among those given",
+    }
+
+
+def test_of_two_rows_of_one_id_that_differ_the_last_counts_and_that_is_told(tmp_path: Path) -> None:
+    keys = [key(max_budget=1), key(max_budget=1), key(max_budget=1000)]
+    budgets = [{"budget_id": "b", "max_budget": 1}] * 2
+    found = left(report(folder(tmp_path, teams=[team()], keys=keys, budgets=budgets), "--yes"))
+
+    assert found == {"a row that is there twice, and says two things: the last counts": ["keys.json: row 3"]}
+    assert Budget.objects.get().limit_nanos == make.nanos("1000")
+
+
+def test_a_customer_who_is_here_and_is_joined_by_nobody_is_told(tmp_path: Path) -> None:
+    make.tenant("acme")
+    answers = folder(tmp_path, teams=[team(), team("t2", "ACME")])
+    why = "--into without effect: nobody of that name alone comes over"
+
+    assert left(report(answers, "--into", "acme", "--yes")) == {why: ["acme"]}
 
 
 def test_limits_that_are_gone_there_are_told_and_those_of_somebody_here_are_not(tmp_path: Path) -> None:
@@ -196,11 +257,58 @@ def test_keys_of_a_blocked_project_are_left_out(tmp_path: Path) -> None:
         ({"tpd_limit": 1000}, "ceilings of tokens a day"),
         ({"metadata": {"throttle_on_budget_exceeded": True}}, "keys that are slowed once their budget is used up"),
         ({"metadata": {"end_user_budget_id": "b"}}, "budgets that a key gives to end users"),
+        ({"metadata": {"model_max_budget": {"x": 1}}}, "budgets and rates by model"),
+        ({"org_id": "o1"}, "organisations"),
+        ({"agent_id": "a1"}, "keys with agent_id"),
+        ({"access_group_ids": ["g"]}, "keys with access_group_ids"),
+        ({"object_permission_id": "o"}, "keys with object_permission_id"),
+        ({"budget_fallbacks": {"a": ["b"]}}, "keys with budget_fallbacks"),
+        ({"router_settings": {"x": 1}}, "keys with router_settings"),
+        ({"permissions": {"allow_pii_controls": False}}, "keys with permissions"),
+        ({"of_a_newer_litellm": 5}, "keys with of_a_newer_litellm"),
+        (
+            {"metadata": {"enforced_params": ["user"], "cost\u202e": False}},
+            "keys with metadata that nothing here goes by",
+        ),
     ],
 )
 def test_what_has_no_place_here_is_counted(tmp_path: Path, fields: dict[str, Any], why: str) -> None:
     found = left(report(folder(tmp_path, teams=[team()], keys=[key(**fields)]), "--dry-run"))
     assert [told.partition(":")[0] for told in found] == [why]
+
+
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        ({"teams": [team(metadata={"team_member_budget_id": "b"})]}, "budgets of a team's members"),
+        ({"teams": [team(litellm_model_table={"model_aliases": {"a": "b"}})]}, "teams with litellm_model_table"),
+        ({"teams": [team(model_id=5)]}, "teams with model_id"),
+        ({"teams": [team(budget_id="b")]}, "teams with budget_id"),
+        ({"users": {"users": [{"user_id": "ada", "blocked": True}]}}, "users with blocked"),
+        ({"users": {"users": [{"user_id": "ada", "metadata": {"scim_active": False}}]}}, "users with metadata that"),
+        ({"budgets": [{"budget_id": "b", "allowed_models": ["a"]}]}, "budgets with allowed_models"),
+        ({"customers": [{"user_id": "shop", "allowed_model_region": "eu"}]}, "customers with allowed_model_region"),
+    ],
+)
+def test_whatever_holds_something_and_is_not_known_here_is_told_by_name(
+    tmp_path: Path, answers: dict[str, Any], why: str
+) -> None:
+    found = left(report(folder(tmp_path, **answers), "--dry-run"))
+    [told] = found
+    assert told.startswith(why)
+
+
+def test_what_litellm_says_of_everybody_is_not_told(tmp_path: Path) -> None:
+    """Of a key, team and user as LiteLLM makes them, with the fields that it fills in by itself."""
+    made = {"created_at": "2026-01-05T09:12:44Z", "updated_at": "2026-01-05T09:12:44Z", "created_by": "ada"}
+    keys = [key(key_type="default", last_active="2026-01-05T09:12:44Z", total_spend=4, rotation_count=2, **made)]
+    users = [
+        {"user_id": "ada", "user_role": "internal_user", "teams": ["t1"], "key_count": 1, "sso_user_id": "x"} | made
+    ]
+    teams = [
+        team(members_with_roles=[{"user_id": "ada", "role": "admin"}], team_member_permissions=["/key/info"], **made)
+    ]
+    assert not left(report(folder(tmp_path, teams=teams, users={"users": users}, keys=keys), "--dry-run"))
 
 
 # Models
@@ -237,15 +345,96 @@ def test_a_model_that_is_not_the_providers_as_everybody_has_it_is_no_alias(
     assert not ModelAlias.objects.filter(model__name="gpt-5-mini").exists()
 
 
+def deployments(*models: tuple[str, str]) -> dict[str, Any]:
+    return {"data": [{"model_name": name, "litellm_params": {"model": model}} for name, model in models]}
+
+
+def meanings(*names: str) -> dict[str, str | None]:
+    found = snapshot.read(now=timezone.now())
+    return {name: (entry.id if (entry := found.resolve(name)) else None) for name in names}
+
+
 def test_a_name_behind_its_provider_is_the_same_name(tmp_path: Path) -> None:
     for name in ("gpt-5-mini", "gpt-5"):
         Model(provider="openai", name=name).save()
     models = [("openai/fast", "gpt-5-mini"), ("fast", "gpt-5-mini"), ("openai/slow", "gpt-5-mini"), ("slow", "gpt-5")]
-    data = [{"model_name": name, "litellm_params": {"model": f"openai/{model}"}} for name, model in models]
-    answers = folder(tmp_path, models={"data": data})
+    answers = folder(tmp_path, models=deployments(*((name, f"openai/{model}") for name, model in models)))
     found = left(report(answers, "--yes"))
 
     aliases = ModelAlias.objects.filter(model__provider="openai").values_list("name", "model__name")
-    assert set(aliases) == {("fast", "gpt-5-mini"), ("slow", "gpt-5-mini")}
-    assert found == {"a name of several models: say in the routing file which follows which": ["slow"]}
+    assert set(aliases) == {("fast", "gpt-5-mini"), ("slow", "gpt-5")}
+    assert found == {ANOTHERS: ["openai/slow"]}
     assert report(answers, "--yes")["created"] == 0
+
+
+@pytest.mark.parametrize(
+    ("here", "models", "told", "means"),
+    [
+        # Whoever calls "fast" here would be told that there is no such model.
+        ("groq/llama", [("openai/fast", "openai/gpt-5-mini")], ["openai/fast"], {"fast": "groq/llama"}),
+        # And so would who calls it at LiteLLM.
+        (
+            None,
+            [("fast", "openai/gpt-5-mini"), ("groq/fast", "groq/llama")],
+            ["groq/fast"],
+            {"fast": "openai/gpt-5-mini", "groq/fast": None},
+        ),
+        # What it means there it cannot mean here: another would be called by it.
+        (
+            None,
+            [("fast", "mistral/mistral-small-latest"), ("openai/fast", "openai/gpt-5-mini")],
+            ["openai/fast"],
+            {"fast": None},
+        ),
+        # Nobody calls a bare name, so none is taken.
+        (
+            None,
+            [("openai/fast", "openai/gpt-5-mini"), ("groq/fast", "groq/llama")],
+            None,
+            {"openai/fast": "openai/gpt-5-mini", "groq/fast": "groq/llama"},
+        ),
+        # What stands behind a provider may look like another provider's name.
+        (
+            None,
+            [("groq/openai/gpt-5-mini", "groq/llama")],
+            ["groq/openai/gpt-5-mini"],
+            {"openai/gpt-5-mini": "openai/gpt-5-mini"},
+        ),
+        # A bare name that Mistral has stays Mistral's.
+        (
+            None,
+            [("openai/mistral-small-2603", "openai/gpt-5-mini")],
+            None,
+            {"openai/mistral-small-2603": "openai/gpt-5-mini", "mistral-small-2603": "mistral-small-2603"},
+        ),
+    ],
+)
+def test_a_name_behind_its_provider_takes_no_bare_name_away(
+    tmp_path: Path,
+    here: str | None,
+    models: list[tuple[str, str]],
+    told: list[str] | None,
+    means: dict[str, str | None],
+) -> None:
+    Model(provider="openai", name="gpt-5-mini").save()
+    llama = Model(provider="groq", name="llama")
+    llama.save()
+    if here:
+        ModelAlias(name="fast", model=llama).save()
+    answers = folder(tmp_path, models=deployments(*models))
+
+    assert left(report(answers, "--yes")).get(ANOTHERS) == told
+    assert meanings(*means) == means
+    # What came over stays, and is told no second time.
+    assert left(report(answers, "--yes")).get(ANOTHERS) == told
+
+
+def test_a_bare_name_that_two_have_here_is_no_name_and_that_is_told(tmp_path: Path) -> None:
+    Model(provider="openai", name="gpt-5-mini").save()
+    for provider in ("groq", "azure"):
+        model = Model(provider=provider, name="llama")
+        model.save()
+        ModelAlias(name="fast", model=model).save()
+    answers = folder(tmp_path, models=deployments(("fast", "openai/gpt-5-mini")))
+
+    assert left(report(answers, "--yes")) == {ANOTHERS: ["fast"]}

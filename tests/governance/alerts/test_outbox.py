@@ -73,6 +73,26 @@ def test_a_threshold_is_told_once_by_mail_and_by_webhook_with_the_page_where_one
     assert told["auto-submitted"] == "auto-generated"
 
 
+def test_a_warning_says_when_it_runs_out_as_that_was_last_kept(hook: Receiver, clock: Clock) -> None:
+    owner = make.tenant(time_zone="Europe/Paris")
+    budget = make.budget("1.00", tenant=owner)
+    webhook_to(hook)
+    make.kept_forecast(budget, now=NOON, runs_out_in=timedelta(hours=3))
+    spend("0.80")
+    telling.run(clock=clock)
+    [body] = hook.bodies
+    assert body["data"]["message"] == (
+        "$0.80 of $1.00 are spent (80%). At the usual pace it runs out about 16:00 on 2026-03-10 (Europe/Paris)."
+        " It resets at 00:00 on 2026-03-11 (Europe/Paris)."
+    )
+    facts = body["data"]["facts"]
+    assert (facts["runs_out_at"], facts["resets_at"]) == ("2026-03-10T15:00:00Z", "2026-03-10T23:00:00Z")
+    spend("0.20")
+    telling.run(clock=clock)
+    assert "runs out" not in hook.bodies[-1]["data"]["message"]
+    assert hook.bodies[-1]["data"]["facts"]["runs_out_at"] is None
+
+
 def test_one_call_from_nothing_to_the_end_is_one_message(hook: Receiver, clock: Clock) -> None:
     make.budget("1.00")
     webhook_to(hook, min_severity="info")

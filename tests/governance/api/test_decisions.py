@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -88,6 +89,38 @@ def test_a_downgrade_says_by_which_rule_and_from_which_share_on(agent: Api) -> N
     [late] = decide(agent, estimated_cost="0.25")["downgrades"]
     assert (late["from"], late["to"], late["at"]) == (["*"], "tiny", 0.95)
     assert decide(agent, estimated_cost="0.01")["downgrades"] == []
+
+
+def test_a_warning_says_when_the_budget_runs_out_and_resets_and_a_plain_yes_does_not(agent: Api) -> None:
+    now = timezone.now()
+    budget = factories.budget("1", window="month")
+    factories.kept_forecast(budget, now=now, runs_out_in=timedelta(minutes=5))
+    plain = decide(agent)
+    assert (plain["action"], plain["runs_out_at"]) == ("allow", None)
+    spend("0.85")
+    near = decide(agent, estimated_cost="0.01")
+    assert near["action"] == "warn"
+    assert near["warning"].startswith(
+        f"The budget is near its limit. tenant:acme has spent $0.85 of $1.00 this month; it runs out about"
+        f" {near['runs_out_at'][:16]}"
+    )
+    assert near["warning"].endswith(f"at the usual pace and resets at {near['resets_at']}.")
+    large = agent.post("/api/reservations", {"model": "large", "estimated_cost": "0.50"})
+    assert large.status_code == 402
+    assert f"runs out about {near['runs_out_at'][:16]}" in large.json()["error"]["message"]
+    assert large.json()["error"]["decision"]["runs_out_at"] == near["runs_out_at"]
+
+
+def test_when_a_budget_of_the_platform_runs_out_is_nobodys_business(agent: Api, operator: Api) -> None:
+    budget = factories.budget("1", scope_type="platform")
+    factories.kept_forecast(budget, now=timezone.now(), runs_out_in=timedelta(seconds=1))
+    factories.kept_forecast(
+        factories.budget("100", window="month"), now=timezone.now(), runs_out_in=timedelta(minutes=5)
+    )
+    spend("0.85")
+    near = decide(agent, estimated_cost="0.01")
+    assert (near["action"], near["runs_out_at"]) == ("warn", None)
+    assert "runs out" not in near["warning"]
 
 
 def test_it_says_in_flight_while_other_calls_hold_the_rest(agent: Api) -> None:

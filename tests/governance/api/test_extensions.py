@@ -259,7 +259,7 @@ class TestRefusedAsACall:
         return {
             "status": answer.status_code,
             "code": error["code"],
-            "said": error["message"].partition(", until")[0].rstrip("."),
+            "said": error["message"].partition("; it resets")[0].rstrip("."),
             "headers": {name: answer[name] for name in ("retry-after", "x-should-retry") if name in answer},
             **{name: row[name] for name in ("reason", "message", "agent", "model", "scope", "window", "cost")},
             "budgets": [(one["spent"], one["reserved"], one["missing"]) for one in row["budgets"]],

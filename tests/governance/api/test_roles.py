@@ -17,7 +17,7 @@ from drf_spectacular.generators import SchemaGenerator
 
 from billing.models import Plan
 from governance import alerts
-from governance.actions import alert_channels, allowances, rate_limits, reservations, stops
+from governance.actions import alert_channels, allowances, rate_limits, report_subscriptions, reservations, stops
 from governance.audit import Actor
 from governance.models import (
     AlertChannel,
@@ -85,9 +85,17 @@ TABLE: dict[str, Answers] = {
     "post budgets/<int:id>/allowances": operators(),
     "post allowances/<int:id>/end": operators(200),
     "post decisions": (400, 400, 400, 400, 400, 401),
+    "get raises": STAFF_READ,
+    "post raises/<int:id>/approve": operators(200),
+    "post raises/<int:id>/decline": operators(),
     "get reconciliation": STAFF_READ,
     "get refusals": ALL_READ,
     "get refusals/<str:request_id>": OWN_READ,
+    "get reports/subscriptions": STAFF_READ,
+    "post reports/subscriptions": operators(),
+    "get reports/subscriptions/<int:id>": STAFF_READ,
+    "post reports/subscriptions/<int:id>/end": operators(200),
+    "get reports/preview": (400, 400, 400, 403, 403, 401),
     "post reservations": (400, 403, 400, 400, 400, 401),
     "get reservations/<uuid:id>": OWN_READ,
     "post reservations/<uuid:id>/settle": (400, 403, 400, 400, 404, 401),
@@ -190,11 +198,13 @@ def of_invoices() -> dict[str, Any]:
         "alerts/deliveries": delivered(now),
         "budgets": budget.pk,
         "allowances": raised.pk,
+        "raises": factories.raise_request(now=now).pk,
         "reservations": held(now),
         "spend": estimated(now),
         "spend/reviews": waiting(now),
         "spend/anomalies": held_by_itself(now),
         "refusals": refused(now),
+        "reports/subscriptions": subscribed(now),
         "stops": stops.stop(tenant=factories.tenant("initech"), reason="test", by=by, now=now).pk,
         "rate-limits": rate_limits.create(scope_type="platform", requests_per_minute=9, by=by, now=now).pk,
         "tenants": "acme",
@@ -269,6 +279,13 @@ def refused(now: datetime) -> str:
 def waiting(now: datetime) -> UUID:
     row = PendingReport.objects.create(
         tenant=factories.tenant(), agent="invoices", cost_nanos=1, bound_nanos=0, occurred_at=now, reported_at=now
+    )
+    return row.pk
+
+
+def subscribed(now: datetime) -> int:
+    row = report_subscriptions.subscribe(
+        tenant=factories.tenant(), address="reader@example.com", cadence="weekly", by=Actor("test"), now=now
     )
     return row.pk
 
@@ -350,6 +367,13 @@ ACTS: dict[str, tuple[dict[str, Any], str]] = {
         "budget.raise",
     ),
     "post allowances/<int:id>/end": ({}, "budget.allowance_end"),
+    "post raises/<int:id>/approve": ({}, "raise.approve"),
+    "post raises/<int:id>/decline": ({"reason": "why"}, "raise.decline"),
+    "post reports/subscriptions": (
+        {"scope_type": "platform", "address": "owner@example.com", "cadence": "weekly"},
+        "report_subscription.begin",
+    ),
+    "post reports/subscriptions/<int:id>/end": ({}, "report_subscription.end"),
     "post reservations": ({"tenant": "acme", "model": "m", "estimated_cost": "0.01"}, "reservation.create"),
     "post reservations/<uuid:id>/settle": ({"cost": "0.01"}, "reservation.settle"),
     "post reservations/<uuid:id>/extend": ({"ttl_s": 60}, "reservation.extend"),

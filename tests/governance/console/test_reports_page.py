@@ -35,6 +35,12 @@ def signed_in(*roles: str, of: Tenant | None = None, **fields: Any) -> Client:
     return client
 
 
+def asked_for(address: str, time_zone: str = "UTC") -> dict[str, str]:
+    """A filled-in form for the platform's weekly report."""
+    of_whom = {"scope_type": "platform", "tenant": ""}
+    return of_whom | {"address": address, "cadence": "weekly", "time_zone": time_zone}
+
+
 def html(client: Client, path: str, **asked: str) -> str:
     answer = client.get(path, asked)
     assert answer.status_code == 200
@@ -119,7 +125,14 @@ def test_known_addresses_are_offered_and_one_is_begun_and_ended() -> None:
     assert link is not None
     form = html(client, link[1].replace("&amp;", "&"))
     assert 'value="olga@example.com"' in form
-    given = {"tenant": "", "address": "Olga@example.com", "cadence": "weekly", "time_zone": "Europe/Berlin"}
+    assert '<option value="platform" selected>the whole platform: all customers</option>' in form
+    given = {
+        "scope_type": "platform",
+        "tenant": "",
+        "address": "Olga@example.com",
+        "cadence": "weekly",
+        "time_zone": "Europe/Berlin",
+    }
     assert client.post(NEW, given).status_code == 302
     row = ReportSubscription.objects.get()
     assert (row.address, row.time_zone) == ("olga@example.com", "Europe/Berlin")
@@ -135,12 +148,34 @@ def test_known_addresses_are_offered_and_one_is_begun_and_ended() -> None:
     assert ReportSubscription.objects.get(ended_at=None).pk == row.pk
 
 
+def test_of_whom_it_is_is_said_and_nobody_reads_more_than_in_the_console() -> None:
+    client, acme = signed_in("operator"), make.tenant("acme")
+    given = {"tenant": "", "address": "olga@example.com", "cadence": "weekly", "time_zone": "UTC"}
+    assert "This field is required." in client.post(NEW, given).content.decode()
+    assert "Choose one, or the platform." in client.post(NEW, given | {"scope_type": "tenant"}).content.decode()
+    both = given | {"scope_type": "platform", "tenant": str(acme.pk)}
+    assert "of all customers: leave it empty." in client.post(NEW, both).content.decode()
+    make.person("olga", "tenant staff", of=acme, email="olga@example.com")
+    wide = client.post(NEW, given | {"scope_type": "platform"}).content.decode()
+    assert "is of a console user who may not read this report" in wide
+    assert client.post(NEW, both | {"scope_type": "tenant"}).status_code == 302
+    row = ReportSubscription.objects.get()
+    assert row.tenant == acme
+    assert "acme" in html(client, f"/admin/governance/reportsubscription/{row.pk}/change/")
+
+
 def test_a_form_says_whom_it_is_of_and_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     client = signed_in("operator")
     assert "the whole platform: all customers</option>" in html(client, NEW)
     reader("ann@example.com")
     monkeypatch.setattr(report_subscriptions, "MOST_SUBSCRIPTIONS", 1)
-    given = {"tenant": "", "address": "olga@example.com", "cadence": "weekly", "time_zone": "UTC"}
+    given = {
+        "scope_type": "platform",
+        "tenant": "",
+        "address": "olga@example.com",
+        "cadence": "weekly",
+        "time_zone": "UTC",
+    }
     assert "there are 1 subscriptions already" in client.post(NEW, given).content.decode()
     with pytest.raises(Conflict):
         reader("bob@example.com")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -148,3 +149,24 @@ def test_a_reset_in_mid_hour_leaves_no_spend_before_it() -> None:
     found = outlook(budget)
     assert found.status.settled_nanos == 0
     assert found.spent[0][1] == found.spent[-1][1] == 0
+
+
+def test_what_is_kept_says_when_a_window_runs_out_while_it_is_of_that_window_and_fresh() -> None:
+    budget = factories.budget("10")
+    factories.kept_forecast(budget, now=NOON, runs_out_in=HOUR * 3)
+    last_of_all = factories.budget("5", scope_type="agent", scope_key="invoices")
+    factories.kept_forecast(last_of_all, now=NOON, runs_out_in=HOUR * 4)
+    found = forecasts.running_out(now=NOON)
+    assert list(found) == [budget.pk, last_of_all.pk]
+    assert list(forecasts.running_out(now=NOON, budgets=[last_of_all.pk])) == [last_of_all.pk]
+    row, status = found[budget.pk], budget_status.current([budget], now=NOON)[budget.pk]
+    assert forecasts.runs_out_at(row, status, now=NOON) == NOON + HOUR * 3
+    for gone in (
+        forecasts.runs_out_at(None, status, now=NOON),
+        forecasts.runs_out_at(row, status, now=NOON + forecasts.FRESH),
+        forecasts.runs_out_at(row, status, now=NOON + HOUR * 3),
+        forecasts.runs_out_at(row, replace(status, limit_nanos=nanos("11")), now=NOON),
+        forecasts.runs_out_at(row, replace(status, settled_nanos=nanos("10")), now=NOON),
+        forecasts.runs_out_at(row, replace(status, starts_at=NOON + HOUR), now=NOON),
+    ):
+        assert gone is None

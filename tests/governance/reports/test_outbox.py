@@ -15,9 +15,9 @@ from django.contrib.auth.models import Group, User
 from django.test import Client
 
 from governance.actions import report_subscriptions
-from governance.alerts.channels import NotSent
+from governance.alerts.channels import Away, NotSent
 from governance.models import AuditEntry, ReportMail, ReportSubscription
-from governance.reports import links, mails, outbox
+from governance.reports import links, mails, outbox, readers
 from governance.rules import alerting, report_periods
 from governance.rules.errors import Conflict, FieldError
 from tests import factories as make
@@ -139,13 +139,68 @@ def test_a_server_that_is_away_is_not_tried_for_every_reader(monkeypatch: pytest
 
     def away(mail: ReportMail, **_: Any) -> None:
         tried.append(mail.pk)
-        raise NotSent("The mail server cannot be reached.")
+        raise Away("The mail server cannot be reached.")
 
     monkeypatch.setattr(mails, "send", away)
     assert [run(), len(tried)] == [0, outbox.MOST_IN_VAIN]
     # Whoever was not reached yet comes first.
     run(MONDAY + timedelta(seconds=1))
     assert len(set(tried)) == len(tried) == outbox.MOST_IN_VAIN + 2
+
+
+def test_readers_whom_the_server_refuses_keep_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(outbox.MOST_IN_VAIN + 2):
+        reader(f"reader{number}@example.com")
+    refused = []
+
+    def refuses(mail: ReportMail, **_: Any) -> None:
+        if mail.subscription.address != f"reader{outbox.MOST_IN_VAIN + 1}@example.com":
+            refused.append(mail.pk)
+            raise NotSent("The mail server refuses the addresses.")
+
+    monkeypatch.setattr(mails, "send", refuses)
+    assert [run(), len(refused)] == [1, outbox.MOST_IN_VAIN + 1]
+
+
+def test_former_users_get_no_report_and_are_no_readers_of_a_new_one(mail: MailSink) -> None:
+    acme, globex = make.tenant("acme"), make.tenant("globex")
+    people = {
+        "left": make.person("left", "owner", email="Left@example.com"),
+        "lost": make.person("lost", "viewer", email="lost@example.com"),
+        "moved": make.person("moved", "tenant staff", of=acme, email="moved@example.com"),
+        "stays": make.person("stays", "viewer", email="stays@example.com"),
+    }
+    for name in people:
+        reader(f"{name}@example.com", of=acme if name == "moved" else None)
+    # Nobody's account: whoever subscribed it answers for it.
+    reader("outside@example.com", of=acme)
+    User.objects.filter(pk=people["left"].pk).update(is_active=False)
+    people["lost"].groups.clear()
+    people["moved"].tenant_staff.tenant = globex
+    people["moved"].tenant_staff.save()
+    assert run() == 2
+    assert sorted(to for (to,) in mail.recipients) == ["outside@example.com", "stays@example.com"]
+    dropped = ReportMail.objects.filter(state=ReportMail.State.DROPPED)
+    assert {row.error for row in dropped} == {readers.FORMER}
+    assert dropped.count() == 3
+    with pytest.raises(FieldError, match="may not read this report"):
+        reader("left@example.com", cadence="monthly")
+    # Back again, the next report comes.
+    User.objects.filter(pk=people["left"].pk).update(is_active=True)
+    assert run(MONDAY + WEEK) == 3
+
+
+def test_however_many_are_dropped_the_next_in_line_gets_its_report(
+    mail: MailSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "MAILS", 2)
+    for number in range(5):
+        report = reader(f"gone{number}@example.com")
+        outbox.put(now=MONDAY)
+        ReportSubscription.objects.filter(pk=report.pk).update(ended_at=MONDAY, ended_by="ada")
+    reader("here@example.com")
+    assert run(MONDAY + HOUR) == 1
+    assert mail.recipients == [["here@example.com"]]
 
 
 def test_one_that_ends_each_worker_is_given_up(mail: MailSink) -> None:

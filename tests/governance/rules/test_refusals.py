@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -77,7 +78,28 @@ def test_the_message_names_the_budget_the_limit_or_the_model(reason: Reason, mes
 def test_the_end_of_a_window_is_said_and_its_figures_only_where_they_may_be() -> None:
     decision = Decision(Action.HARD_STOP, Reason.BUDGET_EXHAUSTED, because=window(ends=True))
     found = refusals.refusal(decision, over_budget_status=402, audience=Audience(is_tenants=True, show_amounts=False))
-    assert found.message == "The budget is used up: tenant:acme per billing cycle, until 2026-03-10T12:00:00Z."
+    assert found.message == (
+        "The budget is used up: tenant:acme per billing cycle; it resets once the period after 2026-03-10T12:00:00Z is"
+        " paid."
+    )
+
+
+def test_when_a_budget_resets_and_runs_out_is_said_where_it_is_known_and_theirs() -> None:
+    own, soon = replace(window(ends=True), kind="day"), NOON - timedelta(hours=2)
+    decision = Decision(Action.HARD_STOP, Reason.BUDGET_EXHAUSTED, because=own)
+    found = refusals.refusal(decision, over_budget_status=402, runs_out_at=soon)
+    assert found.message.endswith(
+        "spent; it runs out about 2026-03-10T10:00:00Z at the usual pace and resets at 2026-03-10T12:00:00Z."
+    )
+    for_good = replace(decision, because=replace(window(), kind="lifetime"))
+    found = refusals.refusal(for_good, over_budget_status=402)
+    assert found.message.endswith("spent; it does not reset by itself.")
+    shared = replace(decision, because=replace(own, scope="platform"))
+    tenants = Audience(is_tenants=True)
+    found = refusals.refusal(shared, over_budget_status=402, audience=tenants, runs_out_at=soon)
+    assert found.message == (
+        "The budget is used up: a limit of the platform per day; it resets at 2026-03-10T12:00:00Z."
+    )
 
 
 def test_an_envelope_s_own_names_are_in_the_message_and_the_parameter() -> None:

@@ -85,7 +85,8 @@ def test_a_refusal_for_the_platforms_budget_names_no_figure_and_waits_evenly() -
     used_up = Decision(Action.HARD_STOP, Reason.BUDGET_EXHAUSTED, because=WIDER)
     told = refusals.refusal(used_up, over_budget_status=402, audience=TENANTS)
     assert told.message == (
-        "The budget is used up: a limit of the platform per billing cycle, until 2026-03-10T12:00:00Z."
+        "The budget is used up: a limit of the platform per billing cycle; it resets once the period after"
+        " 2026-03-10T12:00:00Z is paid."
     )
     waits = {
         refusals.refusal(

@@ -468,6 +468,30 @@ def test_a_bare_name_that_one_other_provider_alone_has_means_that_one() -> None:
     assert snapshot.resolve("azure/gpt-9") is not None
 
 
+def test_a_name_behind_its_provider_is_that_providers_whatever_another_calls_its_models() -> None:
+    another("openrouter", "openai/gpt-9", input_picos=9)
+    resold = snapshot.resolve("openai/gpt-9")
+    assert resold is not None
+    assert resold.provider == "openrouter"
+    another("openai", "gpt-9", input_picos=7)
+    own, resold = snapshot.resolve("openai/gpt-9"), snapshot.resolve("openrouter/openai/gpt-9")
+    assert own is not None
+    assert resold is not None
+    assert (own.provider, resold.provider) == ("openai", "openrouter")
+    assert cost_of(Usage(provider="openai", model="gpt-9", input_tokens=1_000)) == (7, "openai/gpt-9@seed")
+
+    another("openrouter", "mistral/mistral-small-2603", input_picos=9)
+    another("openrouter", "mistral/gpt-9", input_picos=9)
+    for name, provider in (
+        ("mistral/mistral-small-2603", "mistral"),
+        ("mistral-small-2603", "mistral"),
+        ("gpt-9", "openai"),
+    ):
+        entry = snapshot.resolve(name)
+        assert entry is not None
+        assert entry.provider == provider
+
+
 def test_zones_of_mistral_raise_no_other_provider_s_prices(settings: Any) -> None:
     settings.MISTRAL_API_BASE = "https://api.eu.mistral.ai"
     another("openai", "gpt-9", input_picos=100)

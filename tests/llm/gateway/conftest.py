@@ -10,6 +10,7 @@ from benchmarks.books import RATES
 from benchmarks.own_books import BookedUpstream
 from governance.audit import Actor
 from llm.catalogue import snapshot
+from llm.gateway import forecasts
 from llm.models import Model, Price, ProviderEndpoint
 from llm.providers import endpoints, registry
 from tests import factories as make
@@ -18,8 +19,9 @@ from tests.product import Product, eventually
 
 @pytest.fixture(autouse=True)
 def follows_closely(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The product finds a new endpoint soon: set before it starts, which other fixtures do."""
+    """The product finds new endpoints and forecasts soon: set before it starts, which other fixtures do."""
     monkeypatch.setattr(registry, "RENEW_PERIOD_S", 0.1)
+    monkeypatch.setattr(forecasts, "RENEW_PERIOD_S", 0.1)
 
 
 @pytest.fixture

@@ -142,6 +142,7 @@ def test_at_the_hard_cap_nothing_is_sent(product: Product) -> None:
     body = response.json()
     assert (body["type"], body["code"]) == ("insufficient_quota", "budget_exhausted")
     assert body["error"]["metadata"]["limit"] == "0.001"
+    assert "/raises/" in body["error"]["metadata"]["raise_url"]
     assert response.headers["x-should-retry"] == "false"
     assert "retry-after" not in response.headers
     assert not product.sandbox.requests
