@@ -221,11 +221,8 @@ def waiting(lock_s: float, *, statement_s: float | None = None) -> Iterator[None
     And work so long on a statement, where that is said, whatever is under way.
     """
     chosen = _deadlines.get()
-    if statement_s is not None:
-        chosen = replace(chosen, lock=_in_ms(lock_s), statement=_in_ms(statement_s))
-    elif chosen is not PATIENT:
-        chosen = replace(chosen, lock=_in_ms(lock_s))
-    token = _deadlines.set(chosen)
+    limits = {"lock": _in_ms(lock_s)} | ({} if statement_s is None else {"statement": _in_ms(statement_s)})
+    token = _deadlines.set(chosen if chosen is PATIENT and statement_s is None else replace(chosen, **limits))
     try:
         yield
     finally:
