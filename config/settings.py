@@ -243,6 +243,8 @@ SPECTACULAR_SETTINGS = {
         "AlertChannelKindEnum": "governance.models.alerts.AlertChannel.Kind",
         "AlertDeliveryStateEnum": "governance.models.alerts.AlertDelivery.State",
         "JobStateEnum": "config.health_api.JOB_STATES",
+        "ReportScopeEnum": "governance.api.reports.SCOPES",
+        "ScopeTypeEnum": "governance.models.budgets.ScopeType.values",
         "StateEnum": "billing.models.accounts.BillingAccount.State",
     },
     # The documentation's scripts come from a package, not from somebody else's server.

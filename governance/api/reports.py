@@ -24,7 +24,7 @@ from governance.rules import report_periods
 from governance.rules.errors import FieldError, NotOpen, OverBound
 from governance.rules.report_periods import Cadence, ReportPeriod
 
-PLATFORM, TENANT = ScopeType.PLATFORM.value, ScopeType.TENANT.value
+SCOPES = PLATFORM, TENANT = ScopeType.PLATFORM.value, ScopeType.TENANT.value
 CADENCES = [cadence.value for cadence in Cadence]
 # Before it nobody used anything, and no period has one before it in the end.
 EARLIEST = date(2001, 1, 1)
@@ -34,7 +34,7 @@ OF_WHOM = "A report of the whole platform is asked for by name: nobody gets it f
 class OfWhom(serializers.Serializer[Any]):
     """What is of one customer, or of all of them."""
 
-    scope_type = serializers.ChoiceField(choices=[PLATFORM, TENANT], help_text=OF_WHOM)
+    scope_type = serializers.ChoiceField(choices=SCOPES, help_text=OF_WHOM)
     tenant = Name("tenant", required=False, allow_null=True, default=None, help_text="Of a tenant's report alone.")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class SubscriptionBody(OfWhom, Strict):
 
 
 class SubscriptionQuery(Query):
-    scope_type = serializers.ChoiceField(choices=[PLATFORM, TENANT], required=False)
+    scope_type = serializers.ChoiceField(choices=SCOPES, required=False)
     tenant = Name("tenant", required=False)
     cadence = serializers.ChoiceField(choices=CADENCES, required=False)
     open = serializers.BooleanField(required=False, help_text="Only those that are sent, or only those that ended.")
