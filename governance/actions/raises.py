@@ -1,27 +1,23 @@
-"""More, as an agent's owner asks for it: a signed link in a refusal, a request, and an operator's word on it.
+"""More, as an agent's owner asks for it from a refusal's link (`raise_links`), and an operator's word on it.
 
-The link is made for every call that a budget refuses, so it is signed and nothing else. Whoever has it can ask, and is
-told no more than the key that was refused: see ADR 30.
+Whoever has the link can ask, and is told no more than the key that was refused: see ADR 30.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.conf import settings
-from django.core import signing
 from django.db import IntegrityError, transaction
 from django.db.models import QuerySet
 from django.urls import reverse
 
-from governance import alerts, audit, ledger
+from governance import alerts, audit, ledger, raise_links
 from governance.actions import allowances
 from governance.audit import Actor
 from governance.models import BudgetWindow, RaiseRequest
 from governance.queries import budget_status
 from governance.rules import raises
-from governance.rules.decision import Decision
 from governance.rules.errors import Conflict, FieldError, NotOpen, Unknown
 from governance.upkeep.budget_notices import dollars, name_of, resets
 
@@ -37,27 +33,10 @@ class TooManyAsked(FieldError):
     """As much was asked for in a day as may be of one tenant."""
 
 
-def link(decision: Decision, *, now: datetime) -> str | None:
-    """Where to ask for more than the window that refused a call; None where that cannot be. The same for an hour."""
-    window_id = raises.window_to_raise(decision)
-    if window_id is None:
-        return None
-    hour = now.replace(minute=0, second=0, microsecond=0)
-    # A window is of one budget and one tenant: it names all three.
-    token = _signer().sign(f"{window_id}.{int((hour + raises.LINK_LIFE).timestamp())}")
-    return f"{settings.APP_URL}{reverse('raise-ask', args=[token])}"
-
-
 def window_of(token: str, *, now: datetime) -> BudgetWindow:
     """The window that a link is for. Raises Unknown, and NotOpen where the link or the window's period is over."""
-    try:
-        window_id, _, until = _signer().unsign(token).partition(".")
-    except signing.BadSignature as error:
-        raise Unknown("", "This link was not made here, or was cut short.") from error
-    if now >= datetime.fromtimestamp(int(until), UTC):
-        raise NotOpen("", f"This link was good for {raises.LINK_LIFE.days} days, which are over.")
     rows = BudgetWindow.objects.select_related("budget__tenant", "tenant").filter(tenant__isnull=False)
-    window = rows.filter(pk=int(window_id)).first()
+    window = rows.filter(pk=raise_links.window_id_of(token, now=now)).first()
     if window is None:
         raise Unknown("", "What this link was made for is gone.")
     _check_live(window, now)
@@ -196,7 +175,3 @@ def _check_live(window: BudgetWindow, now: datetime) -> None:
 
 def _to_audit(row: RaiseRequest) -> dict[str, Any]:
     return {"request": row.pk, "window": row.window_id, "amount_nanos": row.amount_nanos, "asker": row.asker}
-
-
-def _signer() -> signing.Signer:
-    return signing.Signer(salt="governance.raise", sep=".")

@@ -12,8 +12,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance import ledger, ports
-from governance.actions import raises
+from governance import ledger, ports, raise_links
 from governance.api import errors
 from governance.api.callers import CallerFields, Scopes, caller_of
 from governance.api.fields import Count, Dollars, Name, Names, Ratio, missing, surplus
@@ -142,7 +141,7 @@ def refused(
     refusal = _refusal(decision, audience, ahead)
     answer = errors.body(refusal.code, refusal.message, refusal.param, request)
     answer["error"]["decision"] = decided(decision, model, audience=audience, ahead=ahead)
-    answer["error"]["raise_url"] = raises.link(decision, now=now)
+    answer["error"]["raise_url"] = raise_links.link(decision, now=now)
     return Response(answer, status=refusal.status, headers=dict(refusal.headers))
 
 

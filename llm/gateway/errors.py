@@ -11,18 +11,20 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 
-from governance import ports
-from governance.actions import raises
+from governance import ports, raise_links
 from governance.rules import money, names, refusals
 from governance.rules.buckets import E6
 from governance.rules.decision import Action, Decision, Reason
 from governance.rules.visibility import Audience, ShownWindow
 from llm.gateway import bodies
-from llm.gateway.forecasts import KnownForecasts
+
+if TYPE_CHECKING:
+    # Servers load this module before there are models.
+    from llm.gateway.forecasts import KnownForecasts
 
 LONGEST_WAIT_S = 60
 
@@ -320,5 +322,5 @@ def _metadata(window: ShownWindow | None, decision: Decision, *, tenant: str, no
         "resets_at": refusals.rfc3339(window.ends_at) if window.ends_at else None,
         "runs_out_at": refusals.rfc3339(window.runs_out_at) if window.runs_out_at else None,
         "upgrade_url": ports.upgrade_url(tenant=tenant, window=window.kind, now=now),
-        "raise_url": raises.link(decision, now=now),
+        "raise_url": raise_links.link(decision, now=now),
     }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -318,3 +321,10 @@ def test_a_client_that_leaves_with_more_requests_on_their_way_is_noticed(product
         assert eventually(lambda: Reservation.objects.filter(status="pending").exists())
     assert eventually(lambda: not Reservation.objects.filter(status="pending").exists(), within_s=5)
     assert Reservation.objects.count() == 1
+
+
+def test_servers_load_it_before_there_are_models() -> None:
+    code = "import config.connections"
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "config.settings", "DEBUG": "true"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from governance import ledger, tasks
+from governance import ledger, raise_links, tasks
 from governance.actions import allowances, budgets, raises
 from governance.audit import Actor
 from governance.models import Alert, AlertNotice, Allowance, AuditEntry, Budget, BudgetWindow, RaiseRequest
@@ -29,7 +29,7 @@ def refused(cost: str = "2.00", **who: str) -> Decision:
 
 
 def token(decision: Decision) -> str:
-    found = raises.link(decision, now=NOON)
+    found = raise_links.link(decision, now=NOON)
     assert found is not None
     return found.rpartition("/")[2]
 
@@ -182,7 +182,7 @@ def test_the_job_that_closes_windows_ends_what_was_asked_for_them(budget: Budget
 
 def test_a_link_is_the_same_for_an_hour_and_has_an_end(budget: Budget) -> None:
     decision = refused()
-    assert raises.link(decision, now=NOON) == raises.link(decision, now=NOON + timedelta(minutes=59))
+    assert raise_links.link(decision, now=NOON) == raise_links.link(decision, now=NOON + timedelta(minutes=59))
     BudgetWindow.objects.update(ends_at=NOON + 30 * DAY)
     link = token(decision)
     assert raises.window_of(link, now=NOON + rules.LINK_LIFE - HOUR).budget == budget
@@ -200,7 +200,7 @@ def test_no_link_leads_to_the_platforms_budget() -> None:
     make.budget("1.00", scope_type="platform", soft_cap=None)
     ledger.record(make.reporting("0.01"), now=NOON)
     decision = refused()
-    assert raises.link(decision, now=NOON) is None
+    assert raise_links.link(decision, now=NOON) is None
     # Nor if one were signed for it.
     assert decision.because is not None
     forged = token(replace(decision, because=replace(decision.because, scope_type="tenant")))
@@ -210,4 +210,4 @@ def test_no_link_leads_to_the_platforms_budget() -> None:
 
 def test_a_user_whose_calls_were_all_refused_has_no_window_yet_and_no_link() -> None:
     make.budget("1.00", scope_type="user", scope_key="*", soft_cap=None)
-    assert raises.link(refused(user="u1"), now=NOON) is None
+    assert raise_links.link(refused(user="u1"), now=NOON) is None
