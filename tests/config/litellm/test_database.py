@@ -9,7 +9,6 @@ from typing import LiteralString
 
 import psycopg
 import pytest
-import time_machine
 from django.core.management import CommandError
 
 from config.litellm import database
@@ -19,7 +18,7 @@ from llm.models import Model, ModelAlias
 from tests import factories as make
 from tests.config.litellm.answers import digest, import_litellm, left, report
 
-pytestmark = [pytest.mark.postgres_only, pytest.mark.django_db(transaction=True)]
+pytestmark = [pytest.mark.postgres_only, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("at_noon")]
 
 # Of each table what is read of it, beside something that is secret.
 TABLES = """
@@ -68,12 +67,6 @@ def litellm_url(live_database: str) -> Iterator[str]:
             yield f"{live_database}&schema=litellm&connection_limit=5&pgbouncer=true"
         finally:
             direct.execute("DROP SCHEMA litellm CASCADE")
-
-
-@pytest.fixture(autouse=True)
-def at_noon() -> Iterator[None]:
-    with time_machine.travel(make.NOON, tick=False):
-        yield
 
 
 def test_the_database_comes_over_as_the_api_does(litellm_url: str) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import time_machine
 from django.utils import timezone
 
 from config.litellm.limits import BEYOND
@@ -17,15 +16,9 @@ from governance.rules import money
 from tests import factories as make
 from tests.config.litellm.answers import folder, import_litellm, key, left, report, team
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("at_noon")]
 
 BY = Actor("ada")
-
-
-@pytest.fixture(autouse=True)
-def at_noon() -> Any:
-    with time_machine.travel(make.NOON, tick=False):
-        yield
 
 
 def test_a_limit_that_is_off_here_is_another_and_is_turned_on_where_that_is_said(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import time_machine
 from django.utils import timezone
 
 from config.litellm import routes
@@ -20,15 +19,9 @@ from llm.models import Model, ModelAlias
 from tests import factories as make
 from tests.config.litellm.answers import digest, folder, import_litellm, key, left, report, team
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("at_noon")]
 
 BY = Actor("ada")
-
-
-@pytest.fixture(autouse=True)
-def at_noon() -> Any:
-    with time_machine.travel(make.NOON, tick=False):
-        yield
 
 
 def prefix(text: str) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
@@ -16,16 +15,11 @@ from governance.upkeep import telling
 from tests import factories
 from tests.confirmed import press
 from tests.fakes.alert_receivers import Receiver, receiver
+from tests.governance.console.clients import signed_in
 
 pytestmark = pytest.mark.django_db
 ADD = "/admin/governance/alertchannel/add/"
 LIST = "/admin/governance/alertchannel/"
-
-
-def signed_in(name: str, *roles: str, **fields: Any) -> Client:
-    client = Client()
-    client.force_login(factories.person(name, *roles, **fields))
-    return client
 
 
 @pytest.fixture

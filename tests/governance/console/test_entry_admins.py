@@ -14,16 +14,11 @@ from governance.models import AuditEntry, BudgetWindow, SpendEntry
 from governance.upkeep import reconcile
 from tests import factories
 from tests.factories import NOON, nanos
+from tests.governance.console.clients import signed_in
 
 pytestmark = pytest.mark.django_db
 
 LIST = "/admin/governance/spendentry/"
-
-
-def signed_in(name: str, *roles: str, **fields: Any) -> Client:
-    client = Client()
-    client.force_login(factories.person(name, *roles, **fields))
-    return client
 
 
 @pytest.fixture

@@ -15,16 +15,11 @@ from governance.actions import allowances, rate_limits, stops
 from governance.audit import Actor
 from governance.models import Allowance, AuditEntry, Budget, EmergencyStop, LedgerCheck, RateLimit
 from tests import factories
+from tests.governance.console.clients import signed_in
 
 pytestmark = pytest.mark.django_db
 STOP = "/admin/governance/emergencystop/add/"
 CONFIRMED = {"_confirmed": "yes", "reason": "because"}
-
-
-def signed_in(name: str, *roles: str, **fields: Any) -> Client:
-    client = Client()
-    client.force_login(factories.person(name, *roles, **fields))
-    return client
 
 
 @pytest.fixture

@@ -29,15 +29,10 @@ from llm.models import ProviderEndpoint
 from llm.providers import trial
 from tests import factories
 from tests.governance.api.test_roles import ROUTES, methods
+from tests.governance.console.clients import signed_in
 
 pytestmark = pytest.mark.django_db
 CONFIRMED = {"_confirmed": "yes", "reason": "because"}
-
-
-def signed_in(name: str, *roles: str, **fields: Any) -> Client:
-    client = Client()
-    client.force_login(factories.person(name, *roles, **fields))
-    return client
 
 
 def with_permission(name: str, *codenames: str) -> Client:

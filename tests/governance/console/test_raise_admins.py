@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from django.test import Client
 from django.utils import timezone
@@ -12,15 +10,10 @@ from governance.actions import raises
 from governance.audit import Actor
 from governance.models import Allowance, AuditEntry, RaiseRequest
 from tests import confirmed, factories
+from tests.governance.console.clients import signed_in
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_holds")]
 LIST = "/admin/governance/raiserequest/"
-
-
-def signed_in(name: str, *roles: str, **fields: Any) -> Client:
-    client = Client()
-    client.force_login(factories.person(name, *roles, **fields))
-    return client
 
 
 @pytest.fixture

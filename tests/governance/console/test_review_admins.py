@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 from django.test import Client
@@ -13,16 +12,11 @@ from governance.actions import reviews
 from governance.models import AuditEntry, BudgetWindow, PendingReport
 from tests import factories
 from tests.factories import NOON, nanos
+from tests.governance.console.clients import signed_in
 
 pytestmark = pytest.mark.usefixtures("ledger_holds")
 
 LIST = "/admin/governance/pendingreport/"
-
-
-def signed_in(name: str, *roles: str, **fields: Any) -> Client:
-    client = Client()
-    client.force_login(factories.person(name, *roles, **fields))
-    return client
 
 
 @pytest.fixture

@@ -7,15 +7,10 @@ from django.test import Client
 
 from governance.models import Budget
 from tests import factories
+from tests.governance.console.clients import signed_in
 
 pytestmark = pytest.mark.django_db
 WINDOWS = "/admin/governance/budgetwindow/"
-
-
-def signed_in(name: str, *roles: str, **fields: object) -> Client:
-    client = Client()
-    client.force_login(factories.person(name, *roles, **fields))
-    return client
 
 
 @pytest.fixture
