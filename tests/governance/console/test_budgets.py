@@ -314,6 +314,7 @@ class TestPage:
         budget = factories.budget("100")
         for _ in range(30):
             spend("0.10")
+        operator.get(page_of(budget))  # what a process keeps, as the models' catalogue, it has read
         for tab in ("changes", "windows", "refusals"):
             with django_assert_max_num_queries(20):
                 operator.get(f"{page_of(budget)}?tab={tab}")
