@@ -83,6 +83,12 @@ class Visit:
             self.problems.append(f"foreign: {response.url}")
 
 
+def links_below(page: Page, path: str) -> list[str]:
+    """The paths that a page links to below one, without their queries."""
+    found = page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+    return sorted({urlsplit(link).path for link in found if urlsplit(link).path.startswith(path)})
+
+
 def find_chromium() -> str:
     """The browser's path. Without one these tests are skipped, or fail where REQUIRE_BROWSER is set."""
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")

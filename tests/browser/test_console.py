@@ -2,7 +2,6 @@
 
 import re
 from typing import Literal
-from urllib.parse import urlsplit
 
 import pytest
 from django.contrib import admin
@@ -10,7 +9,7 @@ from django.urls import reverse
 from playwright.sync_api import Page, expect
 
 from config.console import menu, story_page
-from tests.browser.conftest import Visit
+from tests.browser.conftest import Visit, links_below
 
 pytestmark = pytest.mark.browser
 
@@ -59,12 +58,6 @@ def test_everything_is_stopped_from_the_overview_and_lifted_again(operator: Visi
     page.get_by_role("button", name="Lift").click()
     expect(page.get_by_role("alert", name="Emergency stops")).to_have_count(0)
     assert operator.problems == []
-
-
-def links_below(page: Page, path: str) -> list[str]:
-    """The paths that a page links to below one, without their queries."""
-    found = page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
-    return sorted({urlsplit(link).path for link in found if urlsplit(link).path.startswith(path)})
 
 
 def test_every_page_runs_under_its_content_policy(operator: Visit, demo_history: None) -> None:
