@@ -9,7 +9,7 @@ from django.urls import reverse
 from playwright.sync_api import Page, expect
 
 from config.console import menu, story_page
-from tests.browser.conftest import Visit, links_below
+from tests.browser.conftest import OPERATOR, Visit, links_below
 
 pytestmark = pytest.mark.browser
 
@@ -57,6 +57,34 @@ def test_everything_is_stopped_from_the_overview_and_lifted_again(operator: Visi
     page.fill("textarea[name=reason]", "mended")
     page.get_by_role("button", name="Lift").click()
     expect(page.get_by_role("alert", name="Emergency stops")).to_have_count(0)
+    assert operator.problems == []
+
+
+def test_the_menu_of_who_is_signed_in_is_opened_and_left_by_keyboard(operator: Visit) -> None:
+    page = operator.open("/admin/")
+    opener = page.get_by_role("button", name=re.compile(OPERATOR))
+    menu_of_theirs = page.get_by_role("navigation", name="Account")
+    expect(opener).to_have_attribute("aria-expanded", "false")
+    opener.focus()
+    page.keyboard.press("Enter")
+    expect(opener).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Light")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(page.locator("html")).to_have_class("dark")
+    expect(page.get_by_role("button", name="Dark")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Escape")
+    expect(menu_of_theirs).to_be_hidden()
+    expect(opener).to_be_focused()
+
+    page.keyboard.press("Enter")
+    menu_of_theirs.get_by_role("link", name="Second factor").focus()
+    page.locator("#sg-main a").first.focus()
+    expect(menu_of_theirs).to_be_hidden()
+    opener.click()
+    menu_of_theirs.get_by_role("link", name="Second factor").click()
+    expect(page).to_have_url(re.compile("/admin/second-factor/"))
     assert operator.problems == []
 
 
