@@ -83,6 +83,29 @@ def test_selected_budgets_are_reset_with_a_reason(demo: Visit) -> None:
     assert demo.problems == []
 
 
+def test_a_view_is_saved_opened_renamed_and_deleted(demo: Visit) -> None:
+    page = demo.open("/admin/governance/budget/?state=stopped")
+    name = page.get_by_label("Name of this view")
+    name.fill("<b>Used</b> up")
+    page.get_by_role("button", name="Save view").click()
+
+    page.get_by_role("navigation", name="State").get_by_role("link", name="All").click()
+    view = page.get_by_role("navigation", name="Saved views").get_by_role("link", name="<b>Used</b> up")
+    view.click()
+    expect(view).to_have_attribute("aria-current", "page")
+    expect(page.locator(".sg-budgets tbody tr")).to_have_count(1)
+    name.fill("Stopped ones")
+    name.press("Enter")
+    expect(page.get_by_role("navigation", name="Saved views")).to_have_text("Stopped ones")
+
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    assert not is_wider_than_the_screen(demo)
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("The view “Stopped ones” is deleted.")).to_be_visible()
+    expect(page.get_by_role("navigation", name="Saved views")).to_have_count(0)
+    assert demo.problems == []
+
+
 def test_on_a_phone_budgets_are_two_lines_each_and_nothing_is_wider_than_it(demo: Visit) -> None:
     demo.page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     page = demo.open("/admin/governance/budget/")
