@@ -49,7 +49,7 @@ endif
 # The tests start hundreds of processes, each of which would compile the product afresh where nothing compiled is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test explore test-dates coverage mutants check bench storm wheel sbom install fmt lock clean
+.PHONY: help run test explore test-dates coverage mutants check bench storm pictures wheel sbom install fmt lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -62,6 +62,7 @@ help:
 	@echo "make check    lint, types, import rules, migrations, templates"
 	@echo "make bench    measure the gateway"
 	@echo "make storm    hostile clients, upstream and operators against the product; 20 minutes"
+	@echo "make pictures take the documents' pictures of the console again"
 	@echo "make wheel    build the package into dist/"
 	@echo "make sbom     list what is shipped with its licences, as CycloneDX and as text, in dist/"
 	@echo "make install  create .venv with the locked dependencies"
@@ -123,6 +124,9 @@ bench: .venv/dev
 
 storm: .venv/dev
 	$(BIN)/python -m benchmarks.storm
+
+pictures: .venv/dev
+	$(BIN)/python -m tests.browser.pictures
 
 wheel: .venv/dev
 	@rm -rf dist
