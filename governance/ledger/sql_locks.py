@@ -107,17 +107,31 @@ def taken(needs: Needs, *, now: datetime, silent_s: float, old_s: float) -> list
 
 
 def _taken(table: str, strength: str, wanted: str) -> str:
-    # A row says which transaction locked it last; and each transaction has a lock on itself as long as it lasts.
+    # A row says which transaction locked it last, or by which number several are known that share it (a multixact); and
+    # each transaction has a lock on itself as long as it lasts. What a savepoint locked has a number of its own, which
+    # leads to nobody once the savepoint is released. Then it is one of those that were there by that time, and have
+    # locked something in the table: not one of them may be at work. An age is negative of what is no number yet.
     return (
         f"WITH wanted AS MATERIALIZED ({wanted}), had AS MATERIALIZED (SELECT r.id FROM {table} r"
-        f" WHERE r.id IN (SELECT n.id FROM wanted n) FOR {strength} SKIP LOCKED)"
-        " SELECT o.slug, l.transactionid IS NOT NULL AND a.wait_event_type IS DISTINCT FROM 'Lock'"
+        f" WHERE r.id IN (SELECT n.id FROM wanted n) FOR {strength} SKIP LOCKED),"
+        " taken AS MATERIALIZED (SELECT DISTINCT n.tenant_id, r.xmax AS mark FROM wanted n"
+        f" JOIN {table} r ON r.id = n.id WHERE n.id NOT IN (SELECT h.id FROM had h)),"
+        " marks AS (SELECT t.mark, t.mark AS xid FROM taken t UNION SELECT t.mark, m.xid FROM taken t,"
+        " pg_get_multixact_members(CASE WHEN mxid_age(t.mark) BETWEEN 1 AND"
+        " (SELECT max(mxid_age(d.datminmxid)) FROM pg_database d) THEN t.mark END) m),"
+        " running AS MATERIALIZED (SELECT l.transactionid AS xid, l.virtualtransaction IN (SELECT i.virtualtransaction"
+        f" FROM pg_locks i WHERE i.relation = '{table}'::regclass AND i.mode <> 'AccessShareLock' AND i.database ="
+        " (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) AS is_here,"
+        " a.wait_event_type IS DISTINCT FROM 'Lock'"
         " AND COALESCE(a.state_change < clock_timestamp() - make_interval(secs => %s)"
-        " OR a.xact_start < clock_timestamp() - make_interval(secs => %s), TRUE)"
-        f" FROM wanted n JOIN {table} r ON r.id = n.id JOIN governance_tenant o ON o.id = n.tenant_id"
-        " LEFT JOIN pg_locks l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = r.xmax"
-        " LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
-        " WHERE n.id NOT IN (SELECT h.id FROM had h)"
+        " OR a.xact_start < clock_timestamp() - make_interval(secs => %s), TRUE) AS keeps"
+        " FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
+        " WHERE l.locktype = 'transactionid' AND l.granted),"
+        " holders AS (SELECT m.mark, x.keeps, x.xid = m.xid AS is_named FROM marks m JOIN running x"
+        " ON x.xid = m.xid OR (x.is_here AND age(m.xid) BETWEEN 0 AND age(x.xid)))"
+        " SELECT o.slug, COALESCE(bool_and(h.keeps) FILTER (WHERE h.is_named), bool_and(h.keeps), FALSE)"
+        " FROM taken t JOIN governance_tenant o ON o.id = t.tenant_id LEFT JOIN holders h ON h.mark = t.mark"
+        " GROUP BY o.slug, t.mark"
     )
 
 

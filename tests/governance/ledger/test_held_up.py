@@ -414,6 +414,91 @@ def test_one_who_waits_for_a_lock_keeps_none(acme: Any, other: Any, mine: Any, r
     waits.close()
 
 
+OWN_WINDOWS = "SELECT 1 FROM governance_budgetwindow WHERE tenant_id IS NOT NULL"
+# As Django's `atomic` within another does it, and a block of PL/pgSQL that handles exceptions.
+IN_SAVEPOINT: tuple[LiteralString, ...] = ("SAVEPOINT second", f"{OWN_WINDOWS} FOR UPDATE", "RELEASE second")
+# How one transaction may have locked a window.
+LOCKED: dict[str, tuple[LiteralString, ...]] = {
+    "in an open savepoint": IN_SAVEPOINT[:2],
+    "in a released one": IN_SAVEPOINT,
+    "in one within another": ("SAVEPOINT first", *IN_SAVEPOINT, "RELEASE first"),
+    "shared, and then in a savepoint": (f"{OWN_WINDOWS} FOR SHARE", *IN_SAVEPOINT),
+    "shared by savepoints": ("SAVEPOINT first", f"{OWN_WINDOWS} FOR KEY SHARE", "RELEASE first", *IN_SAVEPOINT),
+    "referred to, and then changed": (
+        f"{OWN_WINDOWS} FOR KEY SHARE",
+        "SAVEPOINT second",
+        "UPDATE governance_budgetwindow SET revision = revision WHERE tenant_id IS NOT NULL",
+        "RELEASE second",
+    ),
+}
+
+
+@pytest.mark.postgres_only
+class TestWhoKeepsWhatASavepointLocked:
+    """It is under a number of its own, which leads to nobody: it may be of any that were there by then."""
+
+    @pytest.fixture(autouse=True)
+    def _silence(self, settings: Any, mine: Any) -> None:
+        settings.LEDGER_DEADLINE_S = 4
+        ledger.reserve(make.reserving(by=mine), now=timezone.now())
+
+    @staticmethod
+    def taken(by: Any) -> dict[str, bool]:
+        return locks.look([make.reserving(by=by)], timezone.now())[1]
+
+    @pytest.mark.parametrize("how", LOCKED)
+    def test_it_is_kept_however_it_was_locked(self, mine: Any, rival: Rival, how: str) -> None:
+        for statement in LOCKED[how]:
+            rival.run(statement)
+        assert self.taken(mine) == {"acme": False}
+        time.sleep(locks.wait_s())
+        assert self.taken(mine) == {"acme": True}
+        rival.let_go()
+        assert self.taken(mine) == {}
+
+    def test_it_may_be_of_one_who_is_at_work(self, mine: Any, rival: Rival) -> None:
+        working = Rival()
+        working.run("SELECT 1 FROM governance_budgetwindow WHERE tenant_id IS NULL FOR UPDATE")
+        for statement in IN_SAVEPOINT:
+            rival.run(statement)
+        time.sleep(locks.wait_s())
+        working.run("SELECT 1")
+        assert self.taken(mine) == {"acme": False}
+        working.let_go()
+        assert self.taken(mine) == {"acme": True}
+        # Nor of one who came later.
+        working.run("SELECT 1 FROM governance_budgetwindow WHERE tenant_id IS NULL FOR UPDATE")
+        assert self.taken(mine) == {"acme": True}
+        working.close()
+
+    def test_it_is_of_nobody_who_works_elsewhere(self, mine: Any, rival: Rival) -> None:
+        working = Rival()
+        working.run("SELECT 1 FROM governance_tenant FOR UPDATE")
+        for statement in IN_SAVEPOINT:
+            rival.run(statement)
+        time.sleep(locks.wait_s())
+        # To read is to lock nothing.
+        working.run("SELECT 1 FROM governance_budgetwindow")
+        assert locks.look([make.releasing(Reservation.objects.get().pk)], timezone.now())[1] == {"acme": True}
+        working.close()
+
+    def test_who_waits_for_a_lock_keeps_none(self, acme: Any, other: Any, mine: Any, theirs: Any, rival: Rival) -> None:
+        ledger.reserve(make.reserving(by=theirs), now=timezone.now())
+        waits = Rival()
+        rival.lock(other)
+        waits.run("SAVEPOINT second")
+        waits.lock(acme)
+        waits.run("RELEASE second")
+        waiting = threading.Thread(target=waits.lock, args=(other,))
+        waiting.start()
+        time.sleep(2 * locks.wait_s())
+        assert self.taken(mine) == {"acme": False}
+        assert self.taken(theirs) == {"other": True}
+        rival.let_go()
+        waiting.join()
+        waits.close()
+
+
 @pytest.mark.postgres_only
 async def test_whose_rows_are_free_is_tried_again_soon_while_others_have_what_all_share(
     commit: GroupCommit, platform: Any, mine: Any, rival: Rival
