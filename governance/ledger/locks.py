@@ -22,7 +22,7 @@ from django.conf import settings
 from governance.ledger import needs, sql, sql_locks
 from governance.ledger import sql_dialect as words
 from governance.ledger.caller_rules import SHARED
-from governance.ledger.operations import Operation, Record, Reserve, Settle
+from governance.ledger.operations import Expire, Operation, Record, Release, Reserve, Settle
 from governance.ledger.results import HeldUp, LedgerUnavailable
 from governance.ledger.rows import hour_of
 from governance.rules.scopes import PLATFORM
@@ -207,8 +207,28 @@ def _needs(operations: Sequence[Operation], now: datetime) -> sql_locks.Needs:
         },
         keys={(caller.key_id, caller.tenant_id) for caller in named if caller.key_id is not None},
         tenant_ids={caller.tenant_id for caller in named},
-        hours={hour_of(getattr(op, "occurred_at", None) or now) for op in operations} | {hour_of(now)},
+        sums={_sum_of(op, now) for op in operations if isinstance(op, Reserve | Record)},
+        charged=set(chain.from_iterable(map(_charged, operations))),
     )
+
+
+def _sum_of(op: Reserve | Record, now: datetime) -> tuple[int, datetime, str, str, str]:
+    """The hour's sum in which a report counts, and a call will, as far as it can be known."""
+    if isinstance(op, Reserve):
+        return op.caller.tenant_id, hour_of(now), op.caller.agent, op.provider, op.call.model
+    at = hour_of(op.occurred_at or now)
+    return op.caller.tenant_id, at, op.caller.agent, op.usage.provider, op.usage.model
+
+
+def _charged(op: Operation) -> Iterator[tuple[UUID, datetime | None, str | None, str | None]]:
+    """In which hours' sums a reservation may count: as it was held, as its settlement says, or as both do."""
+    if not isinstance(op, Settle | Release | Expire):
+        return
+    yield op.reservation_id, None, None, None
+    if isinstance(op, Settle):
+        name = op.usage.provider or None, op.usage.model or None
+        yield op.reservation_id, None, *name
+        yield op.reservation_id, op.occurred_at and hour_of(op.occurred_at), *name
 
 
 def tenants_of(operations: Sequence[Operation]) -> list[str]:

@@ -19,7 +19,8 @@ from governance.rules.scopes import PLATFORM
 _SUBJECTS = Shape("budget_id bigint, subject text, tenant_id bigint")
 _BUCKETS = Shape("rate_limit_id bigint, subject text, tenant_id bigint")
 _KEYS = Shape("id bigint, tenant_id bigint")
-_HOURS = Shape("hour timestamptz")
+_SUMS = Shape("tenant_id bigint, hour timestamptz, agent text, provider text, model text")
+_CHARGED = Shape("id uuid, hour timestamptz, provider text, model text")
 
 
 def _held(listed: str = "") -> str:
@@ -30,14 +31,16 @@ def _held(listed: str = "") -> str:
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What calls and reports need of their tenants: reservations, subjects of budgets and of rate limits, each with
-    its tenant, keys likewise, tenants by id, and the hours in which is charged."""
+    its tenant, keys likewise, tenants by id, the hours' sums in which is charged, and how reservations are: with the
+    hour, provider and model where these are not None, which is the reservation's own."""
 
     held: Collection[UUID]
     subjects: Collection[tuple[int, str, int]]
     buckets: Collection[tuple[int, str, int]]
     keys: Collection[tuple[int, int]]
     tenant_ids: Collection[int]
-    hours: Collection[datetime]
+    sums: Collection[tuple[int, datetime, str, str, str]]
+    charged: Collection[tuple[UUID, datetime | None, str | None, str | None]]
 
 
 def taken(needs: Needs, *, now: datetime, silent_s: float, old_s: float) -> list[Select[list[tuple[str, bool]]]]:
@@ -82,9 +85,14 @@ def taken(needs: Needs, *, now: datetime, silent_s: float, old_s: float) -> list
         (
             "spendrollup",
             "UPDATE",
-            "SELECT s.id, s.tenant_id FROM governance_spendrollup s"
-            f" WHERE s.tenant_id IN {of_tenants} AND s.hour IN (SELECT v.hour FROM {_HOURS})",
-            [tenants, held, _HOURS.pack((hour,) for hour in needs.hours)],
+            # A tenant has as many an hour as it has names of agents and models.
+            f"SELECT s.id, s.tenant_id FROM (SELECT {_SUMS.columns} FROM {_SUMS}"
+            " UNION SELECT e.tenant_id, COALESCE(v.hour, date_trunc('hour', e.reserved_at, 'UTC')), e.agent,"
+            " COALESCE(v.provider, e.provider), COALESCE(v.model, e.model_served)"
+            f" FROM governance_reservation e JOIN {_CHARGED} ON e.id = v.id) n"
+            " JOIN governance_spendrollup s ON s.tenant_id = n.tenant_id AND s.hour = n.hour AND s.agent = n.agent"
+            " AND s.provider = n.provider AND s.model = n.model",
+            [_SUMS.pack(needs.sums), _CHARGED.pack(needs.charged)],
         ),
         # What is charged and held refers to these.
         (

@@ -26,9 +26,11 @@ from governance.audit import Actor
 from governance.ledger import book, held_up, locks, writer
 from governance.ledger import sql_dialect as words
 from governance.ledger.held_up import HeldUpTenants
+from governance.ledger.operations import Expire, Extend
 from governance.ledger.results import HeldUp, LedgerUnavailable
 from governance.ledger.writer import GroupCommit
-from governance.models import Alert, BudgetWindow, RateLimit, Reservation
+from governance.models import Alert, BudgetWindow, RateLimit, Reservation, SpendRollup
+from governance.rules.calls import Usage
 from governance.rules.reports import ReportTrust
 from tests import factories as make
 from tests.factories import nanos
@@ -48,8 +50,8 @@ class Rival:
     def lock(self, budget: Any) -> None:
         self._connection.execute("SELECT 1 FROM governance_budgetwindow WHERE budget_id = %s FOR UPDATE", [budget.pk])
 
-    def run(self, statement: LiteralString) -> None:
-        self._connection.execute(statement)
+    def run(self, statement: LiteralString, *params: Any) -> None:
+        self._connection.execute(statement, params or None)
 
     def let_go(self) -> None:
         self._connection.rollback()
@@ -581,6 +583,42 @@ class TestLooking:
         rival.run(ROWS["hour's sum"])
         assert locks.look([make.reporting(by=mine)], timezone.now()) == (["acme"], {})
         assert locks.look([make.reporting(by=mine, occurred_at=hour)], timezone.now()) == (["acme"], {"acme": False})
+
+    @pytest.mark.postgres_only
+    def test_of_the_hours_sums_those_are_looked_at_in_which_is_charged(
+        self, acme: Any, mine: Any, rival: Rival
+    ) -> None:
+        now = timezone.now()
+        hour = now.replace(minute=0, second=0, microsecond=0)
+        SpendRollup.objects.bulk_create(
+            SpendRollup(tenant=acme.tenant, hour=at, agent=agent, provider=provider, model=model)
+            for at in (hour, hour - timedelta(hours=1), hour - timedelta(hours=2))
+            for agent, provider, model in [("", "p", "m"), ("", "p", "other"), ("", "q", "m"), ("else", "p", "m")]
+        )
+        op = replace(make.reserving(by=mine, model="m"), provider="p")
+        ledger.reserve(op, now=now)
+        Reservation.objects.update(reserved_at=hour - timedelta(minutes=1))
+        settling, used = make.settling(op.reservation_id), Usage(provider="q", model="m")
+        bare = replace(settling, usage=Usage())
+        wanted: list[tuple[Any, set[tuple[int, str, str]]]] = [
+            (op, {(0, "p", "m")}),
+            (replace(make.reporting(by=mine), usage=used), {(0, "q", "m")}),
+            (Expire(op.reservation_id), {(1, "p", "m")}),
+            (make.releasing(op.reservation_id), {(1, "p", "m")}),
+            (bare, {(1, "p", "m")}),
+            # Late, or under one name too many, it counts where the hold did.
+            (replace(bare, usage=used, occurred_at=hour), {(1, "p", "m"), (1, "q", "m"), (0, "q", "m")}),
+            (Extend(op.reservation_id), set()),
+        ]
+        for operation, sums in wanted:
+            found = set()
+            for rollup in SpendRollup.objects.all():
+                rival.run("SELECT 1 FROM governance_spendrollup WHERE id = %s FOR UPDATE", rollup.pk)
+                if locks.look([operation], now)[1]:
+                    found.add(((hour - rollup.hour) // timedelta(hours=1), rollup.provider, rollup.model))
+                    assert rollup.agent == ""
+                rival.let_go()
+            assert found == sums, operation
 
     def test_on_sqlite_a_lock_is_nobodys_own(self, acme: Any, mine: Any) -> None:
         assert locks.look([make.reserving(by=mine)], timezone.now()) == (["acme"], {})
