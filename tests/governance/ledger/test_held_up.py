@@ -181,6 +181,25 @@ async def test_a_lock_in_everybodys_way_is_said_to_each_and_waited_for_no_longer
 
 
 @pytest.mark.postgres_only
+async def test_nor_is_the_database_away_that_says_again_and_again_that_a_lock_is_in_the_way(
+    commit: GroupCommit, platform: Any, mine: Any, rival: Rival, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where many processes want the platform's window in turn, and each has it until a slow disk has its log."""
+    await held(commit, mine)
+    settings.LEDGER_DEADLINE_S = 1
+    monkeypatch.setattr(locks, "usually", lambda: locks.Patience((0.3,) * 99, time.monotonic() + 99))
+    rival.lock(platform)
+    asking = asyncio.create_task(commit.submit(make.reserving("0.01", by=mine), timeout_s=99))
+    began = time.monotonic()
+    while time.monotonic() - began < 3:
+        assert commit.why_away() is None
+        await asyncio.sleep(0.02)
+    assert not asking.done()
+    rival.let_go()
+    assert (await asyncio.wait_for(asking, 10)).allowed
+
+
+@pytest.mark.postgres_only
 async def test_what_is_kept_for_a_locked_hold_is_looked_at_and_not_tried_whatever_its_tenant_did_meanwhile(
     commit: GroupCommit, mine: Any, theirs: Any, rival: Rival, monkeypatch: pytest.MonkeyPatch
 ) -> None:
