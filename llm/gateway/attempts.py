@@ -318,6 +318,9 @@ class HeldAttempt:
         """An error where an answer should be counts as the status that it stands for; it costs what it says."""
         stated = upstream.StatedRefusal(error.status, answer.headers)
         turn = self.call.exchange.turn
+        if told is not None and answer.kept_bytes:
+            # Written, and in no event that anybody has counted.
+            told.took_unread()
         await failed_answers.settle_error(self.hold, turn, stated, error.said, used, told, size_bytes=size_bytes)
         await self._pass_on_refusal(stated, orjson.dumps(errors.bad_request(error.message).body()))
 
