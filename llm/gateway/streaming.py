@@ -388,6 +388,7 @@ class Stream:
             self._hold.count.passed(self._loop.time() - self._began)
         self._hold.reported(self._answer.used)
         self._hold.count.keeps(self._answer.kept_bytes)
+        self._hold.count.shows(self._answer.unseen_bytes)
         for unread in self._unread_parts():
             self._hold.count.broke(unread)
 

@@ -154,12 +154,12 @@ class StreamCount:
             self._doubtful_bytes += unread_bytes
 
     def keeps(self, text_bytes: int) -> None:
-        """So much was written that has no place in what is passed on, or waits to be passed on as a whole."""
+        """So much was written that waits to be passed on as a whole."""
         self.arrived_bytes += text_bytes
         self._wrote(text_bytes)
 
     def shows(self, text_bytes: int) -> None:
-        """An error shows so much that was written: it counts, and shows nothing of the model (ADR 35)."""
+        """So much may have been written, in an error or in no known place: it shows nothing of the model (ADR 35)."""
         self.arrived_bytes += text_bytes
         self._doubtful_bytes += text_bytes
 

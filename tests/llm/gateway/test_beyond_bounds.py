@@ -387,6 +387,8 @@ def test_an_error_in_mid_stream_is_charged_by_what_it_says(product: Product, boo
     assert ledger_nanos() >= booked.books.spent_nanos > 0
 
 
+STARTED = event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "1"}})
+FOUND = {"type": "web_search_tool_result", "content": [{"type": "web_search_result", "encrypted_content": LONG}]}
 GREW = event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": LONG}})
 BEGUN = event({"type": "message_start", "message": {"id": "m", "model": "m", "usage": {"input_tokens": 14}}})
 MESSAGE = json.dumps({"id": "m", "type": "message", "model": "m", "content": [{"type": "text", "text": LONG}]}).encode()
@@ -412,3 +414,25 @@ def test_what_came_counts_in_whatever_dialect(
     assert eventually(nothing_is_held)
     assert ledger_nanos() - before >= booked.books.spent_nanos * 0.99 > nanos("0.01")
     assert Overrun.objects.get().place == "likes/m"
+
+
+@pytest.mark.parametrize("likes", ["anthropic"], indirect=True)
+@pytest.mark.parametrize(
+    ("streams", "script"),
+    [
+        (True, [CLOSES + BEGUN + STARTED + event({"type": "content_block_delta", "delta": LONG}), "close"]),
+        (True, [CLOSES + BEGUN + STARTED + event({"type": "content_block_start", "content_block": FOUND}), "close"]),
+        (False, body(json.dumps({"type": "message", "model": "m", "content": [FOUND]}).encode())),
+    ],
+    ids=["untranslated", "found", "plain"],
+)
+def test_what_has_no_place_in_an_answer_costs_its_hold_and_makes_no_call_dearer(
+    product: Product, booked: BookedUpstream, likes: str, streams: bool, script: list[Any]
+) -> None:
+    booked.next(Answer(tokens=5, script=script, billed=True))
+    ask(product, likes, stream=streams, model="likes/m", max_tokens=5)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    row = SpendEntry.objects.order_by("-id")[0]
+    assert (row.cost_nanos, row.certainty) == (row.reservation.amount_nanos, "estimated")
+    assert not Overrun.objects.exists()
