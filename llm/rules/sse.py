@@ -203,7 +203,7 @@ def read_event(raw: bytes) -> Event:
         return Event(raw, done=True, unread=others)
     data = read_json(text) if text and text.count(b",") <= MOST_VALUES else None
     if not isinstance(data, dict):
-        return Event(raw, unread=text + others)
+        return Event(raw, unread=(text + b"\n" + others).strip())
     chunk = as_chunk(data)
     return Event(raw if chunk is data and not isinstance(data, Mended) else write_event(chunk), chunk, unread=others)
 

@@ -42,6 +42,7 @@ _ONE_WORD = 16
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.S)
 # So much is read of it, in bytes; what comes after that counts as what nobody can read.
 MOST_READ = 1024 * 1024
+_LINE_END = re.compile(r"[\r\n]")
 _STARTS = ("{", "[", '"')
 _CLOSERS = {"[": "]", "{": "}"}
 _HALF_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{0,3}$")
@@ -85,8 +86,9 @@ def _balanced(text: str) -> tuple[int, str]:
                 end = found.end()
                 break
         elif len(mark) < 2 or not mark.endswith('"'):
-            # A text without its end, nor half a sign at it.
-            end = found.end()
+            # A text without its end, nor half a sign at it. What follows a line's end, which no JSON has in a text, is
+            # somebody else's.
+            end = found.start() + len(_LINE_END.split(mark, maxsplit=1)[0])
             break
     return end, "".join(reversed(closers))
 

@@ -7,6 +7,7 @@ charge, and makes no model dear for others.
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tests import factories as make
 from tests.llm.gateway.test_against_books import ask, ledger_nanos
 from tests.llm.gateway.test_beyond_bounds import body, costs_its_hold
 from tests.llm.gateway.test_chat import nothing_is_held
-from tests.llm.gateway.test_odd_answers import CLOSES, DONE, event, text
+from tests.llm.gateway.test_odd_answers import CHUNKED, CLOSES, DONE, chunked, event, text
 from tests.product import Product, eventually
 
 WORDS = "word " * 300
@@ -197,6 +198,66 @@ def test_an_error_alone_costs_nothing(
     assert booked.idle()
     assert eventually(nothing_is_held)
     assert ledger_nanos() == 0
+
+
+STARTED = event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+STOPPED = event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 300}})
+SEARCHED = {"type": "content_block_start", "index": 0, "content_block": {"type": "found", "said": WORDS}}
+LATER: dict[str, tuple[str, bytes]] = {
+    "a text": ("openai_compatible", text(WORDS, model="m")),
+    "an answer": ("openai_compatible", text(WORDS, model="m") + text("", "stop", model="m", usage=USED) + DONE),
+    "another's text": ("openai_compatible", SPOKE),
+    "a text of Anthropic's": ("anthropic", BEGUN + STARTED + GREW),
+    "an answer of Anthropic's": (
+        "anthropic",
+        BEGUN.replace(b": 4,", b": 14,") + STARTED + GREW + STOPPED + event({"type": "message_stop"}),
+    ),
+    "what has no place in a chat": ("anthropic", event(SEARCHED)),
+    "what cannot be translated": ("anthropic", event({"type": "content_block_delta", "delta": WORDS})),
+}
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.2])
+@pytest.mark.parametrize(("likes", "behind"), LATER.values(), ids=LATER, indirect=["likes"])
+def test_what_comes_later_behind_a_first_error_counts(
+    product: Product, booked: BookedUpstream, likes: str, behind: bytes, pause_s: float
+) -> None:
+    before = ledger_nanos()
+    booked.next(Answer(tokens=300, billed=True, script=[CLOSES + FAILED, 0.002, pause_s, behind, "close"]))
+    ask(product, likes, stream=True, model="likes/m", max_tokens=400)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() - before >= booked.books.spent_nanos > 0
+    assert not Overrun.objects.exists()
+
+
+def test_so_does_an_answer_of_mistral_s(product: Product, booked: BookedUpstream, key: str) -> None:
+    behind = text(WORDS) + text("", "stop", usage=USED) + DONE
+    booked.next(Answer(tokens=300, billed=True, script=[CLOSES + FAILED, 0.2, behind, "close"]))
+    ask(product, key, stream=True, max_tokens=400)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert (ledger_nanos(), SpendEntry.objects.get().certainty) == (booked.books.spent_nanos, "confirmed")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [CLOSES + FAILED, 5.0, "close"],
+        [CLOSES + FAILED, *([0.1, event({"type": "ping"})] * 30), "close"],
+        [CLOSES + FAILED + (b": " + b"w" * 200 + b"\n\n") * 2_000, 5.0, "close"],
+        [CHUNKED + chunked(FAILED), 0.1, "close"],
+    ],
+    ids=["silent", "alive", "long", "cut"],
+)
+def test_a_stream_that_does_not_end_behind_its_first_error_costs_its_hold(
+    product: Product, booked: BookedUpstream, key: str, script: list[Any]
+) -> None:
+    booked.next(Answer(tokens=300, billed=True, script=script))
+    began = time.monotonic()
+    ask(product, key, stream=True, max_tokens=400)
+    assert time.monotonic() - began < 4
+    assert costs_its_hold(booked)
 
 
 @pytest.mark.parametrize("status", [200, 400])
