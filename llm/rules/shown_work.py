@@ -20,6 +20,7 @@ import orjson
 
 from llm.rules import sse, unreadable
 from llm.rules.answers import read_json
+from llm.rules.words_of_work import says_so
 
 # What is looked at of an error: so many values, and texts of so many letters in all.
 _MOST_VALUES, _MOST_LETTERS = 1_000, 1_000_000
@@ -27,8 +28,6 @@ _MOST_VALUES, _MOST_LETTERS = 1_000, 1_000_000
 _SIGN_LETTERS = 40
 # Texts that are looked for in a request, which may be long.
 _MOST_LOOKS = 50
-# Of a long text what says why stands at its start, or at its end, behind what it quotes: so many letters of each.
-_MOST_WORDS = 2_000
 # What says what was used; where a refusal has it at its top, or in its `error`, it is read as an answer's.
 _USAGES = frozenset({"usage", "usageMetadata", "usage_metadata", "x_groq"})
 # Groq's name of all that its model wrote.
@@ -54,27 +53,6 @@ _OF_ERRORS = frozenset(
 )
 # Names of what quotes the request. In the place of an answer that is asked; and a `body` may be the answer's anywhere.
 _QUOTES = frozenset({"input", "body", "request", "messages", "prompt", "tools", "schema", "params"})
-_CODES = frozenset({"tool_use_failed", "json_validate_failed", "output_parse_failed", "invalid_model_output"})
-# The JSON that is sent is our own: what is said of broken JSON is said of what was written. vLLM and TGI refuse so what
-# their models wrote, after all of it.
-_WORK = r"(?:outputs?|responses?|answers?|completions?|generations?|(?:tool|function).?calls?)"
-_SAYS = re.compile(
-    r"failed_generation|could not finish the message|failed to generate json|(?:generated|produced) (?:an? )?invalid"
-    r"|\b(?:model|assistant|llm) (?:has )?(?:produced|generated|returned|wrote)\b"
-    r"(?! (?:(?:an?|the following) )?(?:errors?|status|http|\d))"
-    r"|\bmodel(?:'s)? (?:output|response|answer|completion)\b.{0,40}\b(?:invalid|not valid|malformed|parse)"
-    r"|(?:failed to|could not|cannot|unable to) (?:parse|validate) (?:the )?(?:outputs?|generation"
-    r"|(?:model|assistant|llm)(?:'s)?[ _](?:outputs?|response|answer|completion|generation|tool.?calls?))\b"
-    # What it wrote is said to be wrong, in whatever order of the words.
-    rf"|\b{_WORK}(?: arguments)? (?:failed (?:\w+ )?validation|(?:did|does) not (?:match|conform)"
-    r"|could not be (?:parsed|validated)|(?:is|are|was|were) (?:not valid|invalid|truncated|filtered|blocked|cut off))"
-    r"|\binvalid (?:tool|function).?calls?\b(?! ids?\b)|\bgenerated (?:by the model|json)\b|\brepetitive output"
-    r"|\bfailed to call a (?:function|tool)|\b(?:model|llm) did not (?:call|produce|generate|write)"
-    r"|validating outputs?\b|json_invalid"
-    r"|invalid.json(?!.?schema)|eof while parsing|unterminated string|expecting .{1,20} delimiter"
-    r"|error parsing tool call: raw|generated text|during generation|incomplete.generation|tool error:",
-    re.I,
-)
 
 
 class AskedTexts:
@@ -150,12 +128,6 @@ def of(*refusals: Any, asked: AskedTexts | None = None, is_answer: bool = False)
     says_so = look.says_so and not look.shows_generation
     look.found.is_told = look.found.is_told or says_so or bool(waiting)
     return look.found
-
-
-def says_so(message: str) -> bool:
-    """Whether the words of an error say that the model had written."""
-    parts = [message] if len(message) <= 2 * _MOST_WORDS else [message[:_MOST_WORDS], message[-_MOST_WORDS:]]
-    return message in _CODES or any(map(_SAYS.search, parts))
 
 
 @dataclass(slots=True)
