@@ -55,8 +55,13 @@ _OF_THE_REQUEST = (
         ),
     ),
 )
-# What a sentence quotes, from its first mark to its last: whoever asked, or had the model write, decides what it says.
-_QUOTED = re.compile(r"(?<!\w)(['\"`]).*\1|\{.*\}", re.S)
+# Names that are not the caller's to choose, and a status, may stand in marks; behind any other mark a sentence may
+# quote, and whoever asked, or had the model write, decides what it says.
+_NAMED = re.compile(
+    r"\b(model|provider|engine|deployment) ['\"`“‘«<\[(][\w./:@+-]{1,100}['\"`”’»>\])]"
+    r"|[<\[(]\d{3}[>\])]|^\[[\w ]{1,40}\]"
+)
+_MARK = re.compile(r"(?<![^\W\d_]{2})['’]|[\"`“”‘„«»‹›「」『』<>\[\](){}\\]")
 # By these the fault is not the request's, whatever a sentence says.
 _SERVERS = re.compile(r"server|internal|api_error|model_error|upstream|provider")
 UNKNOWN = 502
@@ -125,5 +130,5 @@ def _status_of_sentence(message: str, words: list[str]) -> int:
         return UNKNOWN
     is_servers = any(_SERVERS.search(word) for word in words)
     meanings = _SENTENCES if is_servers else _SENTENCES + _OF_THE_REQUEST
-    words_of_its_own = _QUOTED.sub("", message)
+    words_of_its_own = _MARK.split(_NAMED.sub(r"\1", message), maxsplit=1)[0]
     return next((status for status, pattern in meanings if pattern.search(words_of_its_own)), UNKNOWN)
