@@ -24,19 +24,20 @@ _OF_THE_REQUEST = (
 )
 _WRITTEN = (
     r"(?<![\w./'\"`\[])(?:outputs?|responses?|answers?|completions?|generations?|(?:tool|function) ?(?:call|use)s?"
-    rf"|fc related info)\b{_OF_THE_REQUEST}"
+    rf"|generated (?:content|messages?)|fc related info)\b{_OF_THE_REQUEST}"
 )
 _SMALL = r"(?:(?:an?|the|its|this|valid|model(?:'?s)?|assistant(?:'?s)?|llm(?:'?s)?|generated|structured|json|schema) )"
 # What befell it, ahead of which nothing is said of what a request has to have.
 _BETWEEN = r"(?:(?!must|should|support|requir|expect|allow|messages|input|prompt|rate|quota|per )[^.:;!?\n]){0,40}?"
 _BEFELL = (
     r"(?:blocked|filtered|flagged|moderated|rejected|refused|stopped|aborted|interrupted|truncated|cut off|incomplete"
-    r"|malformed|invalid|not (?:a )?valid|new sensitive|sensitive|inappropriate|toxic|unsafe|harmful|risk|violat\w+"
-    r"|(?:not|non).?compliant|failed|(?:could|can) ?not be|(?:did|does) not (?:match|conform|comply)|empty content"
-    r"|limit (?:was |is |has been )?reached)\b"
+    r"|malformed|invalid|not (?:a )?valid|new sensitive|sensitive|inappropriate|toxic|unsafe|harmful|prohibited|risk"
+    r"|violat\w+|(?:not|non).?compliant|failed|(?:could|can) ?not be|(?:did|does) not (?:match|conform|comply)|empty content"
+    r"|(?:guardrails?|moderation) (?:was |has been )?triggered|limit (?:was |is |has been )?reached)\b"
 )
 _IS_WRONG = (
-    r"(?:invalid|malformed|improperly formatted|truncated|incomplete|failed|blocked|filtered|flagged|toxic|unsafe)"
+    r"(?:invalid|empty|malformed|improperly formatted|truncated|incomplete|failed|blocked|filtered|flagged|toxic"
+    r"|unsafe)"
 )
 _HARMS = r"\b(?:violat\w+|sensitive|inappropriate|toxic|unsafe|harmful|moderation|guardrail|policy)\b"
 _CANNOT = r"(?:(?:failed|unable|could not|cannot|failure|error|problem)(?: to| in| while| when)?|invalid)"
