@@ -32,8 +32,8 @@ _BETWEEN = r"(?:(?!must|should|support|requir|expect|allow|messages|input|prompt
 _BEFELL = (
     r"(?:blocked|filtered|flagged|moderated|rejected|refused|stopped|aborted|interrupted|truncated|cut off|incomplete"
     r"|malformed|invalid|not (?:a )?valid|new sensitive|sensitive|inappropriate|toxic|unsafe|harmful|prohibited|risk"
-    r"|violat\w+|(?:not|non).?compliant|failed|(?:could|can) ?not be|(?:did|does) not (?:match|conform|comply)|empty content"
-    r"|(?:guardrails?|moderation) (?:was |has been )?triggered|limit (?:was |is |has been )?reached)\b"
+    r"|violat\w+|(?:not|non).?compliant|failed|(?:could|can) ?not be|(?:did|does) not (?:match|conform|comply)"
+    r"|empty content|(?:guardrails?|moderation) (?:was |has been )?triggered|limit (?:was |is |has been )?reached)\b"
 )
 _IS_WRONG = (
     r"(?:invalid|empty|malformed|improperly formatted|truncated|incomplete|failed|blocked|filtered|flagged|toxic"
