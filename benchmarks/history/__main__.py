@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import servers
+from benchmarks.reports import say
 
 
 def main() -> int:
@@ -84,12 +85,6 @@ def timed(work: Callable[[], Any]) -> float:
     began = time.monotonic()
     work()
     return round(time.monotonic() - began, 1)
-
-
-def say(text: str) -> None:
-    """How far it is, on one line of a terminal."""
-    sys.stderr.write(f"\r\x1b[K{text}" if sys.stderr.isatty() else f"{text}\n" if text else "")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":
