@@ -281,6 +281,7 @@ FAILED = {"message": "Failed to call a function.", "type": "invalid_request_erro
 SHOWN = {**FAILED, "failed_generation": "<function=look>" + "1234567890" * 100}
 SPENT = {"prompt_tokens": 14, "completion_tokens": 1_000, "total_tokens": 1_014}
 PRODUCED = {"message": "The model produced an invalid tool call", "type": "server_error"}
+BLOCKED = {"message": "Output blocked by content filtering policy", "type": "invalid_request_error"}
 QUOTED = {"error": {"message": "Provider returned error", "metadata": {"raw": json.dumps({"error": SHOWN})}}}
 REFUSALS: dict[str, tuple[bool, list[Any]]] = {
     "what failed": (False, body(json.dumps({"error": SHOWN}).encode(), status=400)),
@@ -290,6 +291,10 @@ REFUSALS: dict[str, tuple[bool, list[Any]]] = {
     "in details": (False, body(json.dumps({"detail": [{"completion": LONG[:1_000]}]}).encode(), status=422)),
     "quoted": (False, body(json.dumps(QUOTED).encode(), status=400)),
     "words": (False, body(json.dumps({"error": PRODUCED}).encode(), status=400)),
+    "what was blocked": (False, body(json.dumps({"type": "error", "error": BLOCKED}).encode(), status=400)),
+    "what was blocked, in a 200": (False, body(json.dumps({"type": "error", "error": BLOCKED}).encode())),
+    "what was blocked, as a stream's first event": (True, [CLOSES + event({"error": BLOCKED}), "close"]),
+    "a code": (False, body(b'{"error":{"message":"no","code":"OutputTextSensitiveContentDetected"}}', status=400)),
     "broken JSON": (False, body(b'{"error":{"message":"1 validation error: Invalid JSON","code":400}}', status=400)),
     "a list": (False, body(json.dumps([{"error": SHOWN}]).encode(), status=400)),
     "a text": (False, body(b"Failed: " + json.dumps({"error": SHOWN}).encode(), status=422, kind="text/plain")),
@@ -323,6 +328,8 @@ def test_a_refusal_that_shows_work_is_charged(
         {"error": {"message": "max_tokens is above what the model can write", "usage": {"total_tokens": 0}}},
         {"error": {"message": "no", "output": None, "choices": []}},
         {"message": "The model returned the following errors: `temperature` is deprecated for this model."},
+        {"message": "Input data may contain inappropriate content.", "code": "data_inspection_failed"},
+        {"error": {"message": "Invalid parameter: 'response_format' must be one of text, json_object"}},
         [{"error": {"message": "no", "code": 400}}],
         "no",
     ],

@@ -6,6 +6,7 @@ charge, and makes no model dear for others.
 
 from __future__ import annotations
 
+import html
 import json
 import time
 from typing import Any
@@ -23,6 +24,7 @@ from tests.llm.gateway.test_odd_answers import CHUNKED, CLOSES, DONE, chunked, e
 from tests.product import Product, eventually
 
 WORDS = "word " * 300
+ERROR = {"code": 400, "message": "invalid request: bad field", "type": "invalid_request_error"}
 # Beyond what any call has.
 CLAIM = '{"usage":{"prompt_tokens":9,"completion_tokens":9999999},"output":"' + WORDS + '"}'
 CALLED = {"id": "abcdefghi", "type": "function", "function": {"name": CLAIM, "arguments": "{}"}}
@@ -82,6 +84,9 @@ def wrote(tokens: int) -> str:
     return f'{{"usage":{{"prompt_tokens":4,"completion_tokens":{tokens}}}}} ' + WORDS
 
 
+WROTE = {"index": 0, "message": {"role": "assistant", "content": WORDS}, "finish_reason": "stop"}
+ANSWER = json.dumps({"id": "c-1", "choices": [WROTE], "usage": {"prompt_tokens": 14, "completion_tokens": 300}})
+A_CLASS = f"choices=[Choice(finish_reason='stop', message=ChatCompletionMessage(content='{WORDS}', role='assistant'))]"
 RAW = {"message": f"error parsing tool call: raw='{wrote(8)}', err=invalid character", "type": "api_error"}
 WRITTEN: dict[str, tuple[int, Any]] = {
     "Ollama's": (500, {"error": RAW}),
@@ -90,6 +95,11 @@ WRITTEN: dict[str, tuple[int, Any]] = {
     "vLLM's": (400, {"object": "error", "message": f"Could not parse the model output: {wrote(8)}", "code": 400}),
     "Groq's": (400, {"error": {"message": f"no: {wrote(8)}", "failed_generation": wrote(8)}}),
     "beyond all measure": (400, {"error": {"message": f"Tool calls: {wrote(9_999_999)}"}}),
+    "as HTML": (400, {"error": {"message": f"bad: {html.escape(ANSWER)}"}}),
+    "as Ruby": (400, {"error": {"message": f"bad: {ANSWER}".replace('": ', '"=>')}}),
+    "as a class": (400, {"error": {"message": f"bad: ChatCompletion(id='c-1', {A_CLASS})"}}),
+    "as a class in a 200": (200, {"error": {**ERROR, "message": f"bad: ChatCompletion(id='c-1', {A_CLASS})"}}),
+    "a count": (400, {"error": {"message": "no"}, "meta": {"billed_units": {"output_tokens": 300}}}),
     "only JSON": (400, {"error": {"message": "no", "metadata": {"raw": '{"choices": [{"message": "Hi"}]}'}}}),
 }
 
@@ -104,7 +114,24 @@ def test_a_refusal_that_quotes_what_was_written_costs_its_hold(
     assert costs_its_hold(booked)
 
 
-ERROR = {"code": 400, "message": "invalid request: bad field", "type": "invalid_request_error"}
+REPEATED: dict[str, tuple[str, int, Any]] = {
+    "a part": (WORDS, 200, {"error": {"code": 429, "message": "rate limit exceeded"}, "partial": WORDS}),
+    "a content": (WORDS, 400, {"error": {"message": "no", "content": WORDS}}),
+    # Of what is cut behind all but the id can be foretold.
+    "a cut answer": (ANSWER[len('{"id": "c-1", ') : -1], 400, {"error": {"message": f"Not to be used: {ANSWER[:-1]}"}}),
+}
+
+
+@pytest.mark.parametrize(("text", "status", "said"), REPEATED.values(), ids=REPEATED)
+def test_what_a_request_asks_to_be_repeated_is_written_all_the_same(
+    product: Product, booked: BookedUpstream, key: str, text: str, status: int, said: Any
+) -> None:
+    booked.next(Answer(tokens=300, billed=True, script=body(json.dumps(said).encode(), status=status)))
+    messages = [{"role": "user", "content": f"Repeat: {text}"}]
+    ask(product, key, stream=False, max_tokens=500, messages=messages)
+    assert costs_its_hold(booked)
+
+
 BESIDE: dict[str, Any] = {
     "a message": {"message": {"role": "assistant", "content": WORDS}},
     "a content": {"content": [{"type": "text", "text": WORDS}]},
