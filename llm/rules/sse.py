@@ -93,11 +93,6 @@ class Event:
             if choice.get("finish_reason")
         ]
 
-    @property
-    def writes(self) -> bool:
-        """Whether it holds a part of an answer, or nothing but what is said about one."""
-        return bool(choices_of(self.data))
-
 
 class EventReader:
     """Splits a stream into events. Of a stream as it should be, joined `raw` and `rest()` are the bytes that came.
