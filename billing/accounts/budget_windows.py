@@ -136,16 +136,8 @@ def end_spending(
 
 def _stopped(part: WindowShare, known: WindowShare) -> WindowShare:
     """A part as it was, that is over, with what became of its payment."""
-    return replace(
-        part,
-        paid_nanos=known.paid_nanos,
-        given_nanos=min(part.given_nanos, known.given_nanos),
-        forgiven_nanos=known.forgiven_nanos,
-        disputed_nanos=known.disputed_nanos,
-        lost_nanos=known.lost_nanos,
-        frozen=True,
-        is_over=True,
-    )
+    given = min(part.given_nanos, known.given_nanos)
+    return replace(known, period=part.period, cycle=part.cycle, given_nanos=given, frozen=True, is_over=True)
 
 
 def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now: datetime) -> None:
@@ -295,7 +287,14 @@ def _over(row: BillingPeriod, found: Entitlement, facts: mirror.Facts, now: date
     if "override" in found.reasons or all(_key(part) in keys for part in parts):
         return []
     known = zip(parts, _paid_parts(row, facts, policy.plan_rules(), now), strict=True)
-    return [_stopped(part, paid) for part, paid in known if _key(part) not in keys]
+    gone = [(part, paid) for part, paid in known if _key(part) not in keys]
+    # The same time is paid for once, though it is known by now to have begun at another moment.
+    return [_stopped(part, paid) for part, paid in gone if not any(_is_same(paid, one) for one in found.parts)]
+
+
+def _is_same(part: WindowShare, other: WindowShare) -> bool:
+    same = (part.subscription_id, part.cycle) == (other.subscription_id, other.cycle)
+    return same and bool(part.period.overlap(other.period))
 
 
 def _paid_parts(

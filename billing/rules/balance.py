@@ -291,11 +291,8 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_noth
         others.append(_Source(one.key, known[one.key], stands - taken))
         rest, held = rest - taken, min(debt, held + taken)
     draws = _drawn(now.used_nanos, sources, others, known[NOTHING].nanos, used)
-    frozen = {part.key for part in parts if part.frozen}
-    found = {
-        one.key: Draw(draws[one.key], max(draws[one.key], one.stands_nanos), one.key in frozen)
-        for one in (*sources, *others)
-    }
+    frozen, all = {part.key for part in parts if part.frozen}, (*sources, *others)
+    found = {one.key: Draw(draws[one.key], max(draws[one.key], one.stands_nanos), one.key in frozen) for one in all}
     plan, added = (sum(found[one.key].most_nanos for one in all) for all in (sources, others))
     left_nanos = sum(draw.most_nanos - draw.nanos for draw in found.values())
     # What is used beyond everything is in the way of nothing that is left.
@@ -432,18 +429,20 @@ def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
     parts, counting = _in_order(spell.parts), _counting(topups, spell.starts_at)
     known, costs = _known(balance, spell, parts, counting)
     used = _until_now(balance, spell, parts, known)
-    sources = []
+    sources, debt = list[_Source](), balance.debt_nanos
     for part in parts:
         # What was paid for it since counts, unless it could not be used then.
-        whole = 0 if known[part.key].is_stopped else part.covered_nanos
+        is_stopped = known[part.key].is_stopped
+        whole = 0 if is_stopped else part.covered_nanos
         drawn = balance.drawn.get(part.key, 0)
         if (undone := spell.undone.get(part.key)) is not None:
             balance.undone[part.key] = undone.heard(drawn + used[part.key], _of(part, spell, costs))
         # What has come back since stood then.
         gone = balance.undone.get(part.key, NONE).within(part.gone_nanos, is_given=False)
+        debt += _owed(replace(part, is_over=is_stopped), drawn + used[part.key], gone)
         sources.append(_source(part, known, drawn, whole, gone))
     # What was held back for debts has paid them.
-    sources = _less(sources, used, max(0, min(balance.debt_nanos, sum(one.stands_nanos for one in sources))))
+    sources = _less(sources, used, debt)
     others = [_Source(one.key, known[one.key], 0) for one in counting]
     draws = _drawn(_within_limit(spell, known), sources, others, known[NOTHING].nanos, used)
     for topup in counting:

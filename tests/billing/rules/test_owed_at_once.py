@@ -108,3 +108,16 @@ def test_what_credit_paid_for_is_paid_once(expires: bool) -> None:
     low, limit = looked(replace(used_up(part("a", 100)), parts=(part("a", 10),)), topup)
     assert (limit.left_nanos, limit.owed_nanos) == (0, 90)
     assert left(Spell(START + 30 * DAY, (part("b", 50, days=60),), 0), topup, past=(low,)) == 50
+
+
+def test_what_is_held_back_is_used_in_place_of_no_top_up_afterwards() -> None:
+    topup, long = Purchase("t", START, 10), part("a", 100, days=365)
+    now, _ = looked(Spell(START, (long, part("b", 50)), 100), topup)
+    low = replace(long, whole_nanos=10, paid_nanos=10)
+    swapped, limit = looked(replace(now, parts=(low, part("b", 140)), used_nanos=100), topup)
+    assert limit.left_nanos == 50 + 10
+    spent, limit = looked(replace(swapped, used_nanos=160), topup)
+    assert limit.left_nanos == 0
+    after = Spell(START + 30 * DAY, (low,), 0)
+    assert left(after, topup, past=(spent,)) == 0
+    assert left(replace(after, parts=(low, part("c", 50, days=60))), topup, past=(spent,)) == 50
