@@ -11,6 +11,7 @@ from governance.models.raises import RaiseRequest
 from governance.models.refusals import RefusedCall
 from governance.models.report_mails import ReportMail, ReportSubscription
 from governance.models.reports import PendingReport
+from governance.models.saved_views import SavedView
 from governance.models.spend import PurgedSpend, Reservation, SpendEntry, SpendRollup
 from governance.models.tenancy import Agent, ApiKey, Tenant, TenantStaff
 
@@ -47,6 +48,7 @@ __all__ = [
     "ReportSubscription",
     "Reservation",
     "RuleChange",
+    "SavedView",
     "ScopeType",
     "SpendEntry",
     "SpendRollup",
