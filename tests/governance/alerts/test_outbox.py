@@ -73,6 +73,50 @@ def test_a_threshold_is_told_once_by_mail_and_by_webhook_with_the_page_where_one
     assert told["auto-submitted"] == "auto-generated"
 
 
+def test_a_channel_says_it_in_its_own_words_and_names_in_them_are_words(mail: MailSink, clock: Clock) -> None:
+    budget = make.budget("1.00")
+    text = "Hello {customer},\n{advice}\n\n{message}\n<b>Call</b> 555-0199 or see {link}"
+    mail_to(subject_template="[{severity}] {title}", text_template=text)
+    spend("0.80")
+    assert telling.run(clock=clock) == 1
+    [told] = mail.got
+    assert told["subject"] == "[warning] The daily budget of acme is at 75%"
+    plain, html = told.get_body(("plain",)), told.get_body(("html",))
+    assert plain is not None
+    assert html is not None
+    link = f"http://127.0.0.1:8000/admin/governance/budget/{budget.pk}/change/"
+    assert plain.get_content().splitlines() == [
+        "Hello acme,",
+        "",
+        "$0.80 of $1.00 are spent (80%). It resets at 00:00 on 2026-03-11 (UTC).",
+        f"<b>Call</b> 555-0199 or see {link}",
+    ]
+    shown = html.get_content()
+    assert f'&lt;b&gt;Call&lt;/b&gt; 555-0199 or see <a href="{link}">{link}</a>' in shown
+    assert "Hello acme,<br>" in shown
+    assert "Sent by" not in shown
+
+
+def test_a_digest_in_own_words_has_each_alert_in_them(mail: MailSink, clock: Clock) -> None:
+    mail_to(text_template="* {title} ({link})")
+    for subject in ("<b>{link}", "two"):
+        alerts.report(kind="dead_letter", subject=subject, message="It failed.", now=NOON)
+    assert telling.run(clock=clock) == 1
+    [told] = mail.got
+    plain, html = told.get_body(("plain",)), told.get_body(("html",))
+    assert plain is not None
+    assert html is not None
+    page = "http://127.0.0.1:8000/admin/billing/stripeevent/"
+    assert told["subject"] == "2 alerts, the gravest: An event of Stripe's was given up: <b>{link}"
+    # What a name says is neither filled in nor markup.
+    assert plain.get_content().splitlines() == [
+        f"* An event of Stripe's was given up: <b>{{link}} ({page})",
+        "",
+        f"* An event of Stripe's was given up: two ({page})",
+    ]
+    assert "given up: &lt;b&gt;{link} (<a " in html.get_content()
+
+
 def test_a_warning_says_when_it_runs_out_as_that_was_last_kept(hook: Receiver, clock: Clock) -> None:
     owner = make.tenant(time_zone="Europe/Paris")
     budget = make.budget("1.00", tenant=owner)
