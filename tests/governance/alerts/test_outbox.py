@@ -388,6 +388,19 @@ def test_a_graver_repeat_is_told_once_and_a_repeat_is_not(hook: Receiver, clock:
     assert [body["data"]["severity"] for body in hook.bodies] == ["warning", "critical"]
 
 
+def test_what_was_done_about_it_is_in_the_message_that_waits_or_in_another_one(hook: Receiver, clock: Clock) -> None:
+    webhook_to(hook)
+    alerts.report(kind="anomaly", subject="a", message="It spends.", now=NOON)
+    alerts.report(kind="anomaly", subject="a", message="It spends. It was paused.", is_news=True, now=NOON)
+    telling.run(clock=clock)
+    alerts.report(kind="anomaly", subject="a", message="It spends. It is degraded.", is_news=True, now=NOON)
+    alerts.report(kind="anomaly", subject="a", message="It spends more.", now=NOON)
+    telling.run(clock=clock)
+    told = [(each["data"]["message"], each["data"]["incident"]) for each in hook.bodies]
+    incident = told[0][1]
+    assert told == [("It spends. It was paused.", incident), ("It spends. It is degraded.", incident)]
+
+
 def test_what_is_kept_goes_after_ninety_days(hook: Receiver, clock: Clock) -> None:
     webhook_to(hook)
     alerts.report(kind="dead_letter", subject="evt_1", message="It failed.", now=NOON)
