@@ -148,6 +148,27 @@ def test_one_call_from_nothing_to_the_end_is_one_message(hook: Receiver, clock: 
     assert body["data"]["severity"] == "critical"
 
 
+def test_a_call_that_is_too_large_for_the_rest_is_no_end_of_the_budget(hook: Receiver, clock: Clock) -> None:
+    make.budget("1.00")
+    webhook_to(hook)
+    spend("0.40")
+    ledger.reserve(make.reserving("0.70"), now=NOON)
+    telling.run(clock=clock)
+    spend("0.60")
+    telling.run(clock=clock)
+    small, end = (each["data"] for each in hook.bodies)
+    assert (small["title"], small["severity"]) == (
+        "A call was refused: the daily budget of acme has too little left",
+        "critical",
+    )
+    assert small["message"] == (
+        "$0.40 of $1.00 are spent (40%). A call that may cost more than what is left was refused; smaller ones go"
+        " through. It resets at 00:00 on 2026-03-11 (UTC)."
+    )
+    assert end["title"] == "Stopped: the daily budget of acme is used up"
+    assert "(100%). Calls under it are refused from now on." in end["message"]
+
+
 def test_what_is_raised_or_reset_is_over_for_those_who_keep_incidents(
     hook: Receiver, mail: MailSink, clock: Clock
 ) -> None:
