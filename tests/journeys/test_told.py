@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,9 +158,9 @@ def unusable() -> None:
     endpoints.Watch().read(now=NOON)
 
 
-def refused() -> None:
+def refused(status: int = 402) -> None:
     failures = ProviderFailures(breakers.shared(), lambda work: sync_to_async(work)())
-    answer = SimpleNamespace(status=402, headers={})
+    answer = SimpleNamespace(status=status, headers={})
     async_to_sync(failures.refused)("mistral/large", SimpleNamespace(name="mistral"), answer, b"", tenant=1)  # type: ignore[arg-type]
 
 
@@ -190,6 +191,11 @@ Provoke = Callable[[], None]
             refused,
             "A provider wants to be paid: mistral",
             "The gateway's own account at the model's API is out of money.",
+        ),
+        (
+            partial(refused, 401),
+            "A provider refuses our key: mistral",
+            "The gateway's own key was refused by the model's API.",
         ),
         (
             unbound,
