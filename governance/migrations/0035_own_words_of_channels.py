@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('governance', '0033_proofs_of_what_is_recent'),
+        ('governance', '0034_saved_views'),
     ]
 
     operations = [
