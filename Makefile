@@ -49,7 +49,7 @@ endif
 # The tests start hundreds of processes, each of which would compile the product afresh where nothing compiled is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test explore test-dates coverage mutants check bench storm wheel sbom install fmt lock clean
+.PHONY: help run test explore test-dates coverage mutants check bench bench-peers storm wheel sbom install fmt lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -61,6 +61,7 @@ help:
 	@echo "make mutants  change rules and ledger a little, many times, and see whether tests notice; hours"
 	@echo "make check    lint, types, import rules, migrations, templates"
 	@echo "make bench    measure the gateway"
+	@echo "make bench-peers  measure it beside other gateways, each in an environment of its own; ten minutes"
 	@echo "make storm    hostile clients, upstream and operators against the product; 20 minutes"
 	@echo "make wheel    build the package into dist/"
 	@echo "make sbom     list what is shipped with its licences, as CycloneDX and as text, in dist/"
@@ -92,7 +93,7 @@ coverage: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/node_c
 	$(BIN)/coverage report --fail-under=$(COVERED)
 
 explore: .venv/dev
-	STRIPE_CUSTOMERS=60 CUSTOMER_LIVES=60 LEDGERS=300 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --hypothesis-profile=others \
+	STRIPE_CUSTOMERS=60 STRIPE_SPENDERS=40 CUSTOMER_LIVES=60 LEDGERS=300 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --hypothesis-profile=others \
 		tests/properties $(wildcard tests/*/rules) tests/billing
 
 test-dates: .venv/dev
@@ -120,6 +121,9 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.failover
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.overload
+
+bench-peers: .venv/dev
+	$(BIN)/python -m benchmarks.peers
 
 storm: .venv/dev
 	$(BIN)/python -m benchmarks.storm

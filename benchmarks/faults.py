@@ -1,10 +1,14 @@
 """`python -m benchmarks.faults`: what callers feel while the database is in trouble, and what it costs.
 
 Calls start at a fixed rate, whatever becomes of those before, and readiness is asked for beside them. After a while
-PostgreSQL is stopped, frozen or made to refuse writes, and later put right. Told are: how long until the first refusal,
-how long whoever was refused waited at most, while trouble was new and once it was known, how long until a call is
-served again, and whether the model's API (`benchmarks.own_books`) has on its books what the ledger has. Ends with 1
-where it has not, or the ledger has drifted.
+PostgreSQL is stopped, frozen, made to refuse writes or left without room on its disk, and later put right. Told are:
+how long until the first refusal, how long whoever was refused waited at most, while trouble was new and once it was
+known, how long until a call is served again, and whether the model's API (`benchmarks.own_books`) has on its books
+what the ledger has. Ends with 1 where it has not, or the ledger has drifted.
+
+`full` fills the disk that TMPDIR is on, so it wants a small one of its own:
+
+    mount -t tmpfs -o size=400m tmpfs /mnt/small; TMPDIR=/mnt/small python -m benchmarks.faults --faults full
 """
 
 from __future__ import annotations
@@ -13,11 +17,14 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -40,6 +47,8 @@ BEFORE_S, AFTER_S = 4.0, 8.0
 KNOWN_S = 4.0
 READY_S = 0.25
 FAULTS = ("stopped", "frozen", "read-only")
+# The most that is filled up.
+SMALL_DISK_BYTES = 2 * 10**9
 
 
 class Database:
@@ -52,6 +61,7 @@ class Database:
         # The handle that `servers.postgres` has.
         self._server = get_server(self._folder)
         self._frozen: list[int] = []
+        self._ballast = self._folder / "ballast"
 
     def strike(self, fault: str) -> None:
         match fault:
@@ -60,6 +70,8 @@ class Database:
             case "frozen":
                 self._frozen = servers.family(self._postmaster)
                 self._signal(signal.SIGSTOP)
+            case "full":
+                self._fill()
             case _:
                 self._set_read_only("on")
 
@@ -69,8 +81,19 @@ class Database:
                 self._server.ensure_postgres_running()
             case "frozen":
                 self._signal(signal.SIGCONT)
+            case "full":
+                self._ballast.unlink()
+                # Without room for its log it ends, and so does each try to start it.
+                self._server.ensure_postgres_running()
             case _:
                 self._set_read_only("off")
+
+    def _fill(self) -> None:
+        with self._ballast.open("wb", buffering=0) as ballast:
+            for size in (2**20, 2**12, 1):
+                with suppress(OSError):
+                    while ballast.write(bytes(size)) == size:
+                        pass
 
     def _signal(self, number: int) -> None:
         for pid in self._frozen:
@@ -169,11 +192,16 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
-    parser.add_argument("--faults", nargs="+", choices=FAULTS, default=FAULTS)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--faults", nargs="+", choices=(*FAULTS, "full"), default=FAULTS)
     parser.add_argument("--seconds", type=float, default=20, help="how long each lasts (default: 20)")
     parser.add_argument("--rate", type=float, default=100, help="calls a second (default: 100)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if "full" in options.faults and shutil.disk_usage(tempfile.gettempdir()).total > SMALL_DISK_BYTES:
+        parser.error(f"full: TMPDIR must be on a disk of its own of at most {SMALL_DISK_BYTES:,} bytes")
+    return options
 
 
 def measure(fault: str, options: argparse.Namespace) -> dict[str, Any]:

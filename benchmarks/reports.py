@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -48,3 +49,9 @@ def save(report: dict[str, Any]) -> Path:
     path = folder / f"{time.strftime('%Y%m%dT%H%M%S')}.json"
     path.write_text(json.dumps(report, indent=2))
     return path
+
+
+def say(text: str) -> None:
+    """How far it is, on one line of a terminal; nothing at the end of it."""
+    sys.stderr.write(f"\r\x1b[K{text}" if sys.stderr.isatty() else f"{text}\n" if text else "")
+    sys.stderr.flush()

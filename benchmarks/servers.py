@@ -27,7 +27,12 @@ WEBHOOK_SECRET = "whsec_of_the_benchmark"
 
 @contextmanager
 def process(
-    command: Sequence[str], *, port: int, environment: Mapping[str, str] = os.environ, log: Path | None = None
+    command: Sequence[str],
+    *,
+    port: int,
+    environment: Mapping[str, str] = os.environ,
+    log: Path | None = None,
+    start_s: float = START_S,
 ) -> Iterator[int]:
     """A process while it runs, from when it listens on `port` on; its id. What it says is kept in `log`.
 
@@ -37,7 +42,7 @@ def process(
     with open(log, "w+b") if log else tempfile.TemporaryFile() as output:
         child = subprocess.Popen(command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT)
         try:
-            deadline = time.monotonic() + START_S
+            deadline = time.monotonic() + start_s
             while not listens(port):
                 if child.poll() is not None or time.monotonic() > deadline:
                     output.seek(0)

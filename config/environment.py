@@ -36,6 +36,8 @@ NOTICING = {
 # How PostgreSQL notices that one of our processes was stopped in mid-transaction: its session ends, and what it had
 # locked is free. Transactions of the ledger have more such deadlines of their own (`governance.ledger.sql_dialect`).
 STOPPED_CLIENT = "-c idle_in_transaction_session_timeout=30s"
+# Disks have no heads to move: as PostgreSQL reckons by itself, it reads a month of everybody for a customer's.
+NO_HEADS = "-c random_page_cost=1.1"
 DATABASE_SCHEMES = ("postgres", "postgresql", "sqlite")
 _ORIGIN = re.compile(r"https?://[\w.-]+(:\d{1,5})?|https?://\[[0-9a-f:]+\](:\d{1,5})?", re.IGNORECASE)
 Choice = TypeVar("Choice", int, str)
@@ -442,7 +444,7 @@ def database(env: environ.Env, *, var_dir: Path) -> dict[str, Any]:
         for name, value in NOTICING.items():
             options.setdefault(name, value)
         # What the URL says of the server's parameters comes last, so that it counts.
-        options["options"] = f"{STOPPED_CLIENT} {options.get('options', '')}".strip()
+        options["options"] = f"{STOPPED_CLIENT} {NO_HEADS} {options.get('options', '')}".strip()
         # The ledger's statements are few and constant: planned once a connection, not once a batch.
         options.setdefault("prepare_threshold", 2)
         _read_options(options)

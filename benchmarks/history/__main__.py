@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import servers
+from benchmarks.reports import say
 
 
 def main() -> int:
@@ -71,6 +72,8 @@ def measure(calls: int, times: int) -> int:
     found["calls_a_second"] = asking.write(places)
     drifts: list[Any] = []
     found["proved_s"] = timed(lambda: drifts.extend(reconcile.check(report=say)))
+    recent = timezone.now() - reconcile.RECENT
+    found["proved_recent_s"] = timed(lambda: drifts.extend(reconcile.check(since=recent, report=say)))
     found["drifts"] = [str(drift) for drift in drifts[:20]]
     found["pages"] = asking.ask_for_pages(places, times, now, report=say)
     say("")
@@ -82,12 +85,6 @@ def timed(work: Callable[[], Any]) -> float:
     began = time.monotonic()
     work()
     return round(time.monotonic() - began, 1)
-
-
-def say(text: str) -> None:
-    """How far it is, on one line of a terminal."""
-    sys.stderr.write(f"\r\x1b[K{text}" if sys.stderr.isatty() else f"{text}\n" if text else "")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

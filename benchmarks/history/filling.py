@@ -220,7 +220,9 @@ def _sum_up(month: Span, ends_at: datetime) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             f"{insert} WHERE e.occurred_at >= %s AND e.occurred_at < %s"
-            f" GROUP BY {', '.join(sums[name] for name in ('tenant_id', 'agent', 'provider', 'model', 'hour'))}",
+            f" GROUP BY {', '.join(sums[name] for name in ('tenant_id', 'agent', 'provider', 'model', 'hour'))}"
+            # As the ledger writes them: those of one hour lie side by side.
+            f" ORDER BY {sums['hour']}",
             [*params, *span],
         )
 

@@ -59,6 +59,7 @@ class DriftBody(serializers.Serializer[LedgerCheck]):
     """The last proof that the ledger agrees with itself."""
 
     checked_at = serializers.DateTimeField()
+    since = serializers.DateTimeField(allow_null=True, help_text="What it looked at came about since; null: all.")
     drifts = serializers.IntegerField()
     repaired = serializers.IntegerField()
 

@@ -78,8 +78,12 @@ class SpendRollupAdmin(LongTableAdmin):
 
 
 class LedgerCheckAdmin(LongTableAdmin):
-    list_display = ("checked_at", "result", "drifts", "repaired", "took")
+    list_display = ("checked_at", "result", "drifts", "repaired", "of_what", "took")
     ordering = ("-id",)
+
+    @display(description="Of", ordering="since")
+    def of_what(self, obj: LedgerCheck) -> str:
+        return f"what is newer than {obj.since:%Y-%m-%d}" if obj.since else "all"
 
     @display(description="Result", label={"holds": "success", "repaired": "warning", "drifted": "danger"})
     def result(self, obj: LedgerCheck) -> str:

@@ -92,6 +92,7 @@ class LedgerCheck(models.Model):
     """One run of the proof that the ledger has not drifted."""
 
     checked_at = models.DateTimeField()
+    since = models.DateTimeField(null=True, blank=True, help_text="What is older was left to the proof of each day.")
     took_ms = models.PositiveIntegerField()
     drifts = models.PositiveIntegerField()
     repaired = models.PositiveIntegerField(default=0)

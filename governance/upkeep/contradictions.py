@@ -7,12 +7,13 @@ witness to is listed in docs/operations.md.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from governance.ledger import sql_dialect as words
 from governance.ledger.sql_dialect import is_postgres
 from governance.rules import money
 from governance.rules.reports import ACCEPTED_REPORT
-from governance.upkeep.sql import NAME, Contradiction, total
+from governance.upkeep.sql import NAME, Contradiction, total, written_since
 
 # Whom an entry is for must be whom its reservation was for; so with a correction and what it corrects.
 _WHO = ("tenant_id", "agent", "key_id", '"user"', "session", "task", "windows")
@@ -25,23 +26,25 @@ _TIMES = {
     "governance_purgedspend": ("hour",),
     "governance_allowance": ("starts_at", "ends_at"),
 }
-# Lists: whose rows, what people call them, the column, and whether its elements are windows.
+# Lists: whose rows, what people call them, the column, whether its elements are windows, and when a row was written.
 _LISTS = (
-    ("governance_spendentry", "entry", "windows", True),
-    ("governance_reservation", "reservation", "windows", True),
-    ("governance_pendingreport", "report", "windows", True),
-    ("governance_reservation", "reservation", "meters", False),
-    ("governance_budgetwindow", "window", "thresholds_crossed", False),
+    ("governance_spendentry", "entry", "windows", True, "recorded_at"),
+    ("governance_reservation", "reservation", "windows", True, "reserved_at"),
+    ("governance_pendingreport", "report", "windows", True, "reported_at"),
+    ("governance_reservation", "reservation", "meters", False, "reserved_at"),
+    ("governance_budgetwindow", "window", "thresholds_crossed", False, "opened_at"),
 )
 
 
-def found() -> list[Contradiction]:
-    proofs = [*(_list(*each) for each in _LISTS), *_of_windows(), *_of_reservations(), *_of_entries(), *_of_times()]
+def found(*, since: datetime | None = None) -> list[Contradiction]:
+    """`since`: among reservations and entries that were written since; windows and what hangs on them are few."""
+    lists = (_list(*each, since) for each in _LISTS)
+    proofs = [*lists, *_of_windows(), *_of_reservations(since), *_of_entries(since), *_of_times()]
     rows = [row for proof in proofs for row in words.select(proof, [])]
     return [Contradiction(str(row[1]), str(row[2]), int(row[3]), int(row[4])) for row in rows]
 
 
-def _list(table: str, noun: str, column: str, windows: bool) -> str:
+def _list(table: str, noun: str, column: str, windows: bool, written: str, since: datetime | None) -> str:
     """Lists whose elements are not all that they may be: windows of the row's tenant or of all, each once."""
     listed = words.elements(f"x.{column}")
     is_list = words.is_list(f"x.{column}")
@@ -55,7 +58,8 @@ def _list(table: str, noun: str, column: str, windows: bool) -> str:
     good = f"COUNT(DISTINCT CASE WHEN {is_list} THEN {one} END)"
     return (
         f"SELECT x.id, '{noun} ' || x.id, '{column}', {good}, COUNT(j.key) FROM {table} x"
-        f" LEFT JOIN {listed.item} ON true{of} GROUP BY x.id HAVING {good} <> COUNT(j.key) ORDER BY x.id"
+        f" LEFT JOIN {listed.item} ON true{of} WHERE {written_since(f'x.{written}', since)}"
+        f" GROUP BY x.id HAVING {good} <> COUNT(j.key) ORDER BY x.id"
     )
 
 
@@ -119,30 +123,32 @@ def _states() -> str:
     )
 
 
-def _of_reservations() -> Iterator[str]:
+def _of_reservations(since: datetime | None) -> Iterator[str]:
+    lately = written_since("r.reserved_at", since)
     charged = "governance_reservation r JOIN governance_spendentry x ON x.reservation_id = r.id AND x.kind = 'charge'"
     over = "CASE WHEN x.cost_nanos > r.amount_nanos THEN x.cost_nanos - r.amount_nanos ELSE 0 END"
     named = "'reservation ' || r.id || ' (' || r.status || ')'"
     yield (
         f"SELECT r.id, {named}, 'overage_nanos', {over}, x.overage_nanos FROM {charged}"
-        f" WHERE x.overage_nanos <> {over} ORDER BY r.id"
+        f" WHERE {lately} AND x.overage_nanos <> {over} ORDER BY r.id"
     )
     expiries = "CASE WHEN x.reason = 'expired' THEN 1 ELSE 0 END"
     yield (
         f"SELECT r.id, {named}, 'expiries', CASE WHEN r.status = 'expired' THEN 1 ELSE 0 END, {expiries} FROM {charged}"
-        f" WHERE (CASE WHEN r.status = 'expired' THEN 1 ELSE 0 END) <> {expiries} ORDER BY r.id"
+        f" WHERE {lately} AND (CASE WHEN r.status = 'expired' THEN 1 ELSE 0 END) <> {expiries} ORDER BY r.id"
     )
     yield (
         f"SELECT r.id, {named}, 'amount_nanos', x.cost_nanos, r.amount_nanos FROM {charged}"
-        " WHERE r.status = 'expired' AND x.cost_nanos <> r.amount_nanos ORDER BY r.id"
+        f" WHERE {lately} AND r.status = 'expired' AND x.cost_nanos <> r.amount_nanos ORDER BY r.id"
     )
 
 
-def _of_entries() -> Iterator[str]:
+def _of_entries(since: datetime | None) -> Iterator[str]:
+    lately = written_since("x.recorded_at", since)
     # Only what was held can be exceeded.
     yield (
         "SELECT x.id, 'entry ' || x.id, 'overage_nanos', 0, x.overage_nanos FROM governance_spendentry x"
-        " WHERE x.overage_nanos <> 0 AND (x.reservation_id IS NULL OR x.kind <> 'charge') ORDER BY x.id"
+        f" WHERE {lately} AND x.overage_nanos <> 0 AND (x.reservation_id IS NULL OR x.kind <> 'charge') ORDER BY x.id"
     )
     apart = " + ".join(f"CASE WHEN {words.differ(f'x.{name}', f'o.{name}')} THEN 1 ELSE 0 END" for name in _WHO)
     for other in (
@@ -151,12 +157,12 @@ def _of_entries() -> Iterator[str]:
     ):
         yield (
             f"SELECT x.id, 'entry ' || x.id || ' beside ' || o.id, 'differences', 0, {apart}"
-            f" FROM governance_spendentry x JOIN {other} WHERE {apart} > 0 ORDER BY x.id"
+            f" FROM governance_spendentry x JOIN {other} WHERE {lately} AND {apart} > 0 ORDER BY x.id"
         )
     yield (
         "SELECT x.id, 'entry ' || x.id, 'reservations', 0, 1 FROM governance_spendentry x"
         " JOIN governance_spendentry o ON o.id = x.corrects_id"
-        f" WHERE {words.differ('x.reservation_id', 'o.reservation_id')} ORDER BY x.id"
+        f" WHERE {lately} AND {words.differ('x.reservation_id', 'o.reservation_id')} ORDER BY x.id"
     )
     # An accepted report became a line of what had waited, where an operator had not reported the same call meanwhile.
     yield (

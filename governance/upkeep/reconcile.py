@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import DataError, OperationalError, connection, transaction
 
@@ -33,9 +33,13 @@ from governance.models import LedgerCheck
 from governance.rules import money
 from governance.upkeep import contradictions
 from governance.upkeep import sql as upkeep
-from governance.upkeep.sql import BrokenFigure, Figure, RollupSums
+from governance.upkeep.sql import BrokenFigure, Contradiction, Figure, RollupSums
 
 INVARIANTS = 7
+# The proof of each hour is of windows that were opened in this time, and of what was written since: a month's are.
+RECENT = timedelta(days=40)
+# How often all is proved, however long that takes: ten million calls take minutes.
+WHOLE_EVERY = timedelta(hours=23, minutes=30)
 # The alert of drift, of which there is one.
 DRIFTED, LEDGER = "ledger_drift", "ledger"
 # What a check's row keeps of its findings; the count is of all.
@@ -72,23 +76,28 @@ def silence(line: str) -> None:
     """Progress that nobody asked for."""
 
 
-def check(*, report: Report = silence) -> list[Drift]:
-    """Every drift there is, from one consistent snapshot; empty is the proof. Nothing is locked or written."""
+def check(*, since: datetime | None = None, report: Report = silence) -> list[Drift]:
+    """Every drift there is; empty is the proof. Nothing is locked or written. `since`: of what came about since.
+
+    Each invariant is proved from a consistent snapshot of its own: while one is kept, the database cannot take away
+    what was replaced, and calls replace their windows' figures all the time.
+    """
+    hour = since.replace(minute=0, second=0, microsecond=0) if since else None
     proofs: list[tuple[int, Callable[[], list[Drift]]]] = [
-        (1, lambda: _of_figures(1, "settled_nanos", upkeep.settled())),
+        (1, lambda: _of_figures(1, "settled_nanos", upkeep.settled(since=since))),
         (2, lambda: _of_figures(2, "reserved_nanos", upkeep.reserved())),
         (3, lambda: _of_figures(3, "least_nanos", upkeep.negative()) + _of_broken(upkeep.broken())),
-        (4, lambda: _of_figures(4, "committed_nanos", upkeep.over_cap())),
-        (5, lambda: _of_figures(5, "charges", upkeep.charges())),
-        (6, lambda: of_rollups(upkeep.rollups())),
-        (7, lambda: [Drift(7, one.subject, one.figure, one.expected, one.actual) for one in contradictions.found()]),
+        (4, lambda: _of_figures(4, "committed_nanos", upkeep.over_cap(since=since))),
+        (5, lambda: _of_figures(5, "charges", upkeep.charges(since=since))),
+        (6, lambda: of_rollups(upkeep.rollups(since=hour))),
+        (7, lambda: _of_contradictions(contradictions.found(since=since))),
     ]
     found: list[Drift] = []
-    with snapshot():
-        for invariant, prove in proofs:
+    for invariant, prove in proofs:
+        with snapshot():
             drifts = _proved(invariant, prove)
-            report(f"invariant {invariant} of {INVARIANTS}: {len(drifts) or 'no'} drift")
-            found += drifts
+        report(f"invariant {invariant} of {INVARIANTS}: {len(drifts) or 'no'} drift")
+        found += drifts
     return found
 
 
@@ -109,11 +118,24 @@ def _sqlite_code(error: OperationalError) -> int | None:
     return getattr(error.__cause__, "sqlite_errorcode", None)
 
 
-def run(*, now: datetime, repaired: int = 0, report: Report = silence) -> list[Drift]:
+def run_due(*, now: datetime) -> list[Drift]:
+    """What is due each hour: a proof of what is recent, and once a day of all there is; the drift found.
+
+    Of all there is as long as something has drifted, so that the latest check always says so.
+    """
+    last = LedgerCheck.objects.filter(since=None).order_by("-id").first()
+    if last is None or last.drifts > last.repaired:
+        return run(now=now)
+    drifts = run(now=now, since=now - RECENT)
+    return run(now=now) if now - last.checked_at >= WHOLE_EVERY else drifts
+
+
+def run(*, now: datetime, since: datetime | None = None, repaired: int = 0, report: Report = silence) -> list[Drift]:
     """Check, and keep a row of it for the metrics; the drift found."""
     began = time.monotonic()
-    drifts = check(report=report)
+    drifts = check(since=since, report=report)
     LedgerCheck.objects.create(
+        since=since,
         checked_at=now,
         took_ms=int((time.monotonic() - began) * 1000),
         drifts=len(drifts),
@@ -196,6 +218,10 @@ def _repair_windows(by: Actor, now: datetime) -> list[Drift]:
 
 def _of_figures(invariant: int, figure: str, found: Sequence[Figure]) -> list[Drift]:
     return [Drift(invariant, item.subject, figure, item.expected, item.actual) for item in found]
+
+
+def _of_contradictions(found: Sequence[Contradiction]) -> list[Drift]:
+    return [Drift(7, item.subject, item.figure, item.expected, item.actual) for item in found]
 
 
 def _of_broken(found: Sequence[BrokenFigure]) -> list[Drift]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from governance.ledger import sql_dialect as words
@@ -117,14 +117,17 @@ class RollupSums:
 # Proofs -------------------------------------------------------------------------------------------------------
 
 
-def settled() -> list[Figure]:
-    """Windows whose settled money is not the sum of their entries, purged ones included; or its bound beyond that."""
+def settled(*, since: datetime | None = None) -> list[Figure]:
+    """Windows whose settled money is not the sum of their entries, purged ones included; or its bound beyond that.
+
+    `since`: of those that were opened since.
+    """
     owed = words.at_most(money.MAX_SUM, "COALESCE(s.total, 0) + w.purged_nanos")
     return _figures(
-        f"""WITH sums AS ({_per_window("x.cost_nanos", "governance_spendentry")})
+        f"""WITH sums AS ({_per_window("x.cost_nanos", "governance_spendentry", written_since("x.recorded_at", since))})
         SELECT w.id, {NAME}, {owed}, w.settled_nanos
         FROM governance_budgetwindow w LEFT JOIN sums s ON s.id = {ANY_ID}
-        WHERE w.settled_nanos <> {owed} ORDER BY w.id"""
+        WHERE w.settled_nanos <> {owed} AND {_opened_since(since)} ORDER BY w.id"""
     )
 
 
@@ -164,15 +167,15 @@ def broken() -> list[BrokenFigure]:
     return found
 
 
-def over_cap() -> list[Figure]:
-    """Windows that admitted more than their cap; `expected` is the cap.
+def over_cap(*, since: datetime | None = None) -> list[Figure]:
+    """Windows that admitted more than their cap; `expected` is the cap. `since`: of those that were opened since.
 
     What no hold had to make room for (an overage, a report, a correction upwards) is not counted. Allowances are
     part of a window's limit; a part that no allowance grants is not. A window whose limit or cap was lowered says so;
     a closed one's cap may have been lowered since, so that its whole limit stands in. One that an act on its budget
     has not reached yet says so as it does.
     """
-    unheld = _per_window(UNHELD, "governance_spendentry")
+    unheld = _per_window(UNHELD, "governance_spendentry", written_since("x.recorded_at", since))
     # Rounded down like `money.share_nanos`, in parts: the whole product could be too big for a column.
     cap = "c.base / 10000 * c.e4 + (c.base - c.base / 10000 * 10000) * c.e4 / 10000"
     return _figures(
@@ -193,20 +196,21 @@ def over_cap() -> list[Figure]:
                w.settled_nanos + w.reserved_nanos - w.purged_unheld_nanos - COALESCE(u.total, 0)
         FROM governance_budgetwindow w JOIN caps c ON c.id = w.id LEFT JOIN unheld u ON u.id = {ANY_ID}
         JOIN governance_budget b ON b.id = w.budget_id
-        WHERE NOT w.limit_lowered AND (w.closed_at IS NOT NULL OR w.revision >= b.revision)
+        WHERE NOT w.limit_lowered AND {_opened_since(since)} AND (w.closed_at IS NOT NULL OR w.revision >= b.revision)
           AND w.settled_nanos + w.reserved_nanos - w.purged_unheld_nanos - COALESCE(u.total, 0)
               > {cap}
         ORDER BY w.id"""
     )
 
 
-def charges() -> list[Figure]:
+def charges(*, since: datetime | None = None) -> list[Figure]:
     """Reservations that were not charged as often as their status says. Retention deletes both together."""
     owed = "CASE WHEN r.status IN ('settled', 'expired') THEN 1 ELSE 0 END"
     return _figures(
         f"""SELECT r.id, 'reservation ' || r.id || ' (' || r.status || ')', {owed}, COUNT(x.id)
         FROM governance_reservation r
         LEFT JOIN governance_spendentry x ON x.reservation_id = r.id AND x.kind = 'charge'
+        WHERE {written_since("r.reserved_at", since)}
         GROUP BY r.id, r.status HAVING COUNT(x.id) <> {owed} ORDER BY r.id"""
     )
 
@@ -322,6 +326,15 @@ def _per_window(amount: str, table: str, where: str = "true") -> str:
         f"SELECT {found.id} AS id, {total(amount)} AS total FROM {table} x JOIN {found.item} ON {found.id} IS NOT NULL"
         f" WHERE {where} AND {words.is_list('x.windows')} GROUP BY {found.id}"
     )
+
+
+def written_since(column: str, since: datetime | None) -> str:
+    """Rows that may be of windows that were opened since: clocks of two machines are less than a day apart."""
+    return "true" if since is None else f"{column} >= '{stamp(since - timedelta(days=1))}'"
+
+
+def _opened_since(since: datetime | None) -> str:
+    return "true" if since is None else f"w.opened_at >= '{stamp(since)}'"
 
 
 def total(amount: str) -> str:

@@ -49,6 +49,7 @@ def of_agents(*, reader: Reader, now: datetime) -> list[AgentAdvice]:
     spent: defaultdict[tuple[str, str], int] = defaultdict(int)
     found: defaultdict[tuple[str, str], list[OtherModel]] = defaultdict(list)
     entries = _entries()
+    others: dict[str, list[Entry]] = {}
     for row in rows:
         whom = row["tenant"], row["agent"]
         spent[whom] += row["cost_nanos"]
@@ -56,7 +57,10 @@ def of_agents(*, reader: Reader, now: datetime) -> list[AgentAdvice]:
         entry = snapshot.current().used(usage)
         if entry is None or not _by_token(entry):
             continue
-        one = advice.other_model(entry, usage, calls=row["calls"], spent_nanos=row["cost_nanos"], entries=entries)
+        if entry.id not in others:
+            others[entry.id] = advice.others(entry, entries)
+        able = others[entry.id]
+        one = advice.other_model(entry, usage, calls=row["calls"], spent_nanos=row["cost_nanos"], entries=able)
         if one is not None:
             found[whom].append(one)
     made = [

@@ -86,22 +86,26 @@ class OneCall:
     output_tokens: int
 
 
+def others(used: Entry, entries: Iterable[Entry]) -> list[Entry]:
+    """What of these can do all that a model can, has a price and is another one."""
+    return [entry for entry in entries if entry.id != used.id and entry.rates is not None and _can_do(entry, used)]
+
+
 def other_model(
     used: Entry, usage: Usage, *, calls: int, spent_nanos: int, entries: Iterable[Entry]
 ) -> OtherModel | None:
-    """The model that would have cost least for the same tokens; None where none is cheaper by enough to say so."""
-    best: OtherModel | None = None
-    for entry in entries:
-        if entry.id == used.id or entry.rates is None or not _can_do(entry, used):
-            continue
-        nanos = pricing.cost_nanos(usage, entry.rates)
-        if nanos is None:
-            continue
-        found = OtherModel(used, entry, calls, spent_nanos, nanos, terms(usage, entry.rates))
-        # Of two that cost the same always the same one.
-        if best is None or (nanos, entry.id) < (best.nanos, best.other.id):
-            best = found
-    return best if best is not None and _is_worth(best.saved_nanos, spent_nanos) else None
+    """Which of `others` would have cost least for the same tokens; None where none is cheaper by enough to say so."""
+    priced = [
+        (nanos, entry.id, entry, entry.rates)
+        for entry in entries
+        if entry.rates is not None and (nanos := pricing.cost_nanos(usage, entry.rates)) is not None
+    ]
+    if not priced:
+        return None
+    # Of two that cost the same always the same one.
+    nanos, _, entry, rates = min(priced, key=lambda each: each[:2])
+    best = OtherModel(used, entry, calls, spent_nanos, nanos, terms(usage, rates))
+    return best if _is_worth(best.saved_nanos, spent_nanos) else None
 
 
 def terms(usage: Usage, rates: Rates) -> tuple[Term, ...]:

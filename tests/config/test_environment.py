@@ -429,8 +429,11 @@ class TestDatabase:
     @pytest.mark.parametrize(
         ("query", "options"),
         [
-            ("", "-c idle_in_transaction_session_timeout=30s"),
-            ("?options=-c%20work_mem%3D64MB", "-c idle_in_transaction_session_timeout=30s -c work_mem=64MB"),
+            ("", "-c idle_in_transaction_session_timeout=30s -c random_page_cost=1.1"),
+            (
+                "?options=-c%20work_mem%3D64MB",
+                "-c idle_in_transaction_session_timeout=30s -c random_page_cost=1.1 -c work_mem=64MB",
+            ),
         ],
     )
     def test_parameters_of_the_url_come_after_ours(self, query: str, options: str, tmp_path: Path) -> None:

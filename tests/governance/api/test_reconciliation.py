@@ -24,7 +24,7 @@ def test_the_last_look_is_told_as_it_was_kept_and_nobody_is_asked(
     make.judgement()
     reconcile.run(now=NOON)
     assert operator.get("/api/reconciliation/").json() == {
-        "ledger_check": {"checked_at": "2026-03-10T12:00:00Z", "drifts": 0, "repaired": 0},
+        "ledger_check": {"checked_at": "2026-03-10T12:00:00Z", "since": None, "drifts": 0, "repaired": 0},
         "judgement": {"judged_at": "2026-03-10T12:00:00Z", **rules.to_api(make.FOUND)},
     }
 

@@ -145,6 +145,7 @@ def test_a_cell_that_was_changed_by_hand_is_named(
     found = reconcile.check()
     assert found, "nobody saw it"
     assert not [drift for drift in found if "cannot be read" in drift.subject]
+    assert reconcile.check(since=NOON - timedelta(days=1)) == found
 
 
 @pytest.mark.parametrize("column", ["windows", "occurred_at"])
@@ -166,7 +167,7 @@ def _shown(id: UUID) -> str:
 
 
 def test_a_database_that_is_away_is_no_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def away() -> Any:
+    def away(**_: Any) -> Any:
         raise OperationalError("database is locked")
 
     monkeypatch.setattr("governance.upkeep.contradictions.found", away)

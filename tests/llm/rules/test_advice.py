@@ -29,7 +29,7 @@ SPENT = 7_200_000_000
 
 
 def other(*entries: Entry, used: Entry = LARGE) -> advice.OtherModel | None:
-    return advice.other_model(used, USAGE, calls=9, spent_nanos=SPENT, entries=entries)
+    return advice.other_model(used, USAGE, calls=9, spent_nanos=SPENT, entries=advice.others(used, entries))
 
 
 def test_the_cheapest_that_can_do_the_same_is_named_with_its_arithmetic() -> None:
