@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('governance', '0032_raises_asked_for'),
+        ('governance', '0033_proofs_of_what_is_recent'),
     ]
 
     operations = [
