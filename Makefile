@@ -95,7 +95,7 @@ coverage: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/node_c
 	$(BIN)/coverage report --fail-under=$(COVERED)
 
 explore: .venv/dev
-	STRIPE_CUSTOMERS=60 CUSTOMER_LIVES=60 LEDGERS=300 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --hypothesis-profile=others \
+	STRIPE_CUSTOMERS=60 STRIPE_SPENDERS=40 CUSTOMER_LIVES=60 LEDGERS=300 $(BIN)/python -m pytest $(SIDE_BY_SIDE) --hypothesis-profile=others \
 		tests/properties $(wildcard tests/*/rules) tests/billing
 
 test-dates: .venv/dev

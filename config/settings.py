@@ -70,6 +70,7 @@ MIDDLEWARE = [
     "config.middleware.PermissionsPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "config.middleware.RequestIdMiddleware",
+    "config.middleware.TracingMiddleware",
     "config.middleware.Utf8Middleware",
     "config.middleware.QueryMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -236,6 +237,7 @@ SPECTACULAR_SETTINGS = {
         "llm.api.data_plane.describe",
         # Nor is what stands before it.
         "config.edge_api.describe",
+        "config.api_examples.describe",
     ],
     # Fields of one name, and one set of values under several.
     "ENUM_NAME_OVERRIDES": {

@@ -9,7 +9,7 @@ from django.views.generic import RedirectView
 
 from config import health_api, unknown_paths
 from config.metrics import metrics
-from governance.api import raise_pages, report_pages
+from governance.api import customer_pages, raise_pages, report_pages
 from governance.api.errors import unknown_path
 from governance.api.routes import both
 
@@ -20,7 +20,7 @@ handler500 = "config.unknown_paths.failed"
 urlpatterns = [
     # No text in the database has a NUL, and PostgreSQL would not even look.
     re_path("^api/[^\0]*\0", unknown_path),
-    re_path("^(?:admin|billing|raises|reports)/[^\0]*\0", page_not_found, {"exception": Http404()}),
+    re_path("^(?:admin|billing|customers|raises|reports)/[^\0]*\0", page_not_found, {"exception": Http404()}),
     path("", unknown_paths.root),
     path("admin", unknown_paths.root),
     # Stripe runs' former address, for bookmarks.
@@ -33,6 +33,7 @@ urlpatterns = [
     path("metrics/", metrics),
     path("billing/", include("billing.api.topup_urls")),
     *both("reports/unsubscribe/<str:token>", report_pages.unsubscribe, name="report-unsubscribe"),
+    *both("customers/<str:token>", customer_pages.show, name="customer-page"),
     *both("raises/<str:token>", raise_pages.ask, name="raise-ask"),
     # Browsers ask for it on pages that name no icon.
     path("favicon.ico", RedirectView.as_view(url=static("governance/icon.svg"))),

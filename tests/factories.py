@@ -11,7 +11,8 @@ import uuid_utils.compat as uuids
 from django.contrib.auth.models import Group, User
 
 from governance import ledger
-from governance.actions import raises
+from governance.actions import page_links, raises
+from governance.audit import Actor
 from governance.ledger.operations import Record, Release, Reserve, Settle
 from governance.models import (
     Agent,
@@ -20,6 +21,7 @@ from governance.models import (
     BudgetForecast,
     BudgetWindow,
     LedgerJudgement,
+    PageLink,
     RaiseRequest,
     Tenant,
     TenantStaff,
@@ -87,6 +89,11 @@ def raise_request(of: Budget | None = None, *, by: Caller | None = None, now: da
     ledger.record(reporting("0.01", by=by), now=now)
     window = BudgetWindow.objects.select_related("budget__tenant", "tenant").get(budget=of)
     return raises.ask(window=window, amount_nanos=nanos("2"), asker="Ada", reason="a big batch", now=now)
+
+
+def page_link(of: Tenant | None = None, *, now: datetime, **fields: Any) -> tuple[str, PageLink]:
+    """A link to a customer's read-only page, and its row."""
+    return page_links.make(tenant=of or tenant(), by=Actor("olga"), now=now, **fields)
 
 
 def kept_forecast(budget: Budget, *, now: datetime, runs_out_in: timedelta) -> BudgetForecast:

@@ -21,7 +21,7 @@ from billing.rules import balance, grants, kept_worths
 from billing.rules.balance import NO_DRAW, Draw, Ended, Fall, Limit, Spell, Undone
 from billing.rules.entitlement import Entitlement, EntitlementState
 from billing.rules.grants import Period
-from billing.rules.shares import OVER, WindowShare, is_due, paid_for
+from billing.rules.shares import WindowShare, is_due, paid_for
 from billing.rules.valuation import PlanRule, Pricing
 from governance import audit, ledger
 from governance.actions import budgets
@@ -54,7 +54,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     known = {name: getattr(row, name) for name in NOTED}
     windows = list(budget.windows.filter(source_kind=SOURCE).order_by("starts_at"))
     past = _past(account, windows, tenant, before=starts_at, facts=facts, now=now)
-    parts = (*map(_drawable, found.parts), *_over(row, found, facts, now))
+    parts = tuple(map(_drawable, (*found.parts, *_over(row, found, facts, now))))
     settled = sum(one.settled_nanos for one in windows if one.starts_at < starts_at)
     row.past_nanos = min(money.MAX_SUM, settled)
     ended = _ended(row, windows)
@@ -135,15 +135,9 @@ def end_spending(
 
 
 def _stopped(part: WindowShare, known: WindowShare) -> WindowShare:
-    """A part as it was, of which nothing can be spent, with what became of its payment."""
-    return replace(
-        part,
-        paid_nanos=known.paid_nanos,
-        forgiven_nanos=known.forgiven_nanos,
-        disputed_nanos=known.disputed_nanos,
-        lost_nanos=known.lost_nanos,
-        frozen=True,
-    )
+    """A part as it was, that is over, with what became of its payment."""
+    given = min(part.given_nanos, known.given_nanos)
+    return replace(known, period=part.period, cycle=part.cycle, given_nanos=given, frozen=True, is_over=True)
 
 
 def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now: datetime) -> None:
@@ -284,18 +278,23 @@ def _past(
     ]
 
 
-def _over(row: BillingPeriod, found: Entitlement, facts: mirror.Facts, now: datetime) -> tuple[balance.Part, ...]:
-    """Parts of the current window whose subscription is over, beside those that count: what is used of them stays, and
-    beyond what was paid for is owed. An operator's own limit is all there is."""
+def _over(row: BillingPeriod, found: Entitlement, facts: mirror.Facts, now: datetime) -> list[WindowShare]:
+    """Parts of the current window that do not count any more, however they went (cancelled, unpaid, paused, an item
+    removed): what is used of them stays, and beyond what was paid for is owed. An operator's own limit is all there
+    is."""
     keys = {_key(part) for part in found.parts}
-    over = {id for id, sub in facts.subscriptions.items() if sub.status in OVER}
-    gone = [part.subscription_id in over and _key(part) not in keys for part in map(_part, row.parts)]
-    if not any(gone) or "override" in found.reasons:
-        return ()
-    known = zip(gone, _paid_parts(row, facts, policy.plan_rules(), now), strict=True)
-    return tuple(
-        replace(_drawable(part), whole_nanos=0, frozen=True, is_over=True) for is_gone, part in known if is_gone
-    )
+    parts = list(map(_part, row.parts))
+    if "override" in found.reasons or all(_key(part) in keys for part in parts):
+        return []
+    known = zip(parts, _paid_parts(row, facts, policy.plan_rules(), now), strict=True)
+    gone = [(part, paid) for part, paid in known if _key(part) not in keys]
+    # The same time is paid for once, though it is known by now to have begun at another moment.
+    return [_stopped(part, paid) for part, paid in gone if not any(_is_same(paid, one) for one in found.parts)]
+
+
+def _is_same(part: WindowShare, other: WindowShare) -> bool:
+    same = (part.subscription_id, part.cycle) == (other.subscription_id, other.cycle)
+    return same and bool(part.period.overlap(other.period))
 
 
 def _paid_parts(
@@ -348,6 +347,7 @@ def _drawable(part: WindowShare) -> balance.Part:
         paid_nanos=part.paid_nanos,
         given_nanos=part.given_nanos,
         frozen=part.frozen,
+        is_over=part.is_over,
         forgiven_nanos=part.forgiven_nanos,
         disputed_nanos=part.disputed_nanos,
         lost_nanos=part.lost_nanos,

@@ -21,6 +21,7 @@ from django.db.models import Q, QuerySet
 from billing.accounts.binding import STRIPE
 from billing.models import BillingAccount, TopUp
 from billing.rules import balance
+from billing.rules.credits import paid_with
 from billing.rules.refunds import Known, Refund, RefundKind, of_intent, taken_back
 from billing.rules.valuation import TOPUP_KEY, read_amount, topup_nanos
 from billing.stripe_api import objects
@@ -52,6 +53,7 @@ def note(
                 known[key] = TopUp.objects.create(
                     key=key, account=account, amount_nanos=nanos, invoice_id=invoice.id, noted_at=now
                 )
+            _note_credit(known[key], invoice)
     of_lines = _taken_back(known, invoices, refunds)
     for key, row in known.items():
         refund = _gone(row, refunds, payments)
@@ -99,6 +101,7 @@ def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
             expires,
             row.disputed_nanos,
             _used_before(row),
+            row.credited_nanos,
         )
         for row in rows
         if row.counts_from is not None
@@ -297,6 +300,14 @@ def _taken_back(
 
 def _gone(row: TopUp, refunds: Mapping[str, Refund], payments: Sequence[Known]) -> Refund:
     return refunds.get(row.invoice_id, NOT_REFUNDED) if row.invoice_id else of_intent(row.intent_id, payments)
+
+
+def _note_credit(row: TopUp, invoice: StripeInvoice) -> None:
+    """What of a top-up was paid with credit, in the amount that it was first seen with."""
+    nanos = floor(row.amount_nanos * paid_with(invoice))
+    if nanos != row.credited_nanos:
+        row.credited_nanos = nanos
+        row.save(update_fields=["credited_nanos"])
 
 
 def _refund(row: TopUp, gone: Fraction, lost: Fraction) -> None:

@@ -185,6 +185,9 @@ class TopUp(models.Model):
     disputed_nanos = models.BigIntegerField(
         default=0, db_default=0, help_text="What of the refunded was lost in a dispute, in nanodollars."
     )
+    credited_nanos = models.BigIntegerField(
+        default=0, db_default=0, help_text="What of it was paid with credit, in nanodollars."
+    )
     used_before_nanos = models.BigIntegerField(
         default=0, db_default=0, help_text="Used before the tenant had a subscription, in nanodollars."
     )

@@ -172,7 +172,7 @@ class Purchase:
     """An amount bought in addition; it counts from the window that begins at `starts_at`. `expires` with it.
 
     `refunded_nanos` of it went back or are in dispute, `lost_nanos` of these were lost in one. `used_before_nanos` were
-    used in no window of a subscription.
+    used in no window of a subscription. `credited_nanos` were paid with credit, and are held back for what is owed.
     """
 
     key: str
@@ -182,9 +182,13 @@ class Purchase:
     expires: bool = False
     lost_nanos: int = 0
     used_before_nanos: int = 0
+    credited_nanos: int = 0
 
     def counts_in(self, spell_starts_at: datetime) -> bool:
         return self.starts_at == spell_starts_at or (not self.expires and self.starts_at < spell_starts_at)
+
+    def left_of(self, drawn_nanos: int) -> int:
+        return self.amount_nanos - self.refunded_nanos - drawn_nanos
 
     def owed_of(self, drawn_nanos: int) -> int:
         """What of so much drawn is owed: an operator who pays a top-up back gives away what was used of it; a dispute
@@ -252,9 +256,12 @@ def carried(past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collect
     last = {part.key: number for number, spell in enumerate(past) for part in spell.parts}
     for number, spell in enumerate(past):
         _draw(balance, spell, topups)
-        for part in spell.parts:
-            if last[part.key] == number and part.key not in alive:
-                _close(balance, part)
+        over = [part for part in spell.parts if last[part.key] == number and part.key not in alive]
+        left = sum(_close(balance, part) for part in over)
+        # What was bought with credit, and goes with the window, was held back for what is owed.
+        going = [one for one in topups if one.expires and one.counts_in(spell.starts_at)]
+        left += sum(max(0, min(one.credited_nanos, one.left_of(balance.drawn[one.key]))) for one in going)
+        _repay(balance, left, [part for part in _in_order(spell.parts) if part not in over])
     return balance
 
 
@@ -271,28 +278,31 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_noth
         before = before.heard(drawn + used[part.key], _of(part, now, costs))
         given = before.gone_nanos(is_given=True) + _taken_away(part, before, now.lowered.get(part.key, 0))
         undone[part.key], falls[part.key] = _undone(before, part, given, whole, drawn + used[part.key])
-        debt += _owed_now(part, drawn, used[part.key], undone[part.key])
+        debt += _owed(part, drawn + used[part.key], undone[part.key])
         sources.append(_source(part, known, drawn, whole, undone[part.key]))
     held = 0 if owes_nothing else max(0, min(debt, sum(one.stands_nanos for one in sources)))
+    rest, others = debt - sum(one.stands_nanos for one in sources), list[_Source]()
     sources = _less(sources, used, held)
-    stands = {one.key: one.amount_nanos - balance.drawn.get(one.key, 0) - one.refunded_nanos for one in counting}
-    others = [_Source(key, known[key], nanos) for key, nanos in stands.items()]
+    rest += sum(one.stands_nanos for one in sources)
+    for one in counting:
+        stands = one.left_of(balance.drawn.get(one.key, 0))
+        most = 0 if owes_nothing else min(rest, one.credited_nanos)
+        taken = max(0, min(most, stands - known[one.key].nanos))
+        others.append(_Source(one.key, known[one.key], stands - taken))
+        rest, held = rest - taken, min(debt, held + taken)
     draws = _drawn(now.used_nanos, sources, others, known[NOTHING].nanos, used)
-    frozen = {part.key for part in parts if part.frozen}
-    found = {
-        one.key: Draw(draws[one.key], max(draws[one.key], one.stands_nanos), one.key in frozen)
-        for one in (*sources, *others)
-    }
+    frozen, all = {part.key for part in parts if part.frozen}, (*sources, *others)
+    found = {one.key: Draw(draws[one.key], max(draws[one.key], one.stands_nanos), one.key in frozen) for one in all}
     plan, added = (sum(found[one.key].most_nanos for one in all) for all in (sources, others))
-    left = sum(draw.most_nanos - draw.nanos for draw in found.values())
+    left_nanos = sum(draw.most_nanos - draw.nanos for draw in found.values())
     # What is used beyond everything is in the way of nothing that is left.
-    beyond = draws[NOTHING] if left else 0
+    beyond = draws[NOTHING] if left_nanos else 0
     fell = any(draw.most_nanos < known[key].most_nanos for key, draw in found.items())
     return Limit(
         plan_nanos=plan + beyond,
         topups_nanos=added,
         owed_nanos=held,
-        left_nanos=left,
+        left_nanos=left_nanos,
         beyond_nanos=beyond,
         draws=_worth_keeping(found, _rooms(balance, counting)) | {NOTHING: Draw(draws[NOTHING], draws[NOTHING])},
         undone={key: one for key, one in undone.items() if one.falls or key in balance.undone},
@@ -419,18 +429,20 @@ def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
     parts, counting = _in_order(spell.parts), _counting(topups, spell.starts_at)
     known, costs = _known(balance, spell, parts, counting)
     used = _until_now(balance, spell, parts, known)
-    sources = []
+    sources, debt = list[_Source](), balance.debt_nanos
     for part in parts:
         # What was paid for it since counts, unless it could not be used then.
-        whole = 0 if known[part.key].is_stopped else part.covered_nanos
+        is_stopped = known[part.key].is_stopped
+        whole = 0 if is_stopped else part.covered_nanos
         drawn = balance.drawn.get(part.key, 0)
         if (undone := spell.undone.get(part.key)) is not None:
             balance.undone[part.key] = undone.heard(drawn + used[part.key], _of(part, spell, costs))
         # What has come back since stood then.
         gone = balance.undone.get(part.key, NONE).within(part.gone_nanos, is_given=False)
+        debt += _owed(replace(part, is_over=is_stopped), drawn + used[part.key], gone)
         sources.append(_source(part, known, drawn, whole, gone))
     # What was held back for debts has paid them.
-    sources = _less(sources, used, max(0, min(balance.debt_nanos, sum(one.stands_nanos for one in sources))))
+    sources = _less(sources, used, debt)
     others = [_Source(one.key, known[one.key], 0) for one in counting]
     draws = _drawn(_within_limit(spell, known), sources, others, known[NOTHING].nanos, used)
     for topup in counting:
@@ -441,7 +453,7 @@ def _draw(balance: Balance, spell: Spell, topups: Sequence[Purchase]) -> None:
         balance.drawn[part.key] = balance.drawn.get(part.key, 0) + draws[part.key]
     # What was used beyond everything when it was looked at was no limit's doing.
     if (left := draws[NOTHING] - known[NOTHING].nanos) > 0 and parts:
-        balance.drawn[(_standing(parts) or parts)[-1].key] += left
+        balance.drawn[([part for part in parts if not part.frozen] or parts)[-1].key] += left
     elif left > 0:
         balance.debt_nanos += left
 
@@ -455,26 +467,31 @@ def _within_limit(spell: Spell, known: Mapping[str, Draw]) -> int:
     return min(spell.used_nanos, sum(most))
 
 
-def _standing(parts: Sequence[Part]) -> list[Part]:
-    return [part for part in parts if not part.frozen]
-
-
-def _close(balance: Balance, part: Part) -> None:
-    """A part is over: what was drawn beyond what covers it is owed, what was paid and is left repays what is owed."""
-    part, drawn = part.as_won, balance.drawn.pop(part.key, 0)
+def _close(balance: Balance, part: Part) -> int:
+    """A part is over: what is owed of it is owed. What was paid for it and is left."""
+    part, drawn = replace(part, is_over=True), balance.drawn.pop(part.key, 0)
     undone = balance.undone.pop(part.key, NONE)
-    undone, _ = _undone(undone.heard(drawn), part, undone.gone_nanos(is_given=True), part.covered_nanos, drawn)
-    left = max(0, part.paid_nanos - drawn)
-    balance.debt_nanos = max(0, balance.debt_nanos + _owed(part, drawn, undone) - left)
+    stands = part.as_won
+    undone, _ = _undone(undone.heard(drawn), stands, undone.gone_nanos(is_given=True), stands.covered_nanos, drawn)
+    balance.debt_nanos += _owed(part, drawn, undone)
+    return max(0, stands.paid_nanos - drawn)
 
 
-def _owed_now(part: Part, drawn: int, used: int, undone: Undone) -> int:
-    """What of a part is owed before it is over itself: with its subscription, and what it does not allow any more of
-    what was drawn in earlier windows."""
+def _repay(balance: Balance, left_nanos: int, parts: Iterable[Part]) -> None:
+    """What is left of what is over repays what is owed, then what is owed of parts that go on."""
+    repaid = min(balance.debt_nanos, left_nanos)
+    balance.debt_nanos -= repaid
+    left_nanos -= repaid
+    for part in parts:
+        drawn = balance.drawn[part.key]
+        repaid = min(left_nanos, _owed(part, drawn, balance.undone.get(part.key, NONE)))
+        balance.drawn[part.key], left_nanos = drawn - repaid, left_nanos - repaid
+
+
+def _owed(part: Part, used_nanos: int, undone: Undone) -> int:
+    """What was used of a part beyond what it is worth, and what went of it. It is worth what covers it, and until it is
+    over what it allows beyond that; then what was lost of it is owed, too."""
     if part.is_over:
-        return _owed(part.as_won, drawn + used, undone)
-    return 0 if part.frozen else max(0, drawn - part.whole_nanos - undone.used_nanos)
-
-
-def _owed(part: Part, drawn: int, undone: Undone) -> int:
-    return max(0, drawn - part.covered_nanos - undone.forgiven_of(part.forgiven_nanos))
+        part = part.as_won
+        return max(0, used_nanos - part.covered_nanos - undone.forgiven_of(part.forgiven_nanos))
+    return max(0, used_nanos - max(part.whole_nanos, part.covered_nanos) - undone.used_nanos)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from fractions import Fraction
 
 from billing.rules.grants import FIRST, between
 from billing.stripe_api.objects import Line, StripeInvoice
@@ -43,6 +44,14 @@ def charges_of(invoices: Iterable[StripeInvoice]) -> Mapping[str, Charge]:
         for key, left in own.items():
             standing[key] += reversed(left)
     return found
+
+
+def paid_with(invoice: StripeInvoice) -> Fraction:
+    """How much of what an invoice charges credit paid, of its own lines or of the customer's balance."""
+    charged = sum(max(0, line.with_tax) for line in invoice.lines)
+    credit = sum(-min(0, line.with_tax) for line in invoice.lines)
+    credit += min(max(0, -invoice.balance_before), max(0, invoice.balance_after - invoice.balance_before))
+    return min(Fraction(1), Fraction(credit, charged)) if charged else Fraction(0)
 
 
 def _key(line: Line, invoice: StripeInvoice) -> Key:

@@ -23,7 +23,7 @@ from billing.rules import grants, kept_worths, valuation
 from billing.rules.grants import Cycle, Period
 from billing.rules.kept_worths import Kept
 from billing.rules.refunds import Refund
-from billing.rules.shares import OVER, WindowShare, paid_for
+from billing.rules.shares import OVER, WindowShare, owned, paid_for
 from billing.rules.valuation import BillingPolicy, PlanRule, Priced, Pricing
 from billing.stripe_api.objects import Item, Line, StripeInvoice, StripeSubscription
 from governance.rules import money
@@ -108,11 +108,12 @@ def entitle(
     """
     policy = policy or BillingPolicy()
     facts = _Facts(plans, kept or {}, now, policy, invoices, dict(trials_used or {}), refunds or {})
+
+    def at(rising: Collection[kept_worths.Sold]) -> Entitlement:
+        return _entitled(replace(facts, rising=rising, values={}), subscriptions, override_nanos)
+
     found = _entitled(facts, subscriptions, override_nanos)
-    if facts.outdone:
-        raised = _entitled(replace(facts, may_rise=True, values={}), subscriptions, override_nanos)
-        return raised if (raised.limit_nanos or 0) > (found.limit_nanos or 0) else found
-    return found
+    return kept_worths.most(found, facts.outdone, at, lambda one: one.limit_nanos or 0)
 
 
 def _entitled(facts: _Facts, subscriptions: Sequence[StripeSubscription], override_nanos: int | None) -> Entitlement:
@@ -133,14 +134,15 @@ def _statuses(facts: _Facts, sub: StripeSubscription | None, id: str) -> list[Su
     they count in. In a span that is new they are worth what is said by now."""
     kept = kept_worths.counting(kept_worths.of(id, facts.kept))
     while True:
-        pricing = Pricing(facts.plans, kept, facts.policy.rates, facts.may_rise)
+        rising = {price for sub_id, price in facts.rising if sub_id == id}
+        pricing = Pricing(facts.plans, kept, facts.policy.rates, rising)
         found = _Subscription(facts, pricing, sub, id)
         statuses = found.statuses()
         begun = found.begun(statuses)
         if (stays := kept_worths.lasting(kept, begun)) == kept:
             break
         kept = stays
-    facts.outdone.update([id] if pricing.is_outdone else [])
+    facts.outdone.update((id, price) for price in pricing.outdone)
     facts.values.update(kept_worths.noted(id, pricing.values, kept, begun))
     return statuses
 
@@ -218,20 +220,10 @@ def _combine(statuses: Sequence[SubscriptionStatus], facts: _Facts, override_nan
         soft_e4=soft_e4,
         hard_e4=hard_e4,
     )
-    return found if override_nanos is None else _overridden(found, override_nanos)
-
-
-def _overridden(found: Entitlement, nanos: int) -> Entitlement:
-    """An operator's own limit in place of the plans', shared between the parts as the plans' was. It is given: an
-    operator answers for it."""
-    total, left, parts = found.limit_nanos or 0, nanos, []
-    for number, part in enumerate(found.parts):
-        is_last = number + 1 == len(found.parts)
-        share = left if is_last or not total else nanos * part.limit_nanos // total
-        left -= share
-        given = max(share, part.given_nanos)
-        parts.append(replace(part, limit_nanos=share, given_nanos=given, given_until=None, is_own=True))
-    return replace(found, limit_nanos=nanos, parts=tuple(parts), reasons=(*found.reasons, "override"))
+    if override_nanos is None:
+        return found
+    own = owned(parts, override_nanos, instead_of=found.limit_nanos or 0)
+    return replace(found, limit_nanos=override_nanos, parts=own, reasons=(*found.reasons, "override"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,10 +235,11 @@ class _Facts:
     invoices: Sequence[StripeInvoice]
     trials_used: dict[str, str]
     refunds: Mapping[str, Refund]
-    may_rise: bool = False
-    # What prices are found to be worth, and the subscriptions for one of which something says more by now.
+    # Prices by their subscriptions: those that are worth what is said by now, as that is more.
+    rising: Collection[kept_worths.Sold] = ()
+    # What prices are found to be worth, and those of which something says more by now.
     values: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    outdone: set[str] = field(default_factory=set)
+    outdone: set[kept_worths.Sold] = field(default_factory=set)
 
 
 class _Subscription:
@@ -293,13 +286,20 @@ class _Subscription:
         return found or [self._is(EntitlementState.PENDING, "awaiting_first_payment")]
 
     def begun(self, statuses: Sequence[SubscriptionStatus]) -> dict[str, int]:
-        """Price id -> when the span began that it counts in, in Unix seconds, of those that count in one."""
+        """Price id -> when the span began that it counts in, in Unix seconds, of those that count in one. For one whose
+        budget would last otherwise by now that is all that is paid for at once: it had its part of that."""
         parts = {one.part.cycle: one.part.period for one in statuses if one.part}
-        sold = [(cycle, one.price.id) for cycle, lines in self.grants.items() for one in lines]
-        sold += [(cycle, one.price.id) for cycle, items in self.items.items() for one in items]
         # A trial is of every cycle.
-        spans = ((id, parts.get(str(cycle), parts.get(""))) for cycle, id in sold)
-        return {id: int(span.starts_at.timestamp()) for id, span in spans if span}
+        spans = {cycle: span for cycle in (*self.grants, *self.items) if (span := parts.get(str(cycle), parts.get("")))}
+        sold = [(cycle, one.price.id) for cycle in spans for one in self.items.get(cycle, ())]
+        # What was sold before, and not for this span, would be sold anew.
+        billed = ((cycle, one) for cycle, span in spans.items() for one in self.grants.get(cycle, ()))
+        sold += [(cycle, one.price.id) for cycle, one in billed if one.span.overlap(spans[cycle])]
+        return {id: int(self._begun(cycle, spans[cycle], id).timestamp()) for cycle, id in sold}
+
+    def _begun(self, cycle: Cycle, span: Period, id: str) -> datetime:
+        paid = (one.starts_at for one in self.spans.get(cycle, ()) if one.overlap(span))
+        return next(paid, span.starts_at) if id in self.pricing.recycled else span.starts_at
 
     def _move_unpaid(self, current: Mapping[Cycle, Period], waiting: Collection[Cycle]) -> None:
         """Have items that give nothing by themselves yet, as another interval that is not paid for, count in the place

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 # A subscription's id, a space and a price's -> (level, limit of one unit or 0, share of what it bills in ten
 # thousandths, whether each unit counts, whether it is for a month; -1: not known, and when the span began that it is
@@ -11,6 +12,9 @@ from datetime import datetime
 # earlier versions. Of one subscription, prices are named by their ids alone.
 Kept = Mapping[str, tuple[int, ...]]
 STARTS_AT = 5
+Found = TypeVar("Found")
+# A subscription's id and a price's.
+Sold = tuple[str, str]
 
 
 def read(stored: Mapping[str, Sequence[int]], *, since: datetime | None) -> Kept:
@@ -42,3 +46,19 @@ def noted(subscription_id: str, values: Kept, kept: Kept, begun: Mapping[str, in
     """What a subscription's prices are worth by now, each for the span that it counts in, or did last."""
     spans = {price: value[STARTS_AT] for price, value in kept.items()} | dict(begun)
     return {f"{subscription_id} {price}": (*value, spans.get(price, 0)) for price, value in values.items()}
+
+
+def most(
+    kept: Found, outdone: Collection[Sold], at: Callable[[Collection[Sold]], Found], nanos: Callable[[Found], int]
+) -> Found:
+    """What is found where all is worth what it was kept at, or where what comes to more by now is worth that: price by
+    price, so that none falls because another rises."""
+    if not outdone:
+        return kept
+    rising = set(outdone)
+    best = at(rising)
+    for one in sorted(outdone):
+        without = at(rising - {one})
+        if nanos(without) > nanos(best):
+            best, rising = without, rising - {one}
+    return best if nanos(best) > nanos(kept) else kept

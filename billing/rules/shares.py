@@ -22,7 +22,7 @@ class WindowShare:
     `paid_nanos` was paid for and stands. `given_nanos` need no payment (a trial, an operator's own limit, usage that is
     billed when it is over), or none before `given_until`. `forgiven_nanos` were paid back by the business,
     `disputed_nanos` are in a dispute that may still be won, and `lost_nanos` were lost in one. `frozen`: nothing that
-    was paid stands. `is_own`: its limit is an operator's own.
+    was paid stands. `is_own`: its limit is an operator's own. `is_over`: it counts no more, however it went.
     """
 
     subscription_id: str
@@ -37,6 +37,7 @@ class WindowShare:
     lost_nanos: int = 0
     frozen: bool = False
     is_own: bool = False
+    is_over: bool = False
 
 
 def paid_for(part: WindowShare, lines: Sequence[Grant], became: Mapping[str, Refund]) -> WindowShare:
@@ -57,6 +58,19 @@ def paid_for(part: WindowShare, lines: Sequence[Grant], became: Mapping[str, Ref
     if any(one.cycle.in_arrears for one in lines):
         return replace(part, given_nanos=max(part.given_nanos, stands), forgiven_nanos=forgiven + disputed)
     return replace(part, paid_nanos=stands, forgiven_nanos=forgiven, disputed_nanos=disputed)
+
+
+def owned(parts: Sequence[WindowShare], nanos: int, *, instead_of: int) -> tuple[WindowShare, ...]:
+    """Parts of a window with an operator's own limit, shared between them as the plans' was. It is given: an operator
+    answers for it."""
+    left, found = nanos, []
+    for number, part in enumerate(parts):
+        is_last = number + 1 == len(parts)
+        share = left if is_last or not instead_of else nanos * part.limit_nanos // instead_of
+        left -= share
+        given = max(share, part.given_nanos)
+        found.append(replace(part, limit_nanos=share, given_nanos=given, given_until=None, is_own=True))
+    return tuple(found)
 
 
 def is_due(part: WindowShare, sub: StripeSubscription | None, now: datetime) -> bool:

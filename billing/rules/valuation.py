@@ -5,7 +5,7 @@ Never by a name that contains a word. Amounts are integer nanodollars.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from enum import IntEnum
@@ -146,16 +146,17 @@ class Pricing:
     """Values prices, and remembers in `values` what they came to. `rates`: dollars for one of a currency's units.
 
     What prices of a subscription were worth is `kept`, by their ids, whatever is said since: changed metadata, mappings
-    and edited plans are for new spans. `may_rise`: unless something says more about a price now. `is_outdone`:
-    something does.
+    and edited plans are for new spans. `rising`: the prices that are worth what is said of them now, as something says
+    more. `outdone`: those of which something does, and `recycled`: those whose budget would last otherwise by now.
     """
 
     plans: Sequence[PlanRule]
     kept: Kept
     rates: Mapping[str, Decimal] = field(default_factory=dict)
-    may_rise: bool = False
+    rising: Collection[str] = ()
     values: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    is_outdone: bool = False
+    outdone: set[str] = field(default_factory=set)
+    recycled: set[str] = field(default_factory=set)
 
     def worths(self, prices: Sequence[StripePrice], reasons: set[str]) -> dict[str, Worth]:
         """Price id -> worth, of prices sold together. Where none of them is mapped, each is worth the default plan,
@@ -164,7 +165,7 @@ class Pricing:
         # A price that only sells top-ups is no budget, and lacks none.
         asked = [one for one in prices if not _is_topup(one) or self._is_named(one)]
         said = {one.id: self._look_up(one, reasons) for one in asked}
-        found = {id: self._held(id, worth) for id, worth in said.items()}
+        found = {one.id: self._held(one, said[one.id]) for one in asked}
         mapped = [one for one in asked if found[one.id].level != Level.DEFAULT]
         if asked and not mapped and all(worth.level == Level.DEFAULT for worth in said.values()):
             is_default = any(plan.is_default for plan in self.plans)
@@ -193,15 +194,22 @@ class Pricing:
         nanos = int(Decimal(abs(amount)).scaleb(-DECIMALS.get(currency, 2)) * rate * 1_000_000_000)
         return min(money.MAX_LIMIT_NANOS, nanos * worth.share_e4 // 10_000)
 
-    def _held(self, id: str, found: Worth) -> Worth:
+    def _held(self, price: StripePrice, found: Worth) -> Worth:
         """What a price was worth when its span began, if it was known then, or else by now."""
-        level, limit, share, *more = self.kept.get(id, (Level.DEFAULT, 0, 0))
-        self.is_outdone |= id in self.kept and found.level > level
-        if id in self.kept and not (self.may_rise and found.level > level):
-            found = replace(found, level=Level(level), limit_nanos=limit, share_e4=share)
+        if (kept := self.kept.get(price.id)) is not None:
+            level, limit, share, *more = kept
+            held = replace(found, level=Level(level), limit_nanos=limit, share_e4=share)
             if more and more[0] >= 0:
-                found = replace(found, per_unit=bool(more[0]), monthly=bool(more[1]))
-        self.values[id] = int(found.level), found.limit_nanos, found.share_e4, int(found.per_unit), int(found.monthly)
+                held = replace(held, per_unit=bool(more[0]), monthly=bool(more[1]))
+            if held.monthly != found.monthly and (price.interval, price.interval_count) != ("month", 1):
+                self.recycled.add(price.id)
+            elif found.level > level:
+                self.outdone.add(price.id)
+            found = found if price.id in self.outdone.intersection(self.rising) else held
+        self.values[price.id] = (
+            *(int(found.level), found.limit_nanos, found.share_e4),
+            *(int(found.per_unit), int(found.monthly)),
+        )
         return found
 
     def _look_up(self, price: StripePrice, reasons: set[str]) -> Worth:

@@ -67,7 +67,15 @@ SECTIONS = (
             ("governance.emergencystop", "Emergency stops"),
         ),
     ),
-    Section("Customers", "apartment", (("governance.tenant", "Customers"), ("governance.agent", "Agents"))),
+    Section(
+        "Customers",
+        "apartment",
+        (
+            ("governance.tenant", "Customers"),
+            ("governance.agent", "Agents"),
+            ("governance.pagelink", "Read-only pages"),
+        ),
+    ),
     Section("Keys", "key", (("governance.apikey", "Keys"),)),
     Section(
         "Models",

@@ -10,6 +10,7 @@ from governance.console import (
     entry_admins,
     ledger_admins,
     limit_admins,
+    page_link_pages,
     raise_admins,
     refusal_admins,
     report_admins,
@@ -32,6 +33,7 @@ from governance.models import (
     EmergencyStop,
     LedgerCheck,
     LedgerJudgement,
+    PageLink,
     PendingReport,
     RaiseRequest,
     RateLimit,
@@ -68,6 +70,7 @@ ADMINS = {
     ReportSubscription: report_admins.ReportSubscriptionAdmin,
     ReportMail: report_admins.ReportMailAdmin,
     Tenant: tenancy_admins.TenantAdmin,
+    PageLink: page_link_pages.PageLinkAdmin,
     Agent: tenancy_admins.AgentAdmin,
     ApiKey: tenancy_admins.ApiKeyAdmin,
 }

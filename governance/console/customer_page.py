@@ -14,6 +14,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from governance import ports
+from governance.actions import page_links
 from governance.console import budget_list, caller_parts, changes, customer_list, display, histories
 from governance.console.base import may, reader
 from governance.console.customer_list import NO_PLAN
@@ -26,7 +27,7 @@ from governance.queries.customers import STATES
 from governance.queries.spend import Reader
 from governance.rules.visibility import STAFF, Audience
 
-MOST_BUDGETS, MOST_AGENTS = 6, 10
+MOST_BUDGETS, MOST_AGENTS, MOST_LINKS = 6, 10, 4
 # More agents than this are not looked at one by one; the list of agents has them all.
 MOST_LOOKED_AT = 1_000
 GROUPS = ("agent", "model")
@@ -79,6 +80,7 @@ def context(request: HttpRequest, tenant: Tenant, now: datetime) -> dict[str, An
         "keys": caller_parts.key_lines(_keys(tenant), by, now=now),
         "keys_link": f"{reverse('admin:governance_apikey_changelist')}?{urlencode({'q': tenant.slug})}",
         "issue_link": _issue(request, tenant),
+        **_page_links(request, tenant, now),
         "history": histories.of_tenant(tenant, audience, with_stripe=_sees_billing(request)),
         "facts": [(word, changes.value(name, getattr(tenant, name))) for name, word in FIELDS.items()],
         "since": display.moment(tenant.created_at, "day"),
@@ -171,6 +173,18 @@ def _issue(request: HttpRequest, tenant: Tenant) -> str:
     if not may(request, "governance.add_apikey"):
         return ""
     return f"{reverse('admin:governance_apikey_add')}?{urlencode({'role': 'agent', 'tenant': tenant.pk})}"
+
+
+def _page_links(request: HttpRequest, tenant: Tenant, now: datetime) -> dict[str, Any]:
+    """Links to the customer's own page, for whoever may see who made them: its own staff may not."""
+    if reader(request).tenant is not None or not may(request, "governance.view_pagelink"):
+        return {}
+    is_maker = may(request, "governance.add_pagelink")
+    return {
+        "page_links": list(page_links.working(tenant, now=now)[:MOST_LINKS]),
+        "page_links_link": f"{reverse('admin:governance_pagelink_changelist')}?{urlencode({'q': tenant.slug})}",
+        "page_link_add": reverse("admin:governance_tenant_page_link_one", args=[tenant.pk]) if is_maker else "",
+    }
 
 
 def _add_budget(request: HttpRequest, tenant: Tenant) -> str:

@@ -40,6 +40,9 @@ ACTS = {
     "key.revoke": "revoked a key",
     "key.rotate": "rotated a key",
     "key.try": "sent a test call with a key",
+    "page_link.make": "made a link to its read-only page",
+    "page_link.end": "took back a link to its read-only page",
+    "page_link.end_all": "took back all links to its read-only page",
     "budget.take_over": "took it over",
 }
 TONES = {

@@ -18,7 +18,10 @@ from governance.models import AuditEntry
 FIELD = "_press"
 DONE_ALREADY = "This was done already, by the first press of the button."
 # What else whoever pressed twice is told, by what the first press did.
-BESIDE = {"key.issue": "The new key was shown by the first press, once. Revoke it if nobody has it."}
+BESIDE = {
+    "key.issue": "The new key was shown by the first press, once. Revoke it if nobody has it.",
+    "page_link.make": "The new link was shown by the first press, once. Take it back if nobody has it.",
+}
 
 
 def guarded(view: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from unfold.decorators import action
 from unfold.enums import ActionVariant
 
 from governance.actions import stops, tenancy
-from governance.console import agent_page, customer_page, key_page, key_pages, reasons, stop_pages
+from governance.console import agent_page, customer_page, key_page, key_pages, page_link_pages, reasons, stop_pages
 from governance.console import display as show
 from governance.console.base import ConsoleAdmin, ReadOnlyAdmin, actor, may
 from governance.console.customer_list import AgentList, TenantList
@@ -35,7 +35,7 @@ class StatusActions(ConsoleAdmin):
     """Pause, resume and emergency stop, for the selected rows and on the row's own page, which is to be read first."""
 
     actions = ("pause_selected", "resume_selected", "stop_selected")
-    actions_detail = ("pause_one", "resume_one", "stop_one")
+    actions_detail: tuple[str, ...] = ("pause_one", "resume_one", "stop_one")
     pause: Callable[..., object]
     resume: Callable[..., object]
 
@@ -164,6 +164,7 @@ class TenantAdmin(StatusActions):
     list_filter_sheet = True
     search_fields = ("slug", "name")
     search_help_text = "A customer's name, or how calls name it."
+    actions_detail = (*StatusActions.actions_detail, "page_link_one")
     ordering = ("-id",)
     fields = ("slug", "name", "time_zone", "show_amounts", "default_max_tokens")
     pause = staticmethod(tenancy.pause_tenant)
@@ -177,6 +178,13 @@ class TenantAdmin(StatusActions):
 
     def read(self, request: HttpRequest, row: Tenant, now: datetime) -> dict[str, Any]:
         return customer_page.context(request, row, now)
+
+    def has_page_link_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return may(request, "governance.add_pagelink")
+
+    @action(description="Read-only page", url_path="page-link", permissions=["page_link"], icon="link")
+    def page_link_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return page_link_pages.make(request, model_admin=self, tenant=self.row(request, object_id))
 
     def get_fields(self, request: HttpRequest, obj: Tenant | None = None) -> Any:
         # Its slug never changes: calls, budgets and Stripe know it by that.

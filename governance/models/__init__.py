@@ -7,6 +7,7 @@ from governance.models.events import AuditEntry, BudgetEvent, LedgerCheck, Ledge
 from governance.models.idempotency import KeptAnswer
 from governance.models.jobs import Job
 from governance.models.limits import EmergencyStop, Overrun, RateBucket, RateLimit, RuleChange
+from governance.models.page_links import PageLink
 from governance.models.raises import RaiseRequest
 from governance.models.refusals import RefusedCall
 from governance.models.report_mails import ReportMail, ReportSubscription
@@ -38,6 +39,7 @@ __all__ = [
     "LedgerCheck",
     "LedgerJudgement",
     "Overrun",
+    "PageLink",
     "PendingReport",
     "PurgedSpend",
     "RaiseRequest",

@@ -318,6 +318,9 @@ class HeldAttempt:
         """An error where an answer should be counts as the status that it stands for; it costs what it says."""
         stated = upstream.StatedRefusal(error.status, answer.headers)
         turn = self.call.exchange.turn
+        if told is not None and answer.unseen_bytes:
+            # Written, and in no event that anybody has counted.
+            told.took_unread()
         await failed_answers.settle_error(self.hold, turn, stated, error.said, used, told, size_bytes=size_bytes)
         await self._pass_on_refusal(stated, orjson.dumps(errors.bad_request(error.message).body()))
 
@@ -461,7 +464,7 @@ class HeldAttempt:
             # Who writes nothing answers with numbers, too many to be looked at one by one.
             return
         whole_answers.count_answer(said, self.hold, size_bytes=size_bytes)
-        self.hold.count.keeps(answer.kept_bytes)
+        self.hold.count.shows(answer.unseen_bytes)
 
     def _succeeded(self, latency_s: float | None) -> None:
         """The model works; of a stream it also counts how long its first bytes took."""

@@ -92,20 +92,20 @@ class CallUsage:
         units = min(self.route.shown_units(answer), most)
         return replace(self.estimated(), units=units) if units else None
 
-    def charge(self, found: Usage | None, *, answer_bytes: int | None) -> PricedUsage:
+    def charge(self, found: Usage | None, *, written_bytes: int, answer_bytes: int) -> PricedUsage:
         """What a reported usage costs at the prices that the call began by. Raises NotChargeable.
 
-        `answer_bytes` of text came with it; None: nobody counted.
+        `written_bytes` of text came with it for certain, `answer_bytes` as far as anybody knows.
         """
         if found is None:
             raise NotChargeable(USAGE_MISSING)
-        if self._implausible(found, answer_bytes):
+        if self._implausible(found, written_bytes, answer_bytes):
             raise NotChargeable(USAGE_IMPLAUSIBLE)
         return self.named(found, found.model)
 
     def believes(self, found: Usage) -> bool:
         """Whether a call can have used as much."""
-        return not self._implausible(found, None)
+        return not self._implausible(found, 0, 0)
 
     def named(self, used: Usage, name: str) -> PricedUsage:
         """What as much costs at a model that an answer names. Raises NotChargeable."""
@@ -150,10 +150,10 @@ class CallUsage:
         first, second = (then, now) if has_begun else (now, then)
         return first if first is not None and first.rates is not None else second or first
 
-    def _implausible(self, found: Usage, answer_bytes: int | None) -> bool:
+    def _implausible(self, found: Usage, written_bytes: int, answer_bytes: int) -> bool:
         if found.unit != "token":
             return found.units > self.route.most_units(self.estimate)
-        return self._beyond_request(found, answer_bytes) or bool(
+        return self._beyond_request(found, written_bytes) or bool(
             usage.implausible(
                 found,
                 most_input=self._most_read(),
@@ -162,7 +162,7 @@ class CallUsage:
             )
         )
 
-    def _beyond_request(self, found: Usage, answer_bytes: int | None) -> bool:
+    def _beyond_request(self, found: Usage, written_bytes: int) -> bool:
         """Whether more is said to be read than can have been sent, or more written than was asked for or has come.
 
         A provider may put a prompt of its own before the client's, and others than Mistral may count hidden thoughts
@@ -183,7 +183,7 @@ class CallUsage:
             return found.output_tokens > self._most_written() + self._beside_answers
         if estimates.hides_output(entry):
             return False
-        return found.output_tokens > max(self._most_written(), answer_bytes or 0) + UNTOLD_TOKENS
+        return found.output_tokens > max(self._most_written(), written_bytes) + UNTOLD_TOKENS
 
     def overruns(self, found: Usage | None, *, shown_tokens: int) -> tuple[ModelOverrun, ...]:
         """What shows that the request does not bound what this model writes, or reads.

@@ -232,7 +232,9 @@ class Hold:
         used = None if found is None else raised(raised(found, self._believed), self._shown)
         falls_short = found is not None and used is not None and used.unit != "token" and used.units > found.units
         try:
-            charge = self.usage.charge(used, answer_bytes=self.count.answer_bytes)
+            charge = self.usage.charge(
+                used, written_bytes=self.count.written_bytes, answer_bytes=self.count.answer_bytes
+            )
             charge, doubt = self._dearest(charge, charge.usage, self._named - {charge.usage.model})
             if doubt:
                 raise NotChargeable(doubt)
@@ -262,9 +264,6 @@ class Hold:
         `cut`: the answer is not whole. `at_least`: what the model said in between that it had used.
         """
         self._note(at_least)
-        if reason == USAGE_MISSING and (self._reported is None or not self._reported.output_tokens):
-            # Nothing was said of what was written.
-            self.count.end_untold()
         await self._count_texts()
         return await self._settle(self._seen(reason, cut=cut))
 

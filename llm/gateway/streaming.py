@@ -24,7 +24,7 @@ from llm.gateway.http import Exchange
 from llm.gateway.pipe import Pipe
 from llm.gateway.sign_of_life import STREAM_HEADERS
 from llm.providers import Answer, ProviderError
-from llm.providers.http import MOST_LINE_BYTES, endless
+from llm.providers.http import MOST_LINE_BYTES, MOST_OF_REFUSAL, endless
 from llm.rules import sse, tool_calls, unreadable, usage
 from llm.rules.answers import CHUNK, complete, complete_usage, end_of
 from llm.rules.stated_errors import StatedError, error_in
@@ -129,6 +129,7 @@ class Stream:
             broken = error
             self._note_loss(error)
         if begun is not None and (stated := error_in(begun.data)):
+            await self._read_on()
             raise self._instead(stated)
         if begun is not None:
             return True
@@ -154,14 +155,32 @@ class Stream:
         self._count_unread()
         self._hold.count.lose()
 
+    async def _read_on(self) -> None:
+        """Read what comes behind an error that came first: there may be an answer all the same, in its own time."""
+        ends_at, came_bytes = self._loop.time() + ENDED_S, 0
+        self._deadline = min(self._deadline or math.inf, ends_at)
+        self._done = any(event.done for event in self._first)
+        try:
+            while not self._done and came_bytes <= MOST_OF_REFUSAL:
+                if not (chunk := await self._next_chunk()):
+                    self._is_whole = not (self._stops or self._timed_out)
+                    return
+                came_bytes += len(chunk)
+                events = self._read(chunk)
+                self._first += events
+                self._done = any(event.done for event in events)
+        except ProviderError as error:
+            self._note_loss(error)
+
     def _instead(self, stated: StatedError) -> ErrorInstead:
         """An error that came first, or after events that hold no part of an answer as it should be.
 
-        What came with it counts as well, before it or behind.
+        What came with it counts as well, before it or behind; where that did not end, more may have been written.
         """
         for event in (*self._first, *self._last_events()):
             whole_answers.count_event(event, self._hold, self._told)
-        if self._unread.strip():
+        self._hold.reported(self._answer.used)
+        if self._unread.strip() or not (self._is_whole or self._done):
             self._told.took_unread()
         return ErrorInstead(stated, self._told)
 
@@ -369,6 +388,7 @@ class Stream:
             self._hold.count.passed(self._loop.time() - self._began)
         self._hold.reported(self._answer.used)
         self._hold.count.keeps(self._answer.kept_bytes)
+        self._hold.count.shows(self._answer.unseen_bytes)
         for unread in self._unread_parts():
             self._hold.count.broke(unread)
 

@@ -33,7 +33,11 @@ class Answer(Protocol):
     def headers(self) -> Mapping[str, str]: ...
     @property
     def kept_bytes(self) -> int:
-        """Bytes that the model has written and that wait to be passed on in one piece, or have no place in it."""
+        """Of a stream: bytes that the model has written and that wait to be passed on in one piece."""
+
+    @property
+    def unseen_bytes(self) -> int:
+        """Bytes that it may have written and that have no place in a chat completion, or could not be translated."""
 
     @property
     def waiting(self) -> bytes:

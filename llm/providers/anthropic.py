@@ -66,12 +66,12 @@ class Anthropic(HttpProvider):
             status = 503 if answer.status == OVERLOADED else answer.status
             if anthropic_answers.out_of_money(answer.status, answer.headers, said):
                 status = PAYMENT_REQUIRED
-            paid, kept_bytes = _paid_refusal(said, created=created, left_out=left_out) or (None, 0)
+            paid, unseen_bytes = _paid_refusal(said, created=created, left_out=left_out) or (None, 0)
             # What broke off, or shows work in another place than answers do, is judged as it came.
             asked = shown_work.AskedTexts(lambda: body)
             is_judged = broken or shown_work.of({"error": shown_work.refusal(said)}, asked=asked)
             shown = said if is_judged and paid is None else orjson.dumps(paid or anthropic_answers.refusal(said))
-            refused = RefusedAnswer(answer, status=status, body=shown, broken=broken, kept_bytes=kept_bytes)
+            refused = RefusedAnswer(answer, status=status, body=shown, broken=broken, unseen_bytes=unseen_bytes)
             if answer.status == OVERLOADED:
                 # It took no work on, which others say so.
                 refused.headers.setdefault("retry-after", OVERLOADED_FOR_S)
@@ -98,7 +98,11 @@ class _Shaping:
 
     @property
     def kept_bytes(self) -> int:
-        return self._shaper.kept_bytes + self._translator.unseen_bytes
+        return self._shaper.kept_bytes
+
+    @property
+    def unseen_bytes(self) -> int:
+        return self._translator.unseen_bytes
 
     @property
     def used(self) -> Mapping[str, Any]:
@@ -136,18 +140,18 @@ def _paid_refusal(
                     left_out(error)
                 unread_bytes += len(event.raw)
         answer = joined_events.whole_answer(shaped + shaping.rest()) or {}
-        kept_bytes = shaping.kept_bytes + unread_bytes
+        unseen_bytes = shaping.unseen_bytes + unread_bytes
     else:
         message = read_json(said)
         if not isinstance(message, dict) or not (message.get("usage") or message.get("content")):
             return None
         try:
-            data, kept_bytes = _translated(orjson.dumps(message), created=created)
+            data, unseen_bytes = _translated(orjson.dumps(message), created=created)
             answer = orjson.loads(data)
         except ProviderError:
             return None
     shows_work = answer.get("usage") or sse.choices_of(answer) or shown_work.of(answer)
-    return (answer, kept_bytes) if shows_work else None
+    return (answer, unseen_bytes) if shows_work else None
 
 
 def _translated(body: bytes, *, created: int) -> tuple[bytes, int]:

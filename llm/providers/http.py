@@ -315,6 +315,10 @@ class HttpAnswer:
         return 0
 
     @property
+    def unseen_bytes(self) -> int:
+        return 0
+
+    @property
     def waiting(self) -> bytes:
         return self._hiding.waiting
 

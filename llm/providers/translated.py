@@ -26,7 +26,7 @@ class RefusedAnswer:
     """
 
     def __init__(
-        self, answer: HttpAnswer, *, status: int, body: bytes, broken: ProviderError | None, kept_bytes: int = 0
+        self, answer: HttpAnswer, *, status: int, body: bytes, broken: ProviderError | None, unseen_bytes: int = 0
     ) -> None:
         self._answer = answer
         self._body = body
@@ -35,7 +35,8 @@ class RefusedAnswer:
         self.headers = CIMultiDict(answer.headers)
         if broken is None:
             self.headers["content-type"] = "application/json"
-        self.kept_bytes = kept_bytes
+        self.kept_bytes = 0
+        self.unseen_bytes = unseen_bytes
         self.waiting = b""
         self.used: Mapping[str, Any] = {}
 
@@ -63,7 +64,7 @@ class TranslatedAnswer:
         self._translate = translate
         self.status = answer.status
         self.headers = answer.headers
-        self.kept_bytes = 0
+        self.kept_bytes = self.unseen_bytes = 0
         self.waiting = b""
         self.used: Mapping[str, Any] = {}
 
@@ -83,7 +84,7 @@ class TranslatedAnswer:
         return self._answer.chunks()
 
     def whole(self, body: bytes) -> bytes:
-        said, self.kept_bytes = self._translate(body)
+        said, self.unseen_bytes = self._translate(body)
         return said
 
     def close(self) -> None:
@@ -95,6 +96,8 @@ class Shaping(Protocol):
 
     @property
     def kept_bytes(self) -> int: ...
+    @property
+    def unseen_bytes(self) -> int: ...
     @property
     def used(self) -> Mapping[str, Any]: ...
     @property
@@ -119,7 +122,11 @@ class ShapedAnswer:
 
     @property
     def kept_bytes(self) -> int:
-        return self._shaping.kept_bytes + self._unread_bytes
+        return self._shaping.kept_bytes
+
+    @property
+    def unseen_bytes(self) -> int:
+        return self._shaping.unseen_bytes + self._unread_bytes
 
     @property
     def waiting(self) -> bytes:

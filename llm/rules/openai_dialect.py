@@ -261,6 +261,9 @@ def _remove_tools(payload: dict[str, Any], names: tuple[str, ...], disabled: Col
 class Shaper:
     """Turns a stream of OpenAI's chunks into one of Mistral's. Chunks that need no change stay the bytes they were."""
 
+    # All that comes has a place in Mistral's.
+    unseen_bytes = 0
+
     def __init__(self) -> None:
         # Tool calls that are still being written, by answer.
         self._calls: dict[int, CallParts] = {}

@@ -18,26 +18,30 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from llm.rules import sse, unreadable
+from llm.rules import sse, unreadable, usage
 from llm.rules.answers import read_json
+from llm.rules.words_of_work import says_so
 
 # What is looked at of an error: so many values, and texts of so many letters in all.
 _MOST_VALUES, _MOST_LETTERS = 1_000, 1_000_000
-# So much of an answer's JSON, from one of its names on, tells it from the request's.
-_SIGN_LETTERS = 40
 # Texts that are looked for in a request, which may be long.
 _MOST_LOOKS = 50
-# Of a long text what says why stands at its start, or at its end, behind what it quotes: so many letters of each.
-_MOST_WORDS = 2_000
 # What says what was used; where a refusal has it at its top, or in its `error`, it is read as an answer's.
 _USAGES = frozenset({"usage", "usageMetadata", "usage_metadata", "x_groq"})
+# Names of counts of what was written. Where no usage is read, they tell of it; a request is asked for none.
+_COUNTS = re.compile(
+    r"(?:completion|output|generated|generation|candidates|reasoning|thoughts)_token(?:s|_count)|eval_count|predicted_n"
+)
+# What a name in camel case is in snakes'.
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# Behind a quotation, what ends it.
+_ENDS = " \t\r\n.…'\"`’”»)>]"
 # Groq's name of all that its model wrote.
 _GENERATION = "failed_generation"
 # Names of what a model has written.
 _WRITTEN = re.compile(
     r"(?:failed|partial|raw|invalid|model)?_?(?:generations?|completions?|generated_?(?:text|content)?|outputs?"
-    r"|output_text|choices|candidates)",
-    re.I,
+    r"|output_text|choices|candidates)"
 )
 # Names that answers have for it, and some errors for other things: it is the request's where that has the same text.
 _MAY_BE_WRITTEN = frozenset(
@@ -49,32 +53,11 @@ _OF_ERRORS = frozenset(
     """@type cause code content_filter_result content_filter_results created ctx description detail details doc_url
     documentation_url domain error error_code error_type errors event_id hint id innererror instance links loc message
     metadata model model_slug msg name object param path prompt_filter_results provider provider_name raw reason reasons
-    request_id retry_after service_tier severity source status statusCode status_code status_text success
+    request_id retry_after service_tier severity source status status_code status_text success
     system_fingerprint timestamp title trace_id traceback type url user_id""".split()  # noqa: SIM905
 )
 # Names of what quotes the request. In the place of an answer that is asked; and a `body` may be the answer's anywhere.
 _QUOTES = frozenset({"input", "body", "request", "messages", "prompt", "tools", "schema", "params"})
-_CODES = frozenset({"tool_use_failed", "json_validate_failed", "output_parse_failed", "invalid_model_output"})
-# The JSON that is sent is our own: what is said of broken JSON is said of what was written. vLLM and TGI refuse so what
-# their models wrote, after all of it.
-_WORK = r"(?:outputs?|responses?|answers?|completions?|generations?|(?:tool|function).?calls?)"
-_SAYS = re.compile(
-    r"failed_generation|could not finish the message|failed to generate json|(?:generated|produced) (?:an? )?invalid"
-    r"|\b(?:model|assistant|llm) (?:has )?(?:produced|generated|returned|wrote)\b"
-    r"(?! (?:(?:an?|the following) )?(?:errors?|status|http|\d))"
-    r"|\bmodel(?:'s)? (?:output|response|answer|completion)\b.{0,40}\b(?:invalid|not valid|malformed|parse)"
-    r"|(?:failed to|could not|cannot|unable to) (?:parse|validate) (?:the )?(?:outputs?|generation"
-    r"|(?:model|assistant|llm)(?:'s)?[ _](?:outputs?|response|answer|completion|generation|tool.?calls?))\b"
-    # What it wrote is said to be wrong, in whatever order of the words.
-    rf"|\b{_WORK}(?: arguments)? (?:failed (?:\w+ )?validation|(?:did|does) not (?:match|conform)"
-    r"|could not be (?:parsed|validated)|(?:is|are|was|were) (?:not valid|invalid|truncated|filtered|blocked|cut off))"
-    r"|\binvalid (?:tool|function).?calls?\b(?! ids?\b)|\bgenerated (?:by the model|json)\b|\brepetitive output"
-    r"|\bfailed to call a (?:function|tool)|\b(?:model|llm) did not (?:call|produce|generate|write)"
-    r"|validating outputs?\b|json_invalid"
-    r"|invalid.json(?!.?schema)|eof while parsing|unterminated string|expecting .{1,20} delimiter"
-    r"|error parsing tool call: raw|generated text|during generation|incomplete.generation|tool error:",
-    re.I,
-)
 
 
 class AskedTexts:
@@ -89,6 +72,18 @@ class AskedTexts:
         """Whether it holds a text, as it is or escaped. Of many texts it is not asked: they may be anybody's."""
         self._looks += 1
         return self._looks <= _MOST_LOOKS and any(form in self._body for form in (text.encode(), _escaped(text)))
+
+    def has_json(self, value: Any) -> bool:
+        return self.has(orjson.dumps(value).decode())
+
+    def begins(self, text: str) -> bool:
+        """Whether one of its texts begins with this one: what stands further on in it may be what it asks to write."""
+        if self._body[:1] not in (b"{", b"["):
+            # A form is no JSON: its texts stand in it as they are.
+            return self.has(text)
+        self._looks += 1
+        starts = (mark + b'"' + _escaped(text) for mark in (b":", b"[", b","))
+        return self._looks <= _MOST_LOOKS and any(start in self._body for start in starts)
 
     @cached_property
     def _body(self) -> bytes:
@@ -152,12 +147,6 @@ def of(*refusals: Any, asked: AskedTexts | None = None, is_answer: bool = False)
     return look.found
 
 
-def says_so(message: str) -> bool:
-    """Whether the words of an error say that the model had written."""
-    parts = [message] if len(message) <= 2 * _MOST_WORDS else [message[:_MOST_WORDS], message[-_MOST_WORDS:]]
-    return message in _CODES or any(map(_SAYS.search, parts))
-
-
 @dataclass(slots=True)
 class _Look:
     """Notes in `found` what the parts of a refusal show; and what its words say, and whether it shows that as well."""
@@ -179,7 +168,8 @@ class _Look:
         return self._words(part.value) if isinstance(part.value, str) else []
 
     def _field(self, part: _Part, name: str, value: Any) -> list[_Part]:
-        if name in _QUOTES and (self.is_answer or name != "body"):
+        known = _HUMP.sub("_", name).lower()
+        if known in _QUOTES and (self.is_answer or known != "body"):
             self.found.is_told = self.found.is_told or (self.is_answer and not self._has_texts_of(value))
             return []
         if name in _USAGES and isinstance(value, Mapping) and value:
@@ -187,7 +177,9 @@ class _Look:
                 self.found.counts.append({"model": self.model, name: value})
             else:
                 self.found.is_told = True
-        elif isinstance(value, str | list | dict) and self._is_written(name, value):
+        elif _COUNTS.fullmatch(known) and usage.count(value):
+            self.found.is_told = True
+        elif isinstance(value, str | list | dict) and self._is_written(known, value):
             text_bytes = 0 if part.is_quoted else sse.answer_bytes({"choices": [value]})
             self.found.text_bytes += text_bytes
             if text_bytes:
@@ -205,17 +197,24 @@ class _Look:
         return may_be and sse.answer_bytes({"choices": [value]}) > 0 and not self._is_own(value)
 
     def _is_own(self, value: Any) -> bool:
-        """Whether it is the request's own: a text, or JSON as it stands there."""
-        return self.asked.has(value if isinstance(value, str) else orjson.dumps(value).decode())
+        """Whether it is the request's own: a text that begins one there, or JSON as it stands there."""
+        return self.asked.begins(value) if isinstance(value, str) else self.asked.has_json(value)
 
     def _has_texts_of(self, value: Any) -> bool:
         """Whether the request has each text in a value."""
-        return self._is_own(value) or all(map(self.asked.has, _texts_in(value)))
+        return self.asked.has_json(value) or all(map(self.asked.has, _texts_in(value)))
 
     def _quotes_answer(self, text: str) -> bool:
-        """Whether a text has JSON of an answer, cut or written as it may be, which is not the request's own."""
-        signs = unreadable.QUOTED_ANSWER.finditer(text)
-        return any(not self.asked.has(text[sign.start() : sign.start() + _SIGN_LETTERS]) for sign in signs)
+        """Whether a text quotes an answer, cut or written as it may be, which is not the request's own.
+
+        It is where the request has all of the quotation: its names alone can be guessed, or asked for.
+        """
+        signs = list(unreadable.QUOTED_ANSWER.finditer(text))
+        if not signs:
+            return False
+        start = min(place for place in (signs[0].start(), text.find("{")) if place >= 0)
+        ends = [end for end in (text.rfind("}") + 1, len(text)) if end >= signs[-1].end()]
+        return not any(self.asked.has(text[start:end].rstrip(_ENDS)) for end in ends)
 
     def _words(self, text: str) -> list[_Part]:
         """Note what the words of a text say; of JSON that it quotes, the request's own says nothing."""
@@ -226,14 +225,20 @@ class _Look:
         start, end = text.find("{"), text.rfind("}") + 1
         quoted = read_json(text[start:end].encode()) if 0 <= start < end else None
         if not isinstance(quoted, dict):
-            self.says_so = self.says_so or says_so(text)
-            self.found.is_told = self.found.is_told or self._quotes_answer(text)
+            self._note_words(text)
             return []
-        if self.asked.has(text[start:end]) or self._is_own(quoted):
-            self.says_so = self.says_so or says_so(text[:start]) or says_so(text[end:])
+        around = (text[:start], text[end:])
+        if self.asked.has(text[start:end]) or self.asked.has_json(quoted):
+            for words in around:
+                self._note_words(words)
             return []
         self.says_so = self.says_so or says_so(text)
+        self.found.is_told = self.found.is_told or any(map(unreadable.QUOTED_ANSWER.search, around))
         return [_Part(quoted, is_quoted=True)]
+
+    def _note_words(self, text: str) -> None:
+        self.says_so = self.says_so or says_so(text)
+        self.found.is_told = self.found.is_told or self._quotes_answer(text)
 
 
 def _texts_in(value: Any) -> Iterator[str]:

@@ -93,11 +93,6 @@ class Event:
             if choice.get("finish_reason")
         ]
 
-    @property
-    def writes(self) -> bool:
-        """Whether it holds a part of an answer, or nothing but what is said about one."""
-        return bool(choices_of(self.data))
-
 
 class EventReader:
     """Splits a stream into events. Of a stream as it should be, joined `raw` and `rest()` are the bytes that came.
@@ -203,7 +198,7 @@ def read_event(raw: bytes) -> Event:
         return Event(raw, done=True, unread=others)
     data = read_json(text) if text and text.count(b",") <= MOST_VALUES else None
     if not isinstance(data, dict):
-        return Event(raw, unread=text + others)
+        return Event(raw, unread=(text + b"\n" + others).strip())
     chunk = as_chunk(data)
     return Event(raw if chunk is data and not isinstance(data, Mended) else write_event(chunk), chunk, unread=others)
 

@@ -11,17 +11,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from llm.rules import shown_work, sse
+from llm.rules import sse
+from llm.rules.words_of_work import says_so
 
 _STATUSES = range(400, 600)
 # Of thousands of digits no number can be made.
 _LONGEST_SENTENCE = 2_000
 _STATUS = re.compile(r"[0-9]{3}")
-# Invalid, and not what the model wrote.
-_INVALID = (
-    r"^(?!.*(?:output|response|tool|function|generation|completion|json|llm)(?!.?(?:format|schema|choice|param)))"
-    r".*invalid"
-)
 # Words of types and codes, the more telling ones first.
 _MEANINGS = (
     (401, re.compile(r"invalid.?api.?key|authentication|unauthori[sz]ed")),
@@ -32,7 +28,7 @@ _MEANINGS = (
     (504, re.compile(r"time.?out|timed.?out|deadline")),
     (404, re.compile(r"not.?found")),
     (403, re.compile(r"permission|forbidden|moderation|guardrail")),
-    (400, re.compile(rf"{_INVALID}|bad.?request|context.?length|content.?(policy|filter)|unsupported")),
+    (400, re.compile(r"invalid|bad.?request|context.?length|content.?(policy|filter)|unsupported")),
 )
 # Sentences: of who is asked too much or too often, or not by whom it should be; and of the request.
 _SENTENCES = (
@@ -59,8 +55,13 @@ _OF_THE_REQUEST = (
         ),
     ),
 )
-# What a sentence quotes, from its first mark to its last: whoever asked, or had the model write, decides what it says.
-_QUOTED = re.compile(r"(?<!\w)(['\"`]).*\1|\{.*\}", re.S)
+# Names that are not the caller's to choose, and a status, may stand in marks; behind any other mark a sentence may
+# quote, and whoever asked, or had the model write, decides what it says.
+_NAMED = re.compile(
+    r"\b(model|provider|engine|deployment) ['\"`“‘«<\[(][\w./:@+-]{1,100}['\"`”’»>\])]"
+    r"|[<\[(]\d{3}[>\])]|^\[[\w ]{1,40}\]"
+)
+_MARK = re.compile(r"(?<![^\W\d_]{2})['’]|[\"`“”‘„«»‹›「」『』<>\[\](){}\\]")
 # By these the fault is not the request's, whatever a sentence says.
 _SERVERS = re.compile(r"server|internal|api_error|model_error|upstream|provider")
 UNKNOWN = 502
@@ -117,15 +118,17 @@ def _status(*said: dict[str, Any]) -> int:
             number = int(value) if isinstance(value, str) and _STATUS.fullmatch(value) else value
             if isinstance(number, int) and number in _STATUSES:
                 return number
-    words = [str(part.get(name, "")).lower() for name in ("type", "code", "status") for part in said]
+    codes = [str(part.get(name, "")) for name in ("type", "code", "status") for part in said]
+    # What is invalid may be what the model wrote.
+    words = [code.lower() for code in codes if not says_so(code)]
     found = next((status for word in words for status, pattern in _MEANINGS if pattern.search(word)), None)
     return found or _status_of_sentence(str(said[0].get("message", "")).lower()[:_LONGEST_SENTENCE], words)
 
 
 def _status_of_sentence(message: str, words: list[str]) -> int:
-    if shown_work.says_so(message):
+    if says_so(message):
         return UNKNOWN
     is_servers = any(_SERVERS.search(word) for word in words)
     meanings = _SENTENCES if is_servers else _SENTENCES + _OF_THE_REQUEST
-    words_of_its_own = _QUOTED.sub("", message)
+    words_of_its_own = _MARK.split(_NAMED.sub(r"\1", message), maxsplit=1)[0]
     return next((status for status, pattern in meanings if pattern.search(words_of_its_own)), UNKNOWN)

@@ -61,11 +61,10 @@ class StreamCount:
         self.is_answer = False
         # Whether it said that it failed: then it broke off, and the usage that it says shows nothing of the model.
         self.has_failed = False
-        # Of what arrived, what the model has certainly written if it is one; and what errors show that it wrote.
-        self.written_bytes = self._shown_bytes = 0
+        # Of what arrived, what the model has certainly written; and what else it may have: what nobody can read, and
+        # what errors show.
+        self.written_bytes = self._doubtful_bytes = 0
         self._frame_bytes = FRAME_BYTES
-        # What was taken for written, echoes included.
-        self._taken_bytes = 0
         self._echoed_bytes = quote.answers * echoed_bytes
         self._withheld_bytes = withheld_bytes
         # Tool calls that have begun.
@@ -115,7 +114,6 @@ class StreamCount:
     def _wrote(self, text_bytes: int) -> None:
         if self._writes_nothing:
             return
-        self._taken_bytes += text_bytes
         echoed_bytes = min(self._echoed_bytes, text_bytes)
         self._echoed_bytes -= echoed_bytes
         self.written_bytes += text_bytes - echoed_bytes
@@ -132,43 +130,47 @@ class StreamCount:
     def broke(self, data: bytes) -> None:
         """Bytes of it have come that nobody can read as they are: all of them may be text."""
         self.arrived(len(data))
-        self._note_unread(data, is_whole=True)
+        self._note_unread(data)
 
-    def _note_unread(self, data: bytes, *, most_bytes: int = unreadable.MOST_READ, is_whole: bool = False) -> None:
-        """What such bytes hold, read as far as they go, was certainly written, and what nobody can read at all."""
-        if not self._writes_nothing and (data := _value_of(data.strip())):
-            found, unread_bytes = unreadable.readable(data, most_bytes=most_bytes)
-            if stated_errors.failure_in(found) is not None:
-                return
-            self.is_answer = self.is_answer or unreadable.is_answer(found)
-            before_bytes, beyond_bytes = self._taken_bytes, max(0, len(data) - most_bytes)
-            # Without answers in it, it is one by itself, or a part: nobody else writes what cannot be read.
-            self._note_written(found if sse.choices_of(found) else {"choices": [found]})
-            self._wrote(unread_bytes - beyond_bytes)
-            if beyond_bytes and is_whole:
-                # As much of the rest as of what was read: log probabilities are a thousand times their text.
-                beyond_bytes = beyond_bytes * (self._taken_bytes - before_bytes) // most_bytes
-            self._wrote(beyond_bytes)
+    def _note_unread(self, data: bytes, *, most_bytes: int = unreadable.MOST_READ) -> None:
+        """What of such bytes reads as an answer, as far as it goes, was certainly written. All else may be the model's,
+        or a page, a log, or what an error quotes.
+        """
+        if self._writes_nothing or not (data := _value_of(data.strip())):
+            return
+        found, unread_bytes = unreadable.readable(data, most_bytes=most_bytes)
+        if stated_errors.failure_in(found) is not None:
+            return
+        if not unreadable.is_answer(found):
+            self._doubtful_bytes += unread_bytes + sse.answer_bytes({"choices": [found]})
+            return
+        self.is_answer, before_bytes = True, self.written_bytes
+        self._note_written(found if sse.choices_of(found) else {"choices": [found]})
+        if unread_bytes == len(data) - most_bytes:
+            # It goes on where the reading stopped, with as much text as before: log probabilities are a thousand times
+            # theirs.
+            self.written_bytes += unread_bytes * (self.written_bytes - before_bytes) // most_bytes
+        else:
+            self._doubtful_bytes += unread_bytes
 
     def keeps(self, text_bytes: int) -> None:
-        """So much was written that has no place in what is passed on, or waits to be passed on as a whole."""
+        """So much was written that waits to be passed on as a whole."""
         self.arrived_bytes += text_bytes
         self._wrote(text_bytes)
 
     def shows(self, text_bytes: int) -> None:
-        """An error shows so much that was written: it counts, and shows nothing of the model (ADR 35)."""
+        """So much may have been written, in an error or in no known place: it shows nothing of the model (ADR 35)."""
         self.arrived_bytes += text_bytes
-        self._taken_bytes += text_bytes
-        self._shown_bytes += text_bytes
+        self._doubtful_bytes += text_bytes
 
     @property
     def answer_bytes(self) -> int:
-        """What was certainly written, as far as anything says so."""
-        return self.written_bytes + self._shown_bytes
+        """What was written, as far as anything says so: a usage that is believed covers it."""
+        return self.written_bytes + self._doubtful_bytes
 
     def end_untold(self) -> None:
-        """It has ended, and said nothing of what was used: whatever came may be the model's, in any place."""
-        self._wrote(self._beyond_frame(self.arrived_bytes - self._taken_bytes - self._framed_bytes))
+        """What is said of its usage is no answer's: whatever came may be the model's, in any place."""
+        self._doubtful_bytes = max(self._doubtful_bytes, self.arrived_bytes - self.written_bytes - FRAME_BYTES)
 
     def lose(self) -> None:
         """Some of it may never have been read, so what was read says nothing of what was written."""

@@ -21,10 +21,28 @@ _ANSWERS = re.compile(
     rb"""["'](?:choices|usage|usage_info|candidates|stop_reason)["']\s*:|["']type["']\s*:\s*["']message["']"""
 )
 
-# Of those, and of an answer's other names, what may stand in a text, escaped or as Python writes it.
+# A quotation mark, as it is, as JSON or HTML write it; and what gives a name its value, in whatever language.
+_QUOTE = r"(?:[\"'`]|u002[27]|&(?:quot|apos|#0?3[49]|#x2[27]);)"
+_END = rf"\\{{0,8}}{_QUOTE}"
+_IS = r"\s{0,8}(?:=>|[:=])"
+# Of those, and of an answer's other names, what may stand in a text: these in quotation marks, ...
+_NAMES = (
+    r"choices|usage|usage_?info|usage_?metadata|candidates|completion|delta|generation|reasoning_content"
+    r"|generated_?text|output_?text"
+)
+# ... and these without, for nobody says them but of an answer.
+_ODD_NAMES = (
+    r"(?:finish|stop|done|completion)_?reason|usage_?metadata|completion_?tokens|output_?tokens"
+    r"|(?:candidates|generation|output)_?token_?count|eval_count|predicted_n"
+)
 QUOTED_ANSWER = re.compile(
-    r"""\\*["'](?:choices|usage|usage_info|usageMetadata|candidates|completion|delta|generated_text|output_text"""
-    r"""|stop_reason|finish_reason|done_reason)\\*["']\s*:|\\*["']role\\*["']\s*:\s*\\*["'](?:assistant|model)\\*["']"""
+    rf"{_QUOTE}(?:{_NAMES}){_END}{_IS}|(?:{_QUOTE}|(?<![\w.]))(?:{_ODD_NAMES})(?:{_END})?{_IS}"
+    rf"|{_QUOTE}role{_END}{_IS}\s{{0,8}}\\{{0,8}}{_QUOTE}(?:assistant|model){_END}"
+    # YAML has no marks; and the first field of what a model wrote.
+    rf"|(?<![\w.])choices:\s{{0,8}}\n\s{{0,8}}-\s"
+    rf"|\b(?:message|content)(?:{_END})?{_IS}\s{{0,8}}[{{(\[](?:\s|\\){{0,8}}{_QUOTE}?(?:content|parts|tool_calls)\b"
+    rf"|{_QUOTE}tool_calls{_END}{_IS}\s{{0,8}}\[\s{{0,8}}{{|<\|channel\|>|<tool_call>",
+    re.I,
 )
 
 # How pages of HTML begin, once what is said of their kind is over.
@@ -42,6 +60,7 @@ _ONE_WORD = 16
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.S)
 # So much is read of it, in bytes; what comes after that counts as what nobody can read.
 MOST_READ = 1024 * 1024
+_LINE_END = re.compile(r"[\r\n]")
 _STARTS = ("{", "[", '"')
 _CLOSERS = {"[": "]", "{": "}"}
 _HALF_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{0,3}$")
@@ -85,8 +104,9 @@ def _balanced(text: str) -> tuple[int, str]:
                 end = found.end()
                 break
         elif len(mark) < 2 or not mark.endswith('"'):
-            # A text without its end, nor half a sign at it.
-            end = found.end()
+            # A text without its end, nor half a sign at it. What follows a line's end, which no JSON has in a text, is
+            # somebody else's.
+            end = found.start() + len(_LINE_END.split(mark, maxsplit=1)[0])
             break
     return end, "".join(reversed(closers))
 

@@ -42,6 +42,7 @@ FIELDS = {
     "until_1": "12:00",
     "cost": "0.5",
     "usd_per_million": "7",
+    "days": "30",
 }
 
 
@@ -78,6 +79,7 @@ ROWS: dict[str, Callable[[], Row]] = {
         tenant=None, address="ann@example.com", cadence="weekly", by=BY, now=timezone.now()
     ),
     "governance.Tenant": factories.tenant,
+    "governance.PageLink": lambda: factories.page_link(now=timezone.now())[1],
     "governance.Agent": factories.agent,
     "governance.ApiKey": lambda: factories.key()[1],
     "llm.Model": lambda: Model.objects.create(name="new", provider="groq", kinds=["chat"], status="preview"),

@@ -128,6 +128,7 @@ def of_tenant(tenant: Tenant, agent: str, now: datetime) -> dict[str, list[Any]]
         "stops": [stop.pk],
         "tenants": [tenant.slug],
         "agents": [make.agent(agent, of=tenant).pk],
+        "page-links": [make.page_link(tenant, now=now)[1].pk],
         "keys": [make.key(role="tenant", of=tenant)[1].pk],
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from billing.rules import standing
-from billing.rules.credits import charges_of
+from billing.rules.credits import charges_of, paid_with
 from billing.rules.refunds import Known, Losses, Refund, RefundKind
 from billing.stripe_api.objects import Line, StripeInvoice, StripePayment, StripePrice
 
@@ -254,3 +254,14 @@ class TestWhatWasNeverPaid:
     def test_a_discount_is_no_credit_for_time(self) -> None:
         given = invoice("in_1", line("il_1", 20_000), line("il_2", -5_000, proration=False))
         assert lost(given, to=()) == {}
+
+
+def test_what_credit_paid_of_an_invoice_is_that_of_its_lines_and_of_the_balance() -> None:
+    assert paid_with(invoice("in_1")) == paid_with(invoice("in_1", line("a", 5000))) == 0
+    assert paid_with(invoice("in_1", line("a", 5000), line("b", -2500, day=15))) == HALF
+    found = invoice("in_1", line("a", 5000), balance_before=-3000, balance_after=-500, amount_paid=2500)
+    assert paid_with(found) == HALF
+    # What a balance is owed, or is left with more, pays nothing.
+    assert paid_with(replace(found, balance_before=3000, balance_after=0)) == 0
+    assert paid_with(replace(found, balance_before=0, balance_after=3000)) == 0
+    assert paid_with(invoice("in_1", line("a", 5000), line("b", -9000, day=15))) == 1

@@ -174,6 +174,54 @@ def test_what_says_more_of_a_price_by_now_counts_in_an_open_window_where_it_come
     assert value[1:] == (now_nanos, 0, 0, 1, BEGUN)
 
 
+def sold(id: str, dollars: int, interval: str = "month") -> tuple[objects.StripeSubscription, objects.StripeInvoice]:
+    """A subscription to a price of its own, whose product says what it is worth, paid for a month or a year."""
+    product = {"id": f"prod_{id}", "metadata": {"llm_budget_usd": str(dollars)}}
+    price = events.price_of(f"price_{id}", interval=interval, product=product)
+    until = START + (30 if interval == "month" else 365) * DAY
+    fields = {"subscription": f"sub_{id}", "period_end": until}
+    return sub(price=price, **fields), paid(price=f"price_{id}", **fields)
+
+
+def test_each_price_rises_by_itself_and_none_falls() -> None:
+    (mini, of_mini), (maxi, of_maxi) = sold("mini", 100), sold("maxi", 100)
+    facts: dict[str, Any] = {"subscriptions": [mini, maxi], "invoices": [of_mini, of_maxi], "now": START + DAY}
+    kept = entitle(**facts, plans=[]).kept
+    for low, high in ((20, 200), (20, 150), (99, 100), (90, 105), (20, 90)):
+        plans = [
+            PlanRule(key, nanos_from_dollars(str(dollars)), price_ids=frozenset({f"price_{key}"}))
+            for key, dollars in (("mini", low), ("maxi", high))
+        ]
+        found = entitle(**facts, plans=plans, kept=kept)
+        limits = {part.subscription_id: part.limit_nanos for part in found.parts}
+        assert limits == {"sub_mini": 100 * 10**9, "sub_maxi": max(100, high) * 10**9}
+        assert found.kept["sub_mini price_mini"] == kept["sub_mini price_mini"]
+
+
+def test_a_years_budget_is_by_the_month_until_the_year_is_over() -> None:
+    year, invoice = sold("year", 50, "year")
+    kept = entitle(subscriptions=[year], invoices=[invoice], plans=[], now=START).kept
+    plan = PlanRule("Year", nanos_from_dollars("600"), price_ids=frozenset({"price_year"}), monthly=False)
+    for days in (1, 40, 360):
+        # Each time with what was kept then.
+        found = entitle(subscriptions=[year], invoices=[invoice], plans=[plan], now=START + days * DAY, kept=kept)
+        assert found.limit_nanos == 50 * 10**9
+        kept = found.kept
+    fields = {"subscription": "sub_year", "period_start": START + 365 * DAY, "period_end": START + 730 * DAY}
+    second = paid(price="price_year", **fields)
+    found = entitle(subscriptions=[year], invoices=[invoice, second], plans=[plan], now=START + 366 * DAY, kept=kept)
+    assert found.limit_nanos == 600 * 10**9
+
+
+def test_what_was_sold_in_an_earlier_span_alone_is_worth_what_is_said_when_it_is_bought_again() -> None:
+    level, fields = int(valuation.Level.PLAN), {"period_start": NEXT, "period_end": NEXT + 30 * DAY}
+    before = paid(price="price_premium", id="in_before")
+    kept = {f"{sub().id} price_premium": (level, 200 * 10**9, 0, 0, 1, BEGUN)}
+    found = entitled([sub(**fields)], [before, paid(**fields)], now=NEXT, kept=kept)
+    assert found.kept[f"{sub().id} price_premium"] == kept[f"{sub().id} price_premium"]
+    assert found.kept[f"{sub().id} price_standard"][5] == int(NEXT.timestamp())
+
+
 def test_old_shapes_open_their_periods_without_a_reason() -> None:
     proration = {
         "id": "il_credit",

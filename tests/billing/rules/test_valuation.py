@@ -259,7 +259,7 @@ def test_what_a_price_was_worth_in_a_window_stays_whatever_is_said_since() -> No
         priced = Pricing(plans=plans, kept={"price_x": kept}, **pricing)
         found = priced.worths([one], set())["price_x"]
         is_kept = priced.values["price_x"] == kept
-        return (priced.nanos(found, one, 2, (1000, "usd"), set()) if is_kept else -1), priced.is_outdone
+        return (priced.nanos(found, one, 2, (1000, "usd"), set()) if is_kept else -1), "price_x" in priced.outdone
 
     changed = price(llm_budget_usd="7")
     by_price, by_product, by_plan = int(Level.PRICE_METADATA), int(Level.PRODUCT_METADATA), int(Level.PLAN)
@@ -279,13 +279,13 @@ def test_what_a_price_was_worth_in_a_window_stays_whatever_is_said_since() -> No
         assert worth(one, (level, 42, 0, 1, 1), *plans) == (84, is_outdone)
         # A share of what it bills as well as an amount.
         assert worth(one, (level, 0, 5000, 0, 1), *plans) == (5 * DOLLAR, is_outdone)
-        raised = worth(one, (level, 42, 0, 0, 1), *plans, may_rise=True)
+        raised = worth(one, (level, 42, 0, 0, 1), *plans, rising={"price_x"})
         assert raised == ((-1, True) if is_outdone else (42, False))
 
 
 def test_what_something_says_more_about_counts_where_it_may() -> None:
     kept = {"price_x": (int(Level.PRODUCT_METADATA), 0, 5000, 1, 0)}
-    priced = Pricing(plans=[], kept=kept, may_rise=True)
+    priced = Pricing(plans=[], kept=kept, rising={"price_x"})
     assert priced.worths([price(llm_budget_usd="7")], set())["price_x"].limit_nanos == 7 * DOLLAR
     assert priced.values == {"price_x": (int(Level.PRICE_METADATA), 7 * DOLLAR, 0, 0, 1)}
     # What was not known then is worth what is said now.

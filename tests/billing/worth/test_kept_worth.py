@@ -271,3 +271,51 @@ def test_applied_to_current_windows_a_plan_reaches_every_span(shop: Shop) -> Non
     assert read(shop, customer) == ("active", 300 * DOLLAR)
     shop.account.advance(by=12 * DAY + 2 * HOUR)
     assert read(shop, customer) == ("active", 350 * DOLLAR)
+
+
+def test_each_price_rises_by_itself(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    for key in ("mini", "maxi"):
+        product = shop.post("products", name=key, metadata={"llm_budget_usd": "100"})["id"]
+        shop.subscribe(customer, shop.price(10_000, lookup_key=key, product=product))
+    assert spend(shop, customer, at_most=100) == 100
+    save(name="Mini", limit_nanos=20 * DOLLAR, lookup_keys=["mini"])
+    assert read(shop, customer) == ("active", 100 * DOLLAR)
+    save(name="Maxi", limit_nanos=200 * DOLLAR, lookup_keys=["maxi"])
+    assert read(shop, customer) == ("active", 200 * DOLLAR)
+    assert spend(shop, customer) == 200
+    assert months_to_come(shop, customer, 1) == [220]
+
+
+def test_a_year_of_which_months_were_given_is_no_years_budget_until_the_next_one(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    product = shop.post("products", name="Year", metadata={"llm_budget_usd": "50"})["id"]
+    sub = shop.subscribe(customer, shop.price(60_000, "year", lookup_key="year", product=product))["id"]
+    assert used_for(shop, customer, 11) == 550
+    save(name="Year", limit_nanos=600 * DOLLAR, lookup_keys=["year"], monthly=False)
+    assert read(shop, customer) == ("active", 0)
+    shop.account.advance(by=MONTH)
+    assert spend(shop, customer) == 50
+    shop.account.advance(to=shop.sub(sub)["items"]["data"][0]["current_period_end"] + 2 * HOUR)
+    assert read(shop, customer) == ("active", 600 * DOLLAR)
+
+
+def test_what_is_bought_again_is_worth_what_is_said_by_then(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    low, high = shop.price(5000, lookup_key="standard"), shop.price(20_000, lookup_key="premium")
+    sub = shop.subscribe(customer, low)["id"]
+
+    def change(price: str) -> None:
+        items = [{"id": shop.item(sub), "price": price}]
+        shop.post(f"subscriptions/{sub}", items=items, proration_behavior="always_invoice")
+
+    for price in (high, low):
+        change(price)
+        read(shop, customer)
+    shop.account.advance(by=MONTH)
+    assert read(shop, customer) == ("active", 50 * DOLLAR)
+    save(Plan.objects.get(name="Premium"), limit_nanos=120 * DOLLAR)
+    shop.account.advance(by=10 * DAY)
+    change(high)
+    # Two thirds of a month at $120, and a third at $50.
+    assert 90 * DOLLAR < read(shop, customer)[1] < 100 * DOLLAR

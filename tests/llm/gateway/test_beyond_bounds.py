@@ -65,9 +65,6 @@ BROKEN: dict[str, tuple[bool, list[Any]]] = {
     "a stream in place of plain, cut": (False, body(text(LONG)[:-9], kind=EVENTS, missing=9)),
     "an event without its end": (True, body(text(LONG)[:-9], kind=EVENTS, missing=9)),
     "a second event without its end": (True, body(text("1") + text(LONG)[:-9], kind=EVENTS, missing=9)),
-    "an event that cannot be read": (True, stream(text("1"), b"data: {broken " + LONG.encode() + b"\n\n")),
-    "a line that is no field": (True, stream(text("1"), LONG.encode() + b"\n\n")),
-    "behind the end": (True, [CLOSES + text("1") + b"data: [DONE]\n" + LONG.encode() + b"\n\n", "close"]),
     "in two bytes a letter": (False, body(whole().decode().encode("utf-16"))),
 }
 
@@ -118,6 +115,47 @@ def test_what_came_of_an_answer_in_another_dialect_costs_its_hold(
     product: Product, booked: BookedUpstream, key: str, streams: bool, script: list[Any]
 ) -> None:
     booked.next(Answer(tokens=TOKENS, obeys_max_tokens=False, script=script, billed=True))
+    ask(product, key, stream=streams, max_tokens=5)
+    assert costs_its_hold(booked)
+
+
+HALF = text("12345").partition(b"5")[0]
+WHOLE_TEXT = whole({"role": "assistant", "content": "12345"})
+LATER_ERROR = json.dumps({"error": {"message": LONG}}).encode()
+UNREADABLE: dict[str, tuple[bool, list[Any]]] = {
+    "an event that cannot be read": (True, stream(text("1"), b"data: {broken " + LONG.encode() + b"\n\n")),
+    "a line that is no field": (True, stream(text("1"), LONG.encode() + b"\n\n")),
+    "behind the end": (True, [CLOSES + text("1") + b"data: [DONE]\n" + LONG.encode() + b"\n\n", "close"]),
+}
+for name, behind in {
+    "a log": b"2026-11-29 ERROR the worker has died\n" * 500 + b"\n",
+    "a traceback": b"Traceback (most recent call last):\n  ValueError: " + LONG.encode() + b"\n\n",
+    "an error in words": b"event: error\ndata: ValueError: bad message: " + LONG.encode() + b"\n\n",
+    "an error of Python's": b"data: {'error': {'message': '" + LONG.encode() + b"'}}\n\n",
+    "an error in a list": b"data: " + json.dumps([{"error": {"message": LONG}}]).encode() + b"\n\n",
+    "an error as a text": b"data: " + json.dumps("bad: " + LONG).encode() + b"\n\n",
+    "half an error": event({"message": {"role": "user", "content": LONG}, "error": {"message": "x"}})[:-60],
+    "half a mistake": event({"detail": [{"type": "x", "loc": ["body"], "msg": "m", "input": LONG}]})[:-20],
+    "a page": b"<html><body>" + LONG.encode() + b"</body></html>",
+    "an error": LATER_ERROR,
+}.items():
+    UNREADABLE[f"{name} behind a text"] = (True, [CLOSES + text("1") + behind, "close"])
+    UNREADABLE[f"{name} behind half an event"] = (True, [CLOSES + HALF + b"\n" + behind, "close"])
+    UNREADABLE[f"{name} behind an answer"] = (False, body(WHOLE_TEXT + b"\n" + behind))
+for name, script in {
+    "a log": [CLOSES + text("1") + LONG.encode() + b"\n\n", "close"],
+    "a log under a refusal's status": body(WHOLE_TEXT + b"\n" + LONG.encode(), status=400),
+    "an error under a refusal's status": body(WHOLE_TEXT + b"\n" + LATER_ERROR, status=400),
+}.items():
+    UNREADABLE[f"{name}, plain"] = (False, script)
+UNREADABLE["an error behind an answer, stream"] = (True, body(WHOLE_TEXT + b"\n" + LATER_ERROR))
+
+
+@pytest.mark.parametrize(("streams", "script"), UNREADABLE.values(), ids=UNREADABLE)
+def test_what_nobody_can_read_behind_a_text_costs_its_hold_and_makes_no_call_dearer(
+    product: Product, booked: BookedUpstream, key: str, streams: bool, script: list[Any]
+) -> None:
+    booked.next(Answer(tokens=5, script=script, billed=True))
     ask(product, key, stream=streams, max_tokens=5)
     assert costs_its_hold(booked)
 
@@ -225,8 +263,9 @@ def test_beside_an_answer_that_says_no_usage_all_may_be_the_models(
     product: Product, booked: BookedUpstream, key: str
 ) -> None:
     message = {"role": "assistant", "content": "", "annotations": [{"title": LONG}]}
-    answer = Answer(tokens=TOKENS, obeys_max_tokens=False, script=body(whole(message)))
-    assert passes_once(product, booked, key, answer, streams=False)
+    booked.next(Answer(tokens=TOKENS, obeys_max_tokens=False, script=body(whole(message))))
+    ask(product, key, stream=False, max_tokens=5)
+    assert costs_its_hold(booked)
 
 
 def test_log_probabilities_that_break_off_are_no_text(product: Product, booked: BookedUpstream, key: str) -> None:
@@ -242,6 +281,7 @@ FAILED = {"message": "Failed to call a function.", "type": "invalid_request_erro
 SHOWN = {**FAILED, "failed_generation": "<function=look>" + "1234567890" * 100}
 SPENT = {"prompt_tokens": 14, "completion_tokens": 1_000, "total_tokens": 1_014}
 PRODUCED = {"message": "The model produced an invalid tool call", "type": "server_error"}
+BLOCKED = {"message": "Output blocked by content filtering policy", "type": "invalid_request_error"}
 QUOTED = {"error": {"message": "Provider returned error", "metadata": {"raw": json.dumps({"error": SHOWN})}}}
 REFUSALS: dict[str, tuple[bool, list[Any]]] = {
     "what failed": (False, body(json.dumps({"error": SHOWN}).encode(), status=400)),
@@ -251,6 +291,10 @@ REFUSALS: dict[str, tuple[bool, list[Any]]] = {
     "in details": (False, body(json.dumps({"detail": [{"completion": LONG[:1_000]}]}).encode(), status=422)),
     "quoted": (False, body(json.dumps(QUOTED).encode(), status=400)),
     "words": (False, body(json.dumps({"error": PRODUCED}).encode(), status=400)),
+    "what was blocked": (False, body(json.dumps({"type": "error", "error": BLOCKED}).encode(), status=400)),
+    "what was blocked, in a 200": (False, body(json.dumps({"type": "error", "error": BLOCKED}).encode())),
+    "what was blocked, as a stream's first event": (True, [CLOSES + event({"error": BLOCKED}), "close"]),
+    "a code": (False, body(b'{"error":{"message":"no","code":"OutputTextSensitiveContentDetected"}}', status=400)),
     "broken JSON": (False, body(b'{"error":{"message":"1 validation error: Invalid JSON","code":400}}', status=400)),
     "a list": (False, body(json.dumps([{"error": SHOWN}]).encode(), status=400)),
     "a text": (False, body(b"Failed: " + json.dumps({"error": SHOWN}).encode(), status=422, kind="text/plain")),
@@ -284,6 +328,8 @@ def test_a_refusal_that_shows_work_is_charged(
         {"error": {"message": "max_tokens is above what the model can write", "usage": {"total_tokens": 0}}},
         {"error": {"message": "no", "output": None, "choices": []}},
         {"message": "The model returned the following errors: `temperature` is deprecated for this model."},
+        {"message": "Input data may contain inappropriate content.", "code": "data_inspection_failed"},
+        {"error": {"message": "Invalid parameter: 'response_format' must be one of text, json_object"}},
         [{"error": {"message": "no", "code": 400}}],
         "no",
     ],
@@ -348,6 +394,8 @@ def test_an_error_in_mid_stream_is_charged_by_what_it_says(product: Product, boo
     assert ledger_nanos() >= booked.books.spent_nanos > 0
 
 
+STARTED = event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "1"}})
+FOUND = {"type": "web_search_tool_result", "content": [{"type": "web_search_result", "encrypted_content": LONG}]}
 GREW = event({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": LONG}})
 BEGUN = event({"type": "message_start", "message": {"id": "m", "model": "m", "usage": {"input_tokens": 14}}})
 MESSAGE = json.dumps({"id": "m", "type": "message", "model": "m", "content": [{"type": "text", "text": LONG}]}).encode()
@@ -357,7 +405,7 @@ MESSAGE = json.dumps({"id": "m", "type": "message", "model": "m", "content": [{"
     ("likes", "streams", "script"),
     [
         ("anthropic", False, body(MESSAGE[:-9], missing=9)),
-        ("anthropic", True, body(BEGUN + GREW[:-9], kind=EVENTS, missing=9)),
+        ("anthropic", True, body(BEGUN + GREW, kind=EVENTS, missing=9)),
         ("openai_compatible", False, body(whole()[:-9], missing=9)),
         ("openai_compatible", True, body(text("1", model="m") + text(LONG, model="m")[:-9], kind=EVENTS, missing=9)),
     ],
@@ -373,3 +421,25 @@ def test_what_came_counts_in_whatever_dialect(
     assert eventually(nothing_is_held)
     assert ledger_nanos() - before >= booked.books.spent_nanos * 0.99 > nanos("0.01")
     assert Overrun.objects.get().place == "likes/m"
+
+
+@pytest.mark.parametrize("likes", ["anthropic"], indirect=True)
+@pytest.mark.parametrize(
+    ("streams", "script"),
+    [
+        (True, [CLOSES + BEGUN + STARTED + event({"type": "content_block_delta", "delta": LONG}), "close"]),
+        (True, [CLOSES + BEGUN + STARTED + event({"type": "content_block_start", "content_block": FOUND}), "close"]),
+        (False, body(json.dumps({"type": "message", "model": "m", "content": [FOUND]}).encode())),
+    ],
+    ids=["untranslated", "found", "plain"],
+)
+def test_what_has_no_place_in_an_answer_costs_its_hold_and_makes_no_call_dearer(
+    product: Product, booked: BookedUpstream, likes: str, streams: bool, script: list[Any]
+) -> None:
+    booked.next(Answer(tokens=5, script=script, billed=True))
+    ask(product, likes, stream=streams, model="likes/m", max_tokens=5)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    row = SpendEntry.objects.order_by("-id")[0]
+    assert (row.cost_nanos, row.certainty) == (row.reservation.amount_nanos, "estimated")
+    assert not Overrun.objects.exists()

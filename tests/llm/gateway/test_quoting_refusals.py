@@ -6,7 +6,9 @@ charge, and makes no model dear for others.
 
 from __future__ import annotations
 
+import html
 import json
+import time
 from typing import Any
 
 import pytest
@@ -18,10 +20,11 @@ from tests import factories as make
 from tests.llm.gateway.test_against_books import ask, ledger_nanos
 from tests.llm.gateway.test_beyond_bounds import body, costs_its_hold
 from tests.llm.gateway.test_chat import nothing_is_held
-from tests.llm.gateway.test_odd_answers import CLOSES, DONE, event, text
+from tests.llm.gateway.test_odd_answers import CHUNKED, CLOSES, DONE, chunked, event, text
 from tests.product import Product, eventually
 
 WORDS = "word " * 300
+ERROR = {"code": 400, "message": "invalid request: bad field", "type": "invalid_request_error"}
 # Beyond what any call has.
 CLAIM = '{"usage":{"prompt_tokens":9,"completion_tokens":9999999},"output":"' + WORDS + '"}'
 CALLED = {"id": "abcdefghi", "type": "function", "function": {"name": CLAIM, "arguments": "{}"}}
@@ -81,6 +84,9 @@ def wrote(tokens: int) -> str:
     return f'{{"usage":{{"prompt_tokens":4,"completion_tokens":{tokens}}}}} ' + WORDS
 
 
+WROTE = {"index": 0, "message": {"role": "assistant", "content": WORDS}, "finish_reason": "stop"}
+ANSWER = json.dumps({"id": "c-1", "choices": [WROTE], "usage": {"prompt_tokens": 14, "completion_tokens": 300}})
+A_CLASS = f"choices=[Choice(finish_reason='stop', message=ChatCompletionMessage(content='{WORDS}', role='assistant'))]"
 RAW = {"message": f"error parsing tool call: raw='{wrote(8)}', err=invalid character", "type": "api_error"}
 WRITTEN: dict[str, tuple[int, Any]] = {
     "Ollama's": (500, {"error": RAW}),
@@ -89,6 +95,11 @@ WRITTEN: dict[str, tuple[int, Any]] = {
     "vLLM's": (400, {"object": "error", "message": f"Could not parse the model output: {wrote(8)}", "code": 400}),
     "Groq's": (400, {"error": {"message": f"no: {wrote(8)}", "failed_generation": wrote(8)}}),
     "beyond all measure": (400, {"error": {"message": f"Tool calls: {wrote(9_999_999)}"}}),
+    "as HTML": (400, {"error": {"message": f"bad: {html.escape(ANSWER)}"}}),
+    "as Ruby": (400, {"error": {"message": f"bad: {ANSWER}".replace('": ', '"=>')}}),
+    "as a class": (400, {"error": {"message": f"bad: ChatCompletion(id='c-1', {A_CLASS})"}}),
+    "as a class in a 200": (200, {"error": {**ERROR, "message": f"bad: ChatCompletion(id='c-1', {A_CLASS})"}}),
+    "a count": (400, {"error": {"message": "no"}, "meta": {"billed_units": {"output_tokens": 300}}}),
     "only JSON": (400, {"error": {"message": "no", "metadata": {"raw": '{"choices": [{"message": "Hi"}]}'}}}),
 }
 
@@ -103,7 +114,24 @@ def test_a_refusal_that_quotes_what_was_written_costs_its_hold(
     assert costs_its_hold(booked)
 
 
-ERROR = {"code": 400, "message": "invalid request: bad field", "type": "invalid_request_error"}
+REPEATED: dict[str, tuple[str, int, Any]] = {
+    "a part": (WORDS, 200, {"error": {"code": 429, "message": "rate limit exceeded"}, "partial": WORDS}),
+    "a content": (WORDS, 400, {"error": {"message": "no", "content": WORDS}}),
+    # Of what is cut behind all but the id can be foretold.
+    "a cut answer": (ANSWER[len('{"id": "c-1", ') : -1], 400, {"error": {"message": f"Not to be used: {ANSWER[:-1]}"}}),
+}
+
+
+@pytest.mark.parametrize(("text", "status", "said"), REPEATED.values(), ids=REPEATED)
+def test_what_a_request_asks_to_be_repeated_is_written_all_the_same(
+    product: Product, booked: BookedUpstream, key: str, text: str, status: int, said: Any
+) -> None:
+    booked.next(Answer(tokens=300, billed=True, script=body(json.dumps(said).encode(), status=status)))
+    messages = [{"role": "user", "content": f"Repeat: {text}"}]
+    ask(product, key, stream=False, max_tokens=500, messages=messages)
+    assert costs_its_hold(booked)
+
+
 BESIDE: dict[str, Any] = {
     "a message": {"message": {"role": "assistant", "content": WORDS}},
     "a content": {"content": [{"type": "text", "text": WORDS}]},
@@ -197,6 +225,66 @@ def test_an_error_alone_costs_nothing(
     assert booked.idle()
     assert eventually(nothing_is_held)
     assert ledger_nanos() == 0
+
+
+STARTED = event({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}})
+STOPPED = event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 300}})
+SEARCHED = {"type": "content_block_start", "index": 0, "content_block": {"type": "found", "said": WORDS}}
+LATER: dict[str, tuple[str, bytes]] = {
+    "a text": ("openai_compatible", text(WORDS, model="m")),
+    "an answer": ("openai_compatible", text(WORDS, model="m") + text("", "stop", model="m", usage=USED) + DONE),
+    "another's text": ("openai_compatible", SPOKE),
+    "a text of Anthropic's": ("anthropic", BEGUN + STARTED + GREW),
+    "an answer of Anthropic's": (
+        "anthropic",
+        BEGUN.replace(b": 4,", b": 14,") + STARTED + GREW + STOPPED + event({"type": "message_stop"}),
+    ),
+    "what has no place in a chat": ("anthropic", event(SEARCHED)),
+    "what cannot be translated": ("anthropic", event({"type": "content_block_delta", "delta": WORDS})),
+}
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.2])
+@pytest.mark.parametrize(("likes", "behind"), LATER.values(), ids=LATER, indirect=["likes"])
+def test_what_comes_later_behind_a_first_error_counts(
+    product: Product, booked: BookedUpstream, likes: str, behind: bytes, pause_s: float
+) -> None:
+    before = ledger_nanos()
+    booked.next(Answer(tokens=300, billed=True, script=[CLOSES + FAILED, 0.002, pause_s, behind, "close"]))
+    ask(product, likes, stream=True, model="likes/m", max_tokens=400)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert ledger_nanos() - before >= booked.books.spent_nanos > 0
+    assert not Overrun.objects.exists()
+
+
+def test_so_does_an_answer_of_mistral_s(product: Product, booked: BookedUpstream, key: str) -> None:
+    behind = text(WORDS) + text("", "stop", usage=USED) + DONE
+    booked.next(Answer(tokens=300, billed=True, script=[CLOSES + FAILED, 0.2, behind, "close"]))
+    ask(product, key, stream=True, max_tokens=400)
+    assert booked.idle()
+    assert eventually(nothing_is_held)
+    assert (ledger_nanos(), SpendEntry.objects.get().certainty) == (booked.books.spent_nanos, "confirmed")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [CLOSES + FAILED, 5.0, "close"],
+        [CLOSES + FAILED, *([0.1, event({"type": "ping"})] * 30), "close"],
+        [CLOSES + FAILED + (b": " + b"w" * 200 + b"\n\n") * 2_000, 5.0, "close"],
+        [CHUNKED + chunked(FAILED), 0.1, "close"],
+    ],
+    ids=["silent", "alive", "long", "cut"],
+)
+def test_a_stream_that_does_not_end_behind_its_first_error_costs_its_hold(
+    product: Product, booked: BookedUpstream, key: str, script: list[Any]
+) -> None:
+    booked.next(Answer(tokens=300, billed=True, script=script))
+    began = time.monotonic()
+    ask(product, key, stream=True, max_tokens=400)
+    assert time.monotonic() - began < 4
+    assert costs_its_hold(booked)
 
 
 @pytest.mark.parametrize("status", [200, 400])

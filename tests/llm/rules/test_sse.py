@@ -342,13 +342,6 @@ def test_an_event_that_nobody_can_read_counts_whole_and_the_end_not_at_all() -> 
     assert sse.read_event(sse.write_event(delta("abc"))).text_bytes == 3
 
 
-def test_an_event_writes_where_it_has_an_answer() -> None:
-    assert sse.read_event(sse.write_event(delta("a"))).writes
-    for data in ({"choices": []}, {"usage": {}}, {"choices": "odd"}, {"choices": ["odd"]}):
-        assert not sse.read_event(sse.write_event(data)).writes
-    assert not sse.read_event(sse.DONE).writes
-
-
 @pytest.mark.parametrize(
     ("answer", "size"),
     [

@@ -247,12 +247,12 @@ def test_what_cannot_be_read_counts_by_what_it_holds() -> None:
     broken = b'data: {"id": "' + b"i" * 100 + b'", "choices": [{"delta": {"content": "abc'
     count.broke(broken)
     assert (count.arrived_bytes, count.written_bytes) == (len(broken), 3)
-    # Without answers it is one, or a part of one: a little of it may be its server's.
-    count.broke(b'{"text": "' + b"x" * 2 * FRAME_BYTES)
-    assert count.written_bytes == 3 + FRAME_BYTES
+    # Without answers it may be a part of one, or anything else.
+    count.broke(b'{"text": "' + b"x" * 2_000)
+    assert (count.written_bytes, count.answer_bytes) == (3, 3 + 2_000)
     count.broke(b"{what is this")
     count.broke(b" \n")
-    assert count.written_bytes == 3 + FRAME_BYTES + 13
+    assert (count.written_bytes, count.answer_bytes) == (3, 3 + 2_000 + 13)
 
 
 LONG = b"x" * 2 * 1_000 * LONGEST_TOKEN_BYTES
@@ -294,9 +294,8 @@ def test_what_cannot_be_read_is_written_where_it_begins_as_an_answer(data: bytes
         b"id: x\n" * 25 + b'data: {"choices": [{"delta": {"content": "' + LONG,
     ],
 )
-def test_what_was_read_as_no_answer_is_not_written_until_something_is(data: bytes) -> None:
+def test_what_was_read_as_no_answer_is_not_written_whatever_else_is(data: bytes) -> None:
     count = StreamCount(QUOTE)
-    count.keeps(len(data))
     count.broke(data)
     count.came(sse.Event(data, unread=data), text_bytes=len(data))
     count.arrived(5, {"text": "xxxxx"})
@@ -304,24 +303,58 @@ def test_what_was_read_as_no_answer_is_not_written_until_something_is(data: byte
     count.arrived(5, ["choices"])
     assert not has_overrun(count)
     count.arrived(0, part(""))
+    assert not has_overrun(count)
+    count.broke(data)
+    assert (has_overrun(count), count.written_bytes) == (False, 0)
+
+
+def test_what_is_kept_back_is_written_once_an_answer_is_read() -> None:
+    count = StreamCount(QUOTE)
+    count.keeps(len(LONG))
+    assert not has_overrun(count)
+    count.arrived(0, part(""))
     assert has_overrun(count)
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_what_follows_half_a_text_behind_a_line_s_end_is_somebody_else_s(ending: bytes) -> None:
+    half = b'{"choices": [{"delta": {"content": "abc'
+    log = b"ERROR bad message: " + LONG
+    for take in (
+        lambda count: count.broke(half + ending + log),
+        lambda count: count.came(sse.read_event(b"data: " + half + ending + log + 2 * ending), text_bytes=len(log)),
+    ):
+        count = StreamCount(QUOTE)
+        take(count)
+        assert (count.written_bytes, has_overrun(count)) == (3, False)
+        assert count.answer_bytes >= len(log)
 
 
 def test_an_event_counts_with_what_is_unread_of_it() -> None:
     count = StreamCount(QUOTE)
     event = sse.read_event(b'data: {"choices": [{"delta": {"content": "abc"}}]}\nxyz\n: sign of life\n\n')
     count.came(event, text_bytes=event.text_bytes, seconds=1.0)
-    assert (event.unread, count.arrived_bytes, count.written_bytes) == (b"xyz", 6, 6)
+    assert (event.unread, count.arrived_bytes, count.written_bytes) == (b"xyz", 6, 3)
+    assert count.answer_bytes == 6
 
 
-def test_of_an_event_that_nobody_can_read_the_start_is_read_and_the_rest_counts() -> None:
-    count = StreamCount(QUOTE)
-    unread = b'{"choices": [{"delta": {}, "metadata": "' + b"x" * 100_000
-    count.came(sse.Event(b"", unread=unread), text_bytes=len(unread))
-    assert count.written_bytes == len(unread) - 64 * 1024
-    # It may be the whole of an answer, of which there is one.
-    count.broke(unread)
-    assert count.written_bytes == len(unread) - 64 * 1024
+def test_of_an_event_that_nobody_can_read_the_rest_holds_as_much_text_as_its_beginning() -> None:
+    for name, written_bytes in ((b"metadata", 0), (b"content", 99_900)):
+        count = StreamCount(QUOTE)
+        unread = b'{"choices": [{"delta": {"%s": "' % name + b"x" * 100_000
+        count.came(sse.Event(b"", unread=unread), text_bytes=len(unread))
+        assert written_bytes <= count.written_bytes <= 1.001 * written_bytes
+
+
+def test_behind_an_answer_that_is_over_nothing_is_written() -> None:
+    answer = b'{"choices": [{"message": {"content": "abc"}}]}'
+    for take in (
+        lambda count: count.broke(answer + LONG * 3),
+        lambda count: count.came(sse.Event(b"", unread=answer + LONG), text_bytes=len(LONG)),
+    ):
+        count = StreamCount(QUOTE)
+        take(count)
+        assert (count.written_bytes, count.answer_bytes >= len(LONG)) == (3, True)
 
 
 LOGPROBS = b'{"token":"x","logprob":-0.1,"top_logprobs":[%s]},' % b",".join([b'{"token":"y","logprob":-9.25}'] * 40)
@@ -363,13 +396,16 @@ def test_text_in_unknown_places_is_written_but_for_a_frame() -> None:
     assert count.shown_tokens == 1_001
 
 
-def test_of_an_answer_that_says_nothing_of_its_usage_all_may_be_written() -> None:
+def test_where_no_answer_says_its_usage_all_that_came_may_be_written() -> None:
     count = StreamCount(QUOTE, echoed_bytes=2)
     said = part("abc", annotations="x" * (FRAME_BYTES + 10))
     count.arrived(sse.answer_bytes(said), said)
-    assert count.written_bytes == 1
+    assert (count.written_bytes, count.answer_bytes) == (1, 1)
     count.end_untold()
-    assert count.written_bytes == 1 + 10 + len("annotations")
+    assert (count.written_bytes, count.answer_bytes) == (1, 3 + 10 + len("annotations"))
+    count.shows(5_000)
+    count.end_untold()
+    assert count.answer_bytes == 3 + 10 + len("annotations") + 5_000
 
 
 def test_who_writes_nothing_passes_no_bound() -> None:

@@ -94,16 +94,18 @@ class AsyncGovernor(Asking):
         task: str | None = None,
         tenant: str | None = None,
         tools: list[str] | None = None,
+        allow_downgrade: bool | None = None,
         ttl_s: int | None = None,
         patience_s: float = 0.0,
         idempotency_key: str | None = None,
     ) -> AsyncHold:
         """Hold what a call may cost: of `input_tokens` and `max_tokens` at the model's price, or `estimated_cost`.
 
-        Raises Refused where a budget is in the way. Money that other calls hold is waited for, `patience_s` at most.
+        With `allow_downgrade=False` no cheaper model is held than was asked for. Raises Refused where a budget is in
+        the way. Money that other calls hold is waited for, `patience_s` at most.
         """
         who = given(agent=agent, user=user, session=session, task=task, tenant=tenant)
-        body = given(model=model, provider=provider, tools=tools, ttl_s=ttl_s)
+        body = given(model=model, provider=provider, tools=tools, allow_downgrade=allow_downgrade, ttl_s=ttl_s)
         body |= who | estimate(input_tokens, max_tokens, estimated_cost)
         told = await self._post("/api/reservations", body, key=idempotency_key, patience_s=patience_s)
         return AsyncHold(self, understood(Held, told))
