@@ -49,7 +49,8 @@ endif
 # The tests start hundreds of processes, each of which would compile the product afresh where nothing compiled is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test explore test-dates coverage mutants check bench bench-peers storm wheel sbom install fmt lock clean
+.PHONY: help run test explore test-dates coverage mutants check bench bench-peers storm pictures wheel sbom install fmt \
+	lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -63,6 +64,7 @@ help:
 	@echo "make bench    measure the gateway"
 	@echo "make bench-peers  measure it beside other gateways, each in an environment of its own; ten minutes"
 	@echo "make storm    hostile clients, upstream and operators against the product; 20 minutes"
+	@echo "make pictures take the documents' pictures of the console again"
 	@echo "make wheel    build the package into dist/"
 	@echo "make sbom     list what is shipped with its licences, as CycloneDX and as text, in dist/"
 	@echo "make install  create .venv with the locked dependencies"
@@ -127,6 +129,9 @@ bench-peers: .venv/dev
 
 storm: .venv/dev
 	$(BIN)/python -m benchmarks.storm
+
+pictures: .venv/dev
+	$(BIN)/python -m tests.browser.pictures
 
 wheel: .venv/dev
 	@rm -rf dist

@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import threading
+from contextvars import Context, copy_context
 
 from billing import tasks
 
@@ -22,19 +23,21 @@ class _Sender:
     """A thread that talks to the broker in place of the request: over the network, or by writing files."""
 
     def __init__(self) -> None:
-        self.waiting: queue.Queue[str] = queue.Queue(MOST_WAITING)
+        # Each with what its request is known by, which goes on in the worker.
+        self.waiting: queue.Queue[tuple[str, Context]] = queue.Queue(MOST_WAITING)
         self.process_id = os.getpid()
         threading.Thread(target=self._run, name="stripe-dispatch", daemon=True).start()
 
     def put(self, event_id: str) -> None:
         try:
-            self.waiting.put_nowait(event_id)
+            self.waiting.put_nowait((event_id, copy_context()))
         except queue.Full:
             log.warning("the broker is slow or down; event %s waits for the sweep", event_id)
 
     def _run(self) -> None:
         while True:
-            _send(self.waiting.get())
+            event_id, context = self.waiting.get()
+            context.run(_send, event_id)
 
 
 _sender: _Sender | None = None

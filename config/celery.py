@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task
+from celery.signals import worker_process_shutdown
 
 from config.installation import INSTALLED
 
@@ -22,11 +23,13 @@ class OneAtATime(Task):  # type: ignore[type-arg]
         from django.db import InterfaceError, OperationalError
         from django.utils import timezone
 
+        from config import tracing
         from governance import request_ids
         from governance.upkeep import jobs, outage
 
         work = partial(super().__call__, *args, **kwargs)
-        with request_ids.known_as(self.request.id or ""):
+        task_id, parent = self.request.id or "", getattr(self.request, tracing.TRACEPARENT, None) or ""
+        with request_ids.known_as(task_id), tracing.of_job(self.name, task_id=task_id, parent=parent):
             if self.name not in PERIODS:
                 return work()
             try:
@@ -35,6 +38,20 @@ class OneAtATime(Task):  # type: ignore[type-arg]
                 # Nothing can be kept of it where it is: `send_alerts` says when it is over.
                 outage.seen(error, now=timezone.now())
                 raise
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        from config import tracing
+
+        options["headers"] = {**(options.get("headers") or {}), **tracing.headers_to_send()}
+        return super().apply_async(*args, **options)
+
+
+@worker_process_shutdown.connect
+def _end_tracing(**signal: Any) -> None:
+    """Celery's own processes end without Python's."""
+    from config import tracing
+
+    tracing.close()
 
 
 app = Celery("spend-governor", task_cls=OneAtATime)

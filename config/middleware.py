@@ -12,13 +12,13 @@ from csp.middleware import CSPMiddleware, PolicyParts
 from django.conf import settings
 from django.contrib.auth import logout
 from django.contrib.auth.models import User
-from django.core.exceptions import SuspiciousOperation
+from django.core.exceptions import MiddlewareNotUsed, SuspiciousOperation
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import redirect
 from django.urls import reverse
 
-from config import content_policy, passwords, second_factor, sessions, unknown_paths
+from config import content_policy, passwords, second_factor, sessions, tracing, unknown_paths
 from config.console import sign_in
 from governance import database, request_ids
 from governance.api import errors, refusing
@@ -48,6 +48,21 @@ class RequestIdMiddleware:
         with request_ids.known_as(request.request_id):  # type: ignore[attr-defined]
             response = self.get_response(request)
         response["x-request-id"] = request.request_id  # type: ignore[attr-defined]
+        return response
+
+
+class TracingMiddleware:
+    """Tells OpenTelemetry's collector of requests, where there is one."""
+
+    def __init__(self, get_response: Handler) -> None:
+        if not settings.OTEL_EXPORTER_OTLP_ENDPOINT:
+            raise MiddlewareNotUsed
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        with tracing.of_request(request, request_ids.current.get()) as answered:
+            response = self.get_response(request)
+            answered(response)
         return response
 
 

@@ -70,6 +70,7 @@ MIDDLEWARE = [
     "config.middleware.PermissionsPolicyMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "config.middleware.RequestIdMiddleware",
+    "config.middleware.TracingMiddleware",
     "config.middleware.Utf8Middleware",
     "config.middleware.QueryMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -17,7 +17,7 @@ from governance.alerts import environment, outbox
 from governance.alerts.channels import apprise_url, email, webhook
 from governance.audit import Actor
 from governance.models import AlertChannel, AlertDelivery, AlertNotice, Tenant
-from governance.rules import alerting, names
+from governance.rules import alert_templates, alerting, names
 from governance.rules.alerting import Pace
 from governance.rules.errors import Conflict, FieldError, NotOpen
 
@@ -25,7 +25,7 @@ Kind, State = AlertChannel.Kind, AlertDelivery.State
 # What may be changed; whose it is, and how it sends, is another channel.
 FIELDS = (
     *("name", "target", "enabled", "min_severity", "areas", "tenants", "pace"),
-    *("quiet_from", "quiet_until", "time_zone", "tells_ends"),
+    *("quiet_from", "quiet_until", "time_zone", "tells_ends", "subject_template", "text_template"),
 )
 MOST_CHANNELS = 200
 GONE = "somebody has deleted the channel meanwhile"
@@ -235,6 +235,22 @@ def _validate_rules(channel: AlertChannel) -> None:
         raise FieldError("quiet_until", "quiet hours need a beginning and an end")
     if channel.time_zone not in available_timezones():
         raise FieldError("time_zone", f"{channel.time_zone!r} is not an IANA time zone such as Europe/Paris")
+    _validate_words(channel)
+
+
+def _validate_words(channel: AlertChannel) -> None:
+    """Raise FieldError for words of one's own that cannot be sent."""
+    # Browsers end lines as mail does.
+    channel.text_template = channel.text_template.replace("\r\n", "\n").strip()
+    channel.subject_template = channel.subject_template.strip()
+    for field, problem in (
+        ("subject_template", alert_templates.problem_with_subject(channel.subject_template)),
+        ("text_template", alert_templates.problem_with_text(channel.text_template)),
+    ):
+        if getattr(channel, field) and channel.kind == Kind.WEBHOOK:
+            raise FieldError(field, "what a webhook gets is for programs, and has no words of one's own")
+        if problem:
+            raise FieldError(field, problem)
 
 
 def _some_of(given: Any, known: Collection[str], field: str) -> list[str]:

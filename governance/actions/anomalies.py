@@ -264,7 +264,7 @@ def _act(anomaly: Anomaly, finding: Excess, figures: HourFigures, now: datetime)
             act=rule.act, guard=guard, acted_at=now, acted_spent_nanos=figures.cost_nanos, act_note=""
         )
         anomaly.refresh_from_db()
-        _report(anomaly, now)
+        _report(anomaly, now, is_news=True)
 
 
 def _do(rule: AnomalyRule, anomaly: Anomaly, tenant: Tenant, finding: Excess, now: datetime) -> Budget | None:
@@ -324,7 +324,7 @@ def _note(anomaly: Anomaly, note: str) -> None:
         Anomaly.objects.filter(pk=anomaly.pk).update(act_note=note[:300])
 
 
-def _report(anomaly: Anomaly, now: datetime) -> None:
+def _report(anomaly: Anomaly, now: datetime, *, is_news: bool = False) -> None:
     alerts.report(
         kind=anomaly_words.KIND,
         subject=str(anomaly),
@@ -332,6 +332,7 @@ def _report(anomaly: Anomaly, now: datetime) -> None:
         severity="critical" if anomaly.acted_at or anomaly.metric == Metric.COST else "warning",
         tenant=anomaly.tenant_id,
         path=f"/admin/governance/anomaly/{anomaly.pk}/change/",
+        is_news=is_news,
         now=now,
     )
 

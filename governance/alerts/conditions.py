@@ -53,8 +53,12 @@ def report(
     tenant: Tenant | int | None = None,
     is_for_tenant: bool = False,
     path: str = "",
+    is_news: bool = False,
 ) -> Alert:
     """Tell the operators. One open alert for each (kind, subject): a repeat counts up and renews its message.
+
+    A repeat is told again where it is graver, or `is_news`, such as what was done about it: in the place of what nobody
+    was told yet, else as another message.
 
     `severity` is info, warning or critical; `tenant` the customer whom it is about, who is told of it as well where it
     `is_for_tenant`; `path` that of the page where one acts, by default its kind's. Runs in the caller's transaction, if
@@ -63,7 +67,7 @@ def report(
     about = Concerns(tenant.pk if isinstance(tenant, Tenant) else tenant, is_for_tenant, path)
     message, subject = _fitting(message, LONGEST_MESSAGE), _fitting(subject, LONGEST_SUBJECT)
     for _ in range(ROUNDS):
-        if repeated := _repeat(kind, subject, message, severity, now, about):
+        if repeated := _repeat(kind, subject, message, severity, now, about, is_news):
             return repeated
         try:
             with transaction.atomic():
@@ -130,7 +134,9 @@ def open_ones() -> QuerySet[Alert]:
 
 
 @transaction.atomic
-def _repeat(kind: str, subject: str, message: str, severity: str, now: datetime, about: Concerns) -> Alert | None:
+def _repeat(
+    kind: str, subject: str, message: str, severity: str, now: datetime, about: Concerns, is_news: bool
+) -> Alert | None:
     """The open alert, counted up; the row stays locked until it is read. Told again if it is graver than it was."""
     found = Alert.objects.filter(kind=kind, subject=subject, cleared_at=None)
     # The two conditions have no row in common, so a repeat counts once.
@@ -145,7 +151,10 @@ def _repeat(kind: str, subject: str, message: str, severity: str, now: datetime,
         return graver
     if not found.update(**changes):
         return None
-    return found.get()
+    same = found.get()
+    if is_news and not notices.reword(incident=incident_of(same), message=message):
+        _tell(same, now=now, about=about)
+    return same
 
 
 def _tell(

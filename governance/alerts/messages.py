@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,11 +12,13 @@ from django.conf import settings
 from django.template.loader import render_to_string
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
+from django.utils.html import escape, format_html
+from django.utils.safestring import mark_safe
 
 from governance import ports
 from governance.alerts.notices import kind_of
 from governance.models import AlertChannel, AlertNotice
-from governance.rules import alerting
+from governance.rules import alert_templates, alerting
 from governance.rules.visibility import Audience
 
 # Titles of what is over, and of what is tried, begin so.
@@ -38,6 +40,9 @@ class AlertLine:
     button: str
     severity: str
     at: str
+    # In a channel's own words, as text and as HTML; empty where it has none.
+    own: str = ""
+    own_html: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ def of(notices: Sequence[AlertNotice], *, id: str, channel: AlertChannel, now: d
         "more": len(shown) - len(items),
         "console": settings.APP_URL,
         "channel": channel.name,
+        "is_own": bool(channel.text_template),
     }
     return Message(
         id=id,
@@ -87,7 +93,7 @@ def _item(notice: AlertNotice, channel: AlertChannel, zone: ZoneInfo, now: datet
     kind = kind_of(notice.kind)
     is_on = notice.what == AlertNotice.What.OPENED
     link, button = _link(notice, channel, now)
-    return AlertLine(
+    line = AlertLine(
         title=PREFIXES.get(AlertNotice.What(notice.what), "") + notice.title,
         message=words(notice, channel),
         advice=kind.advice if is_on and channel.tenant_id is None else "",
@@ -96,6 +102,31 @@ def _item(notice: AlertNotice, channel: AlertChannel, zone: ZoneInfo, now: datet
         severity=notice.severity,
         at=timezone.localtime(notice.occurred_at, zone).strftime("%Y-%m-%d %H:%M %Z"),
     )
+    return _in_own_words(line, notice, channel)
+
+
+def _in_own_words(line: AlertLine, notice: AlertNotice, channel: AlertChannel) -> AlertLine:
+    """The line as the channel's own templates have it."""
+    values = {
+        "title": line.title,
+        "message": line.message,
+        "advice": line.advice,
+        "link": line.link,
+        "button": line.button,
+        "severity": line.severity,
+        "customer": notice.tenant.slug if notice.tenant else "",
+        "kind": notice.kind,
+        "time": line.at,
+        "channel": channel.name,
+    }
+    if channel.subject_template:
+        line = replace(line, title=alert_templates.filled(channel.subject_template, values) or line.title)
+    if not channel.text_template:
+        return line
+    shown = {name: str(escape(value)) for name, value in values.items()}
+    shown["link"] = format_html('<a href="{}">{}</a>', line.link, line.link)
+    html = alert_templates.filled(escape(channel.text_template), shown).replace("\n", "<br>")
+    return replace(line, own=alert_templates.filled(channel.text_template, values), own_html=mark_safe(html))  # noqa: S308
 
 
 def words(notice: AlertNotice, channel: AlertChannel) -> str:

@@ -60,3 +60,9 @@ def tell(
         channel=channel,
         occurred_at=now,
     )
+
+
+def reword(*, incident: str, message: str) -> bool:
+    """Have what nobody was told yet of an incident say this; False where there is nothing of it, or it is out."""
+    waiting = AlertNotice.objects.filter(incident=incident, what=AlertNotice.What.OPENED, spread_at=None).order_by()
+    return bool(waiting.update(message=alerting.one_line(message, LONGEST_MESSAGE)))

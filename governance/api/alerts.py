@@ -16,9 +16,11 @@ from governance.api.fields import Id, Name, OptionalAct, Query, Strict, Text
 from governance.api.permissions import OPERATORS
 from governance.api.views import ControlView, ListView, columns_of, describe_list, presenter
 from governance.models import Alert, AlertChannel, AlertDelivery, AlertNotice
-from governance.rules import alerting
+from governance.rules import alert_templates, alerting
 from governance.rules.alerting import Pace
 from governance.rules.errors import NotOpen
+
+WORDS = ", ".join(f"{{{name}}}" for name in alert_templates.NAMES)
 
 
 class AlertBody(serializers.Serializer[Any]):
@@ -110,6 +112,13 @@ class ChannelBody(Strict):
     quiet_until = serializers.TimeField(required=False, allow_null=True)
     time_zone = Text(required=False, max_length=64)
     tells_ends = serializers.BooleanField(required=False)
+    subject_template = Text(required=False, allow_blank=True, max_length=alert_templates.LONGEST_SUBJECT)
+    text_template = Text(
+        required=False,
+        allow_blank=True,
+        max_length=alert_templates.LONGEST_TEXT,
+        help_text=f"Own words, in which {WORDS} are filled in; it must have {{link}}. Empty: ours.",
+    )
     failures = serializers.IntegerField(read_only=True, help_text="Tries in vain in a row.")
     last_error = serializers.CharField(read_only=True)
     last_sent_at = serializers.DateTimeField(read_only=True, allow_null=True)

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.widgets import (
@@ -26,6 +26,7 @@ from governance.console import confirm, reasons
 from governance.console.base import ConsoleAdmin, LongTableAdmin, actor
 from governance.models import AlertChannel, AlertDelivery
 from governance.models.tenancy import Tenant
+from governance.rules import alert_templates
 from governance.rules.alerting import AREAS
 from governance.rules.errors import FieldError
 
@@ -34,6 +35,11 @@ REPLAY = "It is sent again as a message of its own, within seconds, and tried fo
 ROTATE = (
     "The receiver must know the new secret before the next message. The old one signs nothing any more; the new one is "
     "shown once."
+)
+OWN_WORDS = format_html(
+    "Empty: as it comes. These are filled in, anything else stays as you write it; of a digest each alert is one such "
+    "text. <b>Send a test</b> shows what it looks like. {}",
+    format_html_join("; ", "<code>{{{}}}</code> {}", alert_templates.NAMES.items()),
 )
 COLOURS = {"sent": "success", "pending": "info", "sending": "info", "given up": "danger", "not needed any more": ""}
 
@@ -69,7 +75,7 @@ class ChannelForm(forms.ModelForm):  # type: ignore[type-arg]
         model = AlertChannel
         fields = (
             *("name", "kind", "tenant", "target", "enabled", "min_severity", "areas", "tenants", "pace"),
-            *("quiet_from", "quiet_until", "time_zone", "tells_ends"),
+            *("quiet_from", "quiet_until", "time_zone", "tells_ends", "subject_template", "text_template"),
         )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -113,6 +119,7 @@ class AlertChannelAdmin(ConsoleAdmin):
         (None, {"fields": (("name", "kind"), ("target", "secret"), ("tenant", "enabled"))}),
         ("What it is told", {"fields": ("min_severity", "areas", "tenants", "tells_ends")}),
         ("When", {"fields": (("pace", "time_zone"), ("quiet_from", "quiet_until"))}),
+        ("In your own words", {"fields": ("subject_template", "text_template"), "description": OWN_WORDS}),
     )
     actions_detail = ("try_out", "rotate", "remove")
 

@@ -21,7 +21,7 @@ from unfold.widgets import UnfoldAdminSelectWidget
 
 from governance.actions import allowances, budgets
 from governance.audit import Actor
-from governance.console import allowance_pages, budget_list, budget_page, budget_preview, reasons
+from governance.console import allowance_pages, budget_list, budget_page, budget_preview, reasons, saved_views
 from governance.console import display as show
 from governance.console.base import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor, may
 from governance.console.budget_list import BudgetList
@@ -72,6 +72,8 @@ class BudgetAdmin(ConsoleAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         own = [
+            path("views/", self.admin_site.admin_view(self.save_view), name="governance_budget_views"),
+            path("views/<int:pk>/", self.admin_site.admin_view(self.change_saved_view), name="governance_budget_view"),
             path("csv/", self.admin_site.admin_view(self.csv_view), name="governance_budget_csv"),
             path("<int:pk>/preview/", self.admin_site.admin_view(self.preview_view), name="governance_budget_preview"),
         ]
@@ -84,11 +86,23 @@ class BudgetAdmin(ConsoleAdmin):
         asked = request.GET.urlencode()
         csv = reverse("admin:governance_budget_csv") + (f"?{asked}" if asked else "")
         more = {"may_reset": self.has_operate_permission(request), "csv": csv}
+        more["saved"] = saved_views.shown(request)
         return super().changelist_view(request, {**more, **(extra_context or {})})
 
-    def csv_view(self, request: HttpRequest) -> HttpResponse:
+    def save_view(self, request: HttpRequest) -> HttpResponse:
+        self._must_see(request)
+        return saved_views.save(request)
+
+    def change_saved_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        self._must_see(request)
+        return saved_views.change(request, pk)
+
+    def _must_see(self, request: HttpRequest) -> None:
         if not self.has_view_permission(request):
             raise PermissionDenied
+
+    def csv_view(self, request: HttpRequest) -> HttpResponse:
+        self._must_see(request)
         return budget_list.as_csv(self.get_changelist_instance(request))
 
     def change_view(

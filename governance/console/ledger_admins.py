@@ -27,7 +27,8 @@ class ReservationAdmin(LongTableAdmin):
         ("status_label", "amount"),
         ("reserved_at", "expires_at", "resolved_at"),
         ("tenant", "key"),
-        ("agent", "user", "session", "task"),
+        ("agent", "task"),
+        ("user", "session"),
         ("provider", "model_requested", "model_served"),
         "tokens",
     )

@@ -43,7 +43,8 @@ class RefusalAdmin(LongTableAdmin):
         ("cost", "max_tokens"),
         ("standing",),
         ("tenant", "key"),
-        ("agent", "user", "session", "task"),
+        ("agent", "task"),
+        ("user", "session"),
         ("model", "tools"),
         ("more",),
     )

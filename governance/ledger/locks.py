@@ -18,11 +18,12 @@ from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
+from django.db import DatabaseError, InterfaceError
 
 from governance.ledger import needs, sql, sql_locks
 from governance.ledger import sql_dialect as words
 from governance.ledger.caller_rules import SHARED
-from governance.ledger.operations import Operation, Record, Reserve, Settle
+from governance.ledger.operations import Expire, Operation, Record, Release, Reserve, Settle
 from governance.ledger.results import HeldUp, LedgerUnavailable
 from governance.ledger.rows import hour_of
 from governance.rules.scopes import PLATFORM
@@ -35,6 +36,7 @@ _TOO_LONG = "57014"
 # How long a look waits for a lock, which only a whole table's can make it do, and works on one of its statements.
 LOOK_LOCK_S, LOOK_STATEMENT_S = 0.03, 0.5
 _brief_s: ContextVar[float | None] = ContextVar("_brief_s", default=None)
+_hears: ContextVar[Callable[[], None] | None] = ContextVar("_hears", default=None)
 
 
 def wait_s() -> float:
@@ -80,6 +82,13 @@ def is_in_the_way(error: Exception) -> bool:
     return isinstance(error, HeldUp) or _sqlstate(error) in _SQLSTATES
 
 
+def is_of_database(error: BaseException | None) -> bool:
+    """Whether it is the database that failed. Where others never let a batch have its windows, it is well."""
+    while isinstance(error, LedgerUnavailable):
+        error = error.__cause__
+    return isinstance(error, DatabaseError | InterfaceError)
+
+
 def _sees_nothing(error: Exception) -> bool:
     """Whether a look met a lock itself, or took too long: then it is not known whose rows are taken."""
     return is_in_the_way(error) or _sqlstate(error) == _TOO_LONG
@@ -104,6 +113,16 @@ def briefly_waited_for(seconds: float) -> Iterator[None]:
         yield
     finally:
         _brief_s.reset(token)
+
+
+@contextmanager
+def answers_heard_by(hears: Callable[[], None]) -> Iterator[None]:
+    """Have it told, in the midst of operations, that the database has answered: a lock is in their way."""
+    token = _hears.set(hears)
+    try:
+        yield
+    finally:
+        _hears.reset(token)
 
 
 @contextmanager
@@ -161,6 +180,8 @@ def looked(
     It skips rows that somebody has, but no table that somebody has as a whole: then nothing is known of whose rows are
     taken (None).
     """
+    if (hears := _hears.get()) is not None:
+        hears()
     try:
         with words.waiting(LOOK_LOCK_S, statement_s=LOOK_STATEMENT_S):
             return cast(tuple[list[str], dict[str, bool]], durably(lambda _: look(operations, now)))
@@ -207,8 +228,28 @@ def _needs(operations: Sequence[Operation], now: datetime) -> sql_locks.Needs:
         },
         keys={(caller.key_id, caller.tenant_id) for caller in named if caller.key_id is not None},
         tenant_ids={caller.tenant_id for caller in named},
-        hours={hour_of(getattr(op, "occurred_at", None) or now) for op in operations} | {hour_of(now)},
+        sums={_sum_of(op, now) for op in operations if isinstance(op, Reserve | Record)},
+        charged=set(chain.from_iterable(map(_charged, operations))),
     )
+
+
+def _sum_of(op: Reserve | Record, now: datetime) -> tuple[int, datetime, str, str, str]:
+    """The hour's sum in which a report counts, and a call will, as far as it can be known."""
+    if isinstance(op, Reserve):
+        return op.caller.tenant_id, hour_of(now), op.caller.agent, op.provider, op.call.model
+    at = hour_of(op.occurred_at or now)
+    return op.caller.tenant_id, at, op.caller.agent, op.usage.provider, op.usage.model
+
+
+def _charged(op: Operation) -> Iterator[tuple[UUID, datetime | None, str | None, str | None]]:
+    """In which hours' sums a reservation may count: as it was held, as its settlement says, or as both do."""
+    if not isinstance(op, Settle | Release | Expire):
+        return
+    yield op.reservation_id, None, None, None
+    if isinstance(op, Settle):
+        name = op.usage.provider or None, op.usage.model or None
+        yield op.reservation_id, None, *name
+        yield op.reservation_id, op.occurred_at and hour_of(op.occurred_at), *name
 
 
 def tenants_of(operations: Sequence[Operation]) -> list[str]:

@@ -19,7 +19,8 @@ from governance.rules.scopes import PLATFORM
 _SUBJECTS = Shape("budget_id bigint, subject text, tenant_id bigint")
 _BUCKETS = Shape("rate_limit_id bigint, subject text, tenant_id bigint")
 _KEYS = Shape("id bigint, tenant_id bigint")
-_HOURS = Shape("hour timestamptz")
+_SUMS = Shape("tenant_id bigint, hour timestamptz, agent text, provider text, model text")
+_CHARGED = Shape("id uuid, hour timestamptz, provider text, model text")
 
 
 def _held(listed: str = "") -> str:
@@ -30,14 +31,16 @@ def _held(listed: str = "") -> str:
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What calls and reports need of their tenants: reservations, subjects of budgets and of rate limits, each with
-    its tenant, keys likewise, tenants by id, and the hours in which is charged."""
+    its tenant, keys likewise, tenants by id, the hours' sums in which is charged, and how reservations are: with the
+    hour, provider and model where these are not None, which is the reservation's own."""
 
     held: Collection[UUID]
     subjects: Collection[tuple[int, str, int]]
     buckets: Collection[tuple[int, str, int]]
     keys: Collection[tuple[int, int]]
     tenant_ids: Collection[int]
-    hours: Collection[datetime]
+    sums: Collection[tuple[int, datetime, str, str, str]]
+    charged: Collection[tuple[UUID, datetime | None, str | None, str | None]]
 
 
 def taken(needs: Needs, *, now: datetime, silent_s: float, old_s: float) -> list[Select[list[tuple[str, bool]]]]:
@@ -82,9 +85,14 @@ def taken(needs: Needs, *, now: datetime, silent_s: float, old_s: float) -> list
         (
             "spendrollup",
             "UPDATE",
-            "SELECT s.id, s.tenant_id FROM governance_spendrollup s"
-            f" WHERE s.tenant_id IN {of_tenants} AND s.hour IN (SELECT v.hour FROM {_HOURS})",
-            [tenants, held, _HOURS.pack((hour,) for hour in needs.hours)],
+            # A tenant has as many an hour as it has names of agents and models.
+            f"SELECT s.id, s.tenant_id FROM (SELECT {_SUMS.columns} FROM {_SUMS}"
+            " UNION SELECT e.tenant_id, COALESCE(v.hour, date_trunc('hour', e.reserved_at, 'UTC')), e.agent,"
+            " COALESCE(v.provider, e.provider), COALESCE(v.model, e.model_served)"
+            f" FROM governance_reservation e JOIN {_CHARGED} ON e.id = v.id) n"
+            " JOIN governance_spendrollup s ON s.tenant_id = n.tenant_id AND s.hour = n.hour AND s.agent = n.agent"
+            " AND s.provider = n.provider AND s.model = n.model",
+            [_SUMS.pack(needs.sums), _CHARGED.pack(needs.charged)],
         ),
         # What is charged and held refers to these.
         (
@@ -107,17 +115,31 @@ def taken(needs: Needs, *, now: datetime, silent_s: float, old_s: float) -> list
 
 
 def _taken(table: str, strength: str, wanted: str) -> str:
-    # A row says which transaction locked it last; and each transaction has a lock on itself as long as it lasts.
+    # A row says which transaction locked it last, or by which number several are known that share it (a multixact); and
+    # each transaction has a lock on itself as long as it lasts. What a savepoint locked has a number of its own, which
+    # leads to nobody once the savepoint is released. Then it is one of those that were there by that time, and have
+    # locked something in the table: not one of them may be at work. An age is negative of what is no number yet.
     return (
         f"WITH wanted AS MATERIALIZED ({wanted}), had AS MATERIALIZED (SELECT r.id FROM {table} r"
-        f" WHERE r.id IN (SELECT n.id FROM wanted n) FOR {strength} SKIP LOCKED)"
-        " SELECT o.slug, l.transactionid IS NOT NULL AND a.wait_event_type IS DISTINCT FROM 'Lock'"
+        f" WHERE r.id IN (SELECT n.id FROM wanted n) FOR {strength} SKIP LOCKED),"
+        " taken AS MATERIALIZED (SELECT DISTINCT n.tenant_id, r.xmax AS mark FROM wanted n"
+        f" JOIN {table} r ON r.id = n.id WHERE n.id NOT IN (SELECT h.id FROM had h)),"
+        " marks AS (SELECT t.mark, t.mark AS xid FROM taken t UNION SELECT t.mark, m.xid FROM taken t,"
+        " pg_get_multixact_members(CASE WHEN mxid_age(t.mark) BETWEEN 1 AND"
+        " (SELECT max(mxid_age(d.datminmxid)) FROM pg_database d) THEN t.mark END) m),"
+        " running AS MATERIALIZED (SELECT l.transactionid AS xid, l.virtualtransaction IN (SELECT i.virtualtransaction"
+        f" FROM pg_locks i WHERE i.relation = '{table}'::regclass AND i.mode <> 'AccessShareLock' AND i.database ="
+        " (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())) AS is_here,"
+        " a.wait_event_type IS DISTINCT FROM 'Lock'"
         " AND COALESCE(a.state_change < clock_timestamp() - make_interval(secs => %s)"
-        " OR a.xact_start < clock_timestamp() - make_interval(secs => %s), TRUE)"
-        f" FROM wanted n JOIN {table} r ON r.id = n.id JOIN governance_tenant o ON o.id = n.tenant_id"
-        " LEFT JOIN pg_locks l ON l.locktype = 'transactionid' AND l.granted AND l.transactionid = r.xmax"
-        " LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
-        " WHERE n.id NOT IN (SELECT h.id FROM had h)"
+        " OR a.xact_start < clock_timestamp() - make_interval(secs => %s), TRUE) AS keeps"
+        " FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid"
+        " WHERE l.locktype = 'transactionid' AND l.granted),"
+        " holders AS (SELECT m.mark, x.keeps, x.xid = m.xid AS is_named FROM marks m JOIN running x"
+        " ON x.xid = m.xid OR (x.is_here AND age(m.xid) BETWEEN 0 AND age(x.xid)))"
+        " SELECT o.slug, COALESCE(bool_and(h.keeps) FILTER (WHERE h.is_named), bool_and(h.keeps), FALSE)"
+        " FROM taken t JOIN governance_tenant o ON o.id = t.tenant_id LEFT JOIN holders h ON h.mark = t.mark"
+        " GROUP BY o.slug, t.mark"
     )
 
 

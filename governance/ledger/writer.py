@@ -25,13 +25,13 @@ from functools import cache
 from typing import Any, cast
 
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError, connection
+from django.db import DatabaseError, connection
 from django.utils import timezone
 from prometheus_client import Histogram
 
 from governance import database, ledger, measures
 from governance.alerts import conditions as alerts
-from governance.ledger import held_up
+from governance.ledger import held_up, locks
 from governance.ledger.operations import Extend, Operation, Record, Release, Reserve, Settle
 from governance.rules.errors import own_of
 
@@ -132,7 +132,7 @@ class GroupCommit:
         # Of these: what is being tried once more.
         self._retried: list[_Job] = []
         self._held_up = held_up.known
-        # What the database said last, while it is away; since when it has been at a batch (monotonic seconds).
+        # What the database said last, while it is away; since when it has not answered a batch (monotonic seconds).
         self._away: str | None = None
         self._busy_since_s: float | None = None
         self._reserving = 0
@@ -326,13 +326,17 @@ class GroupCommit:
 
     @contextmanager
     def _at_the_database(self) -> Iterator[None]:
-        """Note since when it is asked, and whether it is away."""
-        self._busy_since_s = time.monotonic()
+        """Note since when it has not answered, and whether it is away."""
+
+        def begin() -> None:
+            self._busy_since_s = time.monotonic()
+
+        begin()
         try:
-            yield
+            with locks.answers_heard_by(begin):
+                yield
         except ledger.LedgerUnavailable as error:
-            # Where others never let it have its windows, the database is well.
-            self._away = str(error) if _is_of_database(error) else self._away
+            self._away = str(error) if locks.is_of_database(error) else self._away
             raise
         else:
             self._away = None
@@ -460,12 +464,6 @@ _running: list[GroupCommit] = []
 def why_away() -> str | None:
     """What this process's writer knows of the database's being away; None where it answers, or there is no writer."""
     return next((reason for commit in list(_running) if (reason := commit.why_away()) is not None), None)
-
-
-def _is_of_database(error: BaseException | None) -> bool:
-    while isinstance(error, ledger.LedgerUnavailable):
-        error = error.__cause__
-    return isinstance(error, DatabaseError | InterfaceError)
 
 
 def _said(result: Any) -> Any:

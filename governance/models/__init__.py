@@ -12,6 +12,7 @@ from governance.models.raises import RaiseRequest
 from governance.models.refusals import RefusedCall
 from governance.models.report_mails import ReportMail, ReportSubscription
 from governance.models.reports import PendingReport
+from governance.models.saved_views import SavedView
 from governance.models.spend import PurgedSpend, Reservation, SpendEntry, SpendRollup
 from governance.models.tenancy import Agent, ApiKey, Tenant, TenantStaff
 
@@ -49,6 +50,7 @@ __all__ = [
     "ReportSubscription",
     "Reservation",
     "RuleChange",
+    "SavedView",
     "ScopeType",
     "SpendEntry",
     "SpendRollup",

@@ -9,7 +9,7 @@ from django.db.models import F, Q
 from governance.models.budgets import BudgetWindow
 from governance.models.events import BudgetEvent
 from governance.models.tenancy import Tenant
-from governance.rules import alerting
+from governance.rules import alert_templates, alerting
 from governance.rules.alerting import Pace
 
 
@@ -105,6 +105,10 @@ class AlertChannel(models.Model):
     quiet_until = models.TimeField(null=True, blank=True)
     time_zone = models.CharField(max_length=64, default="UTC", help_text="Of quiet hours and digests: an IANA name.")
     tells_ends = models.BooleanField(default=True, help_text="Whether it is told, too, when something is over.")
+    subject_template = models.CharField(
+        max_length=alert_templates.LONGEST_SUBJECT, blank=True, default="", db_default="", verbose_name="own subject"
+    )
+    text_template = models.TextField(blank=True, default="", db_default="", verbose_name="own text")
     # Tries in vain in a row, and until when nothing is tried.
     failures = models.PositiveIntegerField(default=0, editable=False)
     retry_at = models.DateTimeField(null=True, blank=True, editable=False)

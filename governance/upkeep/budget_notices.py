@@ -129,14 +129,21 @@ PERIODS = {
 def _said(event: BudgetEvent) -> tuple[str, str]:
     """(kind, title)"""
     name = name_of(event.window)
-    if event.kind == Kind.HARD_STOP or (event.kind == Kind.STATE_CHANGE and event.new_state == "stopped"):
+    if _is_used_up(event):
         return "budget_stopped", f"Stopped: {name} is used up"
+    if event.kind == Kind.HARD_STOP:
+        return "budget_stopped", f"A call was refused: {name} has too little left"
     if event.kind == Kind.THRESHOLD_BREACH:
         return "budget_threshold", f"{capital(name)} is at {percent(Decimal(event.threshold))}"
     if event.kind == Kind.BUDGET_RESET:
         return "budget_reset", f"{capital(name)} was reset"
     state = {"active": "open again", "degraded": "served by cheaper models now", "warned": "close to its limit"}
     return "budget_state", f"{capital(name)} is {state.get(event.new_state, event.new_state)}"
+
+
+def _is_used_up(event: BudgetEvent) -> bool:
+    """Whether no call is let in any more. Of one that is too large for the rest the window's state says nothing."""
+    return event.kind in (Kind.HARD_STOP, Kind.STATE_CHANGE) and event.new_state == "stopped"
 
 
 def capital(text: str) -> str:
@@ -151,14 +158,18 @@ def _message(event: BudgetEvent, runs_out_at: datetime | None) -> str:
     spent, limit = (dollars(n) for n in (event.settled_nanos, event.limit_nanos))
     used = f" ({Decimal(event.settled_nanos) / Decimal(event.limit_nanos):.0%})" if event.limit_nanos else ""
     words = [f"{spent} of {limit} are spent{used}."]
-    if _said(event)[0] == "budget_stopped":
+    reason = event.reason.rstrip(".")
+    if _is_used_up(event):
         words.append("Calls under it are refused from now on.")
+    elif event.kind == Kind.HARD_STOP:
+        words.append("A call that may cost more than what is left was refused; smaller ones go through.")
+        reason = ""
     if event.kind != Kind.BUDGET_RESET and event.window.closed_at is None:
         if runs_out_at is not None:
             words.append(f"At the usual pace it runs out about {_moment(runs_out_at, event.window)}.")
         words.append(resets(event.window))
-    if event.reason:
-        words.append(f"Reason: {event.reason.rstrip('.')}.")
+    if reason:
+        words.append(f"Reason: {reason}.")
     return " ".join(word for word in words if word)
 
 

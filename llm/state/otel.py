@@ -171,10 +171,10 @@ class Exporter:
         context = trace.set_span_in_context(trace.NonRecordingSpan(_parent_of(span)))
         self._ids.next = span
         made = self._tracer.start_span(
-            _fit(name),
+            fit(name),
             context=context if span.parent_id else trace.Context(),
             kind=trace.SpanKind[kind],
-            attributes={key: _fit(value) for key, value in attributes.items()},
+            attributes={key: fit(value) for key, value in attributes.items()},
             start_time=int(began_at * 1e9),
         )
         if error:
@@ -215,9 +215,9 @@ def _of_call(call: EndedCall) -> dict[str, Any]:
     return found | {"http.request.method": "POST"}
 
 
-def _fit(value: Any) -> Any:
+def fit(value: Any, longest: int = LONGEST_TEXT) -> Any:
     """As protobuf takes it: one name that is no Unicode would lose all that is told along with it."""
-    return value[:LONGEST_TEXT].encode(errors="replace").decode() if isinstance(value, str) else value
+    return value[:longest].encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _parent_of(span: TraceSpan) -> Any:

@@ -32,6 +32,23 @@ CHROMIUM_FLAGS = [
 APP_ORIGIN = "https://app.example.test"
 OPERATOR, PASSWORD = "olivia", "a-password-for-tests"
 DATABASE = "governor.sqlite3"
+# A call that a budget refuses, and one that it lets go.
+REFUSE = """
+from django.utils import timezone
+from governance import ledger
+from governance.actions.refusal_log import NotedRefusal, RefusalLog
+from tests import factories
+owner = factories.tenant("browsed")
+factories.budget("1", tenant=owner, scope_key="browsed")
+now, by = timezone.now(), factories.caller(owner, agent="seen", user="a" * 200)
+factories.agent("seen", of=owner)
+decision = ledger.reserve(factories.reserving("1.50", by=by), now=now)
+log = RefusalLog()
+log.note(NotedRefusal("{id}", by, "large", (), decision.reason.value, 402, now, decision=decision))
+log.flush()
+ledger.record(factories.reporting("0.01", by=by, request_id="{id}-served"), now=now)
+"""
+REFUSED = "01a2218a-3ea8-7440-9ba8-f2ad37b574ae"
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,12 @@ class Visit:
             self.problems.append(f"{response.status} {response.url}")
         if urlsplit(response.url).scheme in ("http", "https") and not response.url.startswith(self.site.url):
             self.problems.append(f"foreign: {response.url}")
+
+
+def links_below(page: Page, path: str) -> list[str]:
+    """The paths that a page links to below one, without their queries."""
+    found = page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
+    return sorted({urlsplit(link).path for link in found if urlsplit(link).path.startswith(path)})
 
 
 def find_chromium() -> str:
@@ -174,4 +197,13 @@ def demo_history(site: Site) -> None:
 @pytest.fixture
 def demo(operator: Visit, demo_history: None) -> Visit:
     """An operator's visit where there is something to see."""
+    return operator
+
+
+@pytest.fixture
+def refused(operator: Visit) -> Visit:
+    """An operator's visit where one call was refused, which all tests share."""
+    page = operator.open("/admin/calls/?q=" + REFUSED)
+    if page.get_by_text("No call is named").count():
+        operator.site.manage("shell", "--command", REFUSE.format(id=REFUSED))
     return operator

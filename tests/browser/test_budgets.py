@@ -29,6 +29,20 @@ def test_a_stopped_budget_is_found_and_read_in_two_clicks(demo: Visit) -> None:
     assert demo.problems == []
 
 
+def test_windows_are_filtered_by_a_budget_that_is_typed(demo: Visit) -> None:
+    page = demo.open("/admin/governance/budgetwindow/")
+    page.get_by_role("button", name="Filters").click()
+    page.get_by_role("combobox", name="By budget: none").click()
+    page.keyboard.type("initech")
+    page.get_by_role("option", name=re.compile("initech")).first.click()
+    page.get_by_role("button", name="Apply Filters").click()
+    page.wait_for_url("**budget__id__exact=*")
+    assert {name.split()[0] for name in page.locator("td.field-subject_name").all_inner_texts()} <= {"initech"}
+    page.get_by_role("navigation", name="Breadcrumbs").get_by_role("link", name="Budgets").click()
+    expect(page.get_by_role("heading", name="Budgets", exact=True)).to_be_visible()
+    assert demo.problems == []
+
+
 def test_when_a_budget_runs_out_is_read_and_what_a_lower_soft_cap_would_have_done(demo: Visit) -> None:
     page = demo.open("/admin/governance/budget/?q=initech&window=month")
     page.locator(".sg-budgets tbody a").first.click()
@@ -66,6 +80,29 @@ def test_selected_budgets_are_reset_with_a_reason(demo: Visit) -> None:
     page.fill("textarea[name=reason]", "a new project")
     page.get_by_role("button", name="Reset", exact=True).click()
     expect(page.get_by_text(re.compile("Reset: initech each agent"))).to_be_visible()
+    assert demo.problems == []
+
+
+def test_a_view_is_saved_opened_renamed_and_deleted(demo: Visit) -> None:
+    page = demo.open("/admin/governance/budget/?state=stopped")
+    name = page.get_by_label("Name of this view")
+    name.fill("<b>Used</b> up")
+    page.get_by_role("button", name="Save view").click()
+
+    page.get_by_role("navigation", name="State").get_by_role("link", name="All").click()
+    view = page.get_by_role("navigation", name="Saved views").get_by_role("link", name="<b>Used</b> up")
+    view.click()
+    expect(view).to_have_attribute("aria-current", "page")
+    expect(page.locator(".sg-budgets tbody tr")).to_have_count(1)
+    name.fill("Stopped ones")
+    name.press("Enter")
+    expect(page.get_by_role("navigation", name="Saved views")).to_have_text("Stopped ones")
+
+    page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    assert not is_wider_than_the_screen(demo)
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_text("The view “Stopped ones” is deleted.")).to_be_visible()
+    expect(page.get_by_role("navigation", name="Saved views")).to_have_count(0)
     assert demo.problems == []
 
 

@@ -5,37 +5,13 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Visit
+from tests.browser.conftest import REFUSED, Visit
 
 pytestmark = pytest.mark.browser
-REFUSE = """
-from django.utils import timezone
-from governance import ledger
-from governance.actions.refusal_log import NotedRefusal, RefusalLog
-from tests import factories
-owner = factories.tenant("browsed")
-factories.budget("1", tenant=owner, scope_key="browsed")
-now, by = timezone.now(), factories.caller(owner, agent="seen", user="a" * 200)
-factories.agent("seen", of=owner)
-decision = ledger.reserve(factories.reserving("1.50", by=by), now=now)
-log = RefusalLog()
-log.note(NotedRefusal("{id}", by, "large", (), decision.reason.value, 402, now, decision=decision))
-log.flush()
-ledger.record(factories.reporting("0.01", by=by, request_id="{id}-served"), now=now)
-"""
-REFUSED = "01a2218a-3ea8-7440-9ba8-f2ad37b574ae"
 
 
 def fits(page: Page) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
-
-
-@pytest.fixture
-def refused(operator: Visit) -> Visit:
-    page = operator.open("/admin/calls/?q=" + REFUSED)
-    if page.get_by_text("No call is named").count():
-        operator.site.manage("shell", "--command", REFUSE.format(id=REFUSED))
-    return operator
 
 
 def test_why_a_call_was_refused_is_three_clicks_away_and_the_raise_one_more(refused: Visit) -> None:

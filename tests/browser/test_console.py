@@ -2,7 +2,6 @@
 
 import re
 from typing import Literal
-from urllib.parse import urlsplit
 
 import pytest
 from django.contrib import admin
@@ -10,7 +9,7 @@ from django.urls import reverse
 from playwright.sync_api import Page, expect
 
 from config.console import menu, story_page
-from tests.browser.conftest import Visit
+from tests.browser.conftest import OPERATOR, Visit, links_below
 
 pytestmark = pytest.mark.browser
 
@@ -61,10 +60,32 @@ def test_everything_is_stopped_from_the_overview_and_lifted_again(operator: Visi
     assert operator.problems == []
 
 
-def links_below(page: Page, path: str) -> list[str]:
-    """The paths that a page links to below one, without their queries."""
-    found = page.eval_on_selector_all("a[href]", "links => links.map(link => link.href)")
-    return sorted({urlsplit(link).path for link in found if urlsplit(link).path.startswith(path)})
+def test_the_menu_of_who_is_signed_in_is_opened_and_left_by_keyboard(operator: Visit) -> None:
+    page = operator.open("/admin/")
+    opener = page.get_by_role("button", name=re.compile(OPERATOR))
+    menu_of_theirs = page.get_by_role("navigation", name="Account")
+    expect(opener).to_have_attribute("aria-expanded", "false")
+    opener.focus()
+    page.keyboard.press("Enter")
+    expect(opener).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Light")).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(page.locator("html")).to_have_class("dark")
+    expect(page.get_by_role("button", name="Dark")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Escape")
+    expect(menu_of_theirs).to_be_hidden()
+    expect(opener).to_be_focused()
+
+    page.keyboard.press("Enter")
+    menu_of_theirs.get_by_role("link", name="Second factor").focus()
+    page.locator("#sg-main a").first.focus()
+    expect(menu_of_theirs).to_be_hidden()
+    opener.click()
+    menu_of_theirs.get_by_role("link", name="Second factor").click()
+    expect(page).to_have_url(re.compile("/admin/second-factor/"))
+    assert operator.problems == []
 
 
 def test_every_page_runs_under_its_content_policy(operator: Visit, demo_history: None) -> None:

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,9 +27,9 @@ from billing.models import BillingAccount
 from billing.stripe_api import client
 from config import sign_ins
 from governance import ledger
-from governance.actions import alert_channels, reviews
+from governance.actions import alert_channels, anomalies, anomaly_rules, reviews
 from governance.audit import Actor
-from governance.models import Alert, BudgetWindow, Job
+from governance.models import Alert, Anomaly, BudgetWindow, Job
 from governance.rules import outages
 from governance.rules.calls import Usage
 from governance.upkeep import conditions, reconcile, telling
@@ -71,6 +72,22 @@ def letter(mail: MailSink, *, now: datetime = NOON) -> str:
 def spend(cost: str, *, at: datetime = NOON, agent: str = "invoices") -> None:
     by = make.caller(agent=agent)
     ledger.record(make.reporting(cost, by=by, occurred_at=at), now=at)
+
+
+def test_an_agent_that_runs_away_is_paused_and_one_letter_says_so_with_the_cost_and_the_button(mail: MailSink) -> None:
+    make.agent("support")
+    anomaly_rules.create(tenant=make.tenant(), agent="support", act="pause", by=Actor("ada"), now=NOON)
+    for hours_ago in range(1, 121):
+        spend("0.10", at=NOON - HOUR * hours_ago, agent="support")
+    spend("3.00", agent="support")
+    anomalies.look(now=NOON + MINUTE, known={})
+    page = f"{ADMIN}/governance/anomaly/{Anomaly.objects.get().pk}/change/"
+    assert letter(mail) == (
+        "Unusual spending: cost of agent acme/support | "
+        "The agent acme/support spent $3.00 in the hour from 12:00 UTC, where $0.10 is usual and $0.25 the most."
+        " It was paused by itself, when its hour had spent $3.00: undo that on the anomaly's page. "
+        f"See what is unusual: {page} critical, 2026-03-10 12:01 UTC"
+    )
 
 
 def test_money_that_goes_fast_names_who_spends_it_how_much_and_the_button(mail: MailSink) -> None:
@@ -141,9 +158,9 @@ def unusable() -> None:
     endpoints.Watch().read(now=NOON)
 
 
-def refused() -> None:
+def refused(status: int = 402) -> None:
     failures = ProviderFailures(breakers.shared(), lambda work: sync_to_async(work)())
-    answer = SimpleNamespace(status=402, headers={})
+    answer = SimpleNamespace(status=status, headers={})
     async_to_sync(failures.refused)("mistral/large", SimpleNamespace(name="mistral"), answer, b"", tenant=1)  # type: ignore[arg-type]
 
 
@@ -174,6 +191,11 @@ Provoke = Callable[[], None]
             refused,
             "A provider wants to be paid: mistral",
             "The gateway's own account at the model's API is out of money.",
+        ),
+        (
+            partial(refused, 401),
+            "A provider refuses our key: mistral",
+            "The gateway's own key was refused by the model's API.",
         ),
         (
             unbound,

@@ -73,6 +73,50 @@ def test_a_threshold_is_told_once_by_mail_and_by_webhook_with_the_page_where_one
     assert told["auto-submitted"] == "auto-generated"
 
 
+def test_a_channel_says_it_in_its_own_words_and_names_in_them_are_words(mail: MailSink, clock: Clock) -> None:
+    budget = make.budget("1.00")
+    text = "Hello {customer},\n{advice}\n\n{message}\n<b>Call</b> 555-0199 or see {link}"
+    mail_to(subject_template="[{severity}] {title}", text_template=text)
+    spend("0.80")
+    assert telling.run(clock=clock) == 1
+    [told] = mail.got
+    assert told["subject"] == "[warning] The daily budget of acme is at 75%"
+    plain, html = told.get_body(("plain",)), told.get_body(("html",))
+    assert plain is not None
+    assert html is not None
+    link = f"http://127.0.0.1:8000/admin/governance/budget/{budget.pk}/change/"
+    assert plain.get_content().splitlines() == [
+        "Hello acme,",
+        "",
+        "$0.80 of $1.00 are spent (80%). It resets at 00:00 on 2026-03-11 (UTC).",
+        f"<b>Call</b> 555-0199 or see {link}",
+    ]
+    shown = html.get_content()
+    assert f'&lt;b&gt;Call&lt;/b&gt; 555-0199 or see <a href="{link}">{link}</a>' in shown
+    assert "Hello acme,<br>" in shown
+    assert "Sent by" not in shown
+
+
+def test_a_digest_in_own_words_has_each_alert_in_them(mail: MailSink, clock: Clock) -> None:
+    mail_to(text_template="* {title} ({link})")
+    for subject in ("<b>{link}", "two"):
+        alerts.report(kind="dead_letter", subject=subject, message="It failed.", now=NOON)
+    assert telling.run(clock=clock) == 1
+    [told] = mail.got
+    plain, html = told.get_body(("plain",)), told.get_body(("html",))
+    assert plain is not None
+    assert html is not None
+    page = "http://127.0.0.1:8000/admin/billing/stripeevent/"
+    assert told["subject"] == "2 alerts, the gravest: An event of Stripe's was given up: <b>{link}"
+    # What a name says is neither filled in nor markup.
+    assert plain.get_content().splitlines() == [
+        f"* An event of Stripe's was given up: <b>{{link}} ({page})",
+        "",
+        f"* An event of Stripe's was given up: two ({page})",
+    ]
+    assert "given up: &lt;b&gt;{link} (<a " in html.get_content()
+
+
 def test_a_warning_says_when_it_runs_out_as_that_was_last_kept(hook: Receiver, clock: Clock) -> None:
     owner = make.tenant(time_zone="Europe/Paris")
     budget = make.budget("1.00", tenant=owner)
@@ -102,6 +146,27 @@ def test_one_call_from_nothing_to_the_end_is_one_message(hook: Receiver, clock: 
     [body] = hook.bodies
     assert body["data"]["title"] == "Stopped: the daily budget of acme is used up"
     assert body["data"]["severity"] == "critical"
+
+
+def test_a_call_that_is_too_large_for_the_rest_is_no_end_of_the_budget(hook: Receiver, clock: Clock) -> None:
+    make.budget("1.00")
+    webhook_to(hook)
+    spend("0.40")
+    ledger.reserve(make.reserving("0.70"), now=NOON)
+    telling.run(clock=clock)
+    spend("0.60")
+    telling.run(clock=clock)
+    small, end = (each["data"] for each in hook.bodies)
+    assert (small["title"], small["severity"]) == (
+        "A call was refused: the daily budget of acme has too little left",
+        "critical",
+    )
+    assert small["message"] == (
+        "$0.40 of $1.00 are spent (40%). A call that may cost more than what is left was refused; smaller ones go"
+        " through. It resets at 00:00 on 2026-03-11 (UTC)."
+    )
+    assert end["title"] == "Stopped: the daily budget of acme is used up"
+    assert "(100%). Calls under it are refused from now on." in end["message"]
 
 
 def test_what_is_raised_or_reset_is_over_for_those_who_keep_incidents(
@@ -342,6 +407,19 @@ def test_a_graver_repeat_is_told_once_and_a_repeat_is_not(hook: Receiver, clock:
         alerts.report(kind="provider_disagrees", subject="openai", message="$1 more.", now=NOON, severity=severity)
         telling.run(clock=clock)
     assert [body["data"]["severity"] for body in hook.bodies] == ["warning", "critical"]
+
+
+def test_what_was_done_about_it_is_in_the_message_that_waits_or_in_another_one(hook: Receiver, clock: Clock) -> None:
+    webhook_to(hook)
+    alerts.report(kind="anomaly", subject="a", message="It spends.", now=NOON)
+    alerts.report(kind="anomaly", subject="a", message="It spends. It was paused.", is_news=True, now=NOON)
+    telling.run(clock=clock)
+    alerts.report(kind="anomaly", subject="a", message="It spends. It is degraded.", is_news=True, now=NOON)
+    alerts.report(kind="anomaly", subject="a", message="It spends more.", now=NOON)
+    telling.run(clock=clock)
+    told = [(each["data"]["message"], each["data"]["incident"]) for each in hook.bodies]
+    incident = told[0][1]
+    assert told == [("It spends. It was paused.", incident), ("It spends. It is degraded.", incident)]
 
 
 def test_what_is_kept_goes_after_ninety_days(hook: Receiver, clock: Clock) -> None:

@@ -73,6 +73,19 @@ def test_what_cannot_be_is_said_beside_its_field(settings: Any) -> None:
     assert not AlertChannel.objects.exists()
 
 
+def test_own_words_are_entered_with_their_names_beside_them() -> None:
+    operator = signed_in("olga", "operator")
+    mail = {"kind": "email", "target": "owner@example.com", "subject_template": "[acme] {title}"}
+    page = operator.post(ADD, form(**mail, text_template="{message}\r\n\r\nCall 555. {lonk}")).content.decode()
+    assert "Put {link} where it is to lead" in page
+    operator.post(ADD, form(**mail, text_template="{message}\r\n\r\nCall 555. {link}"))
+    channel = AlertChannel.objects.get()
+    assert (channel.subject_template, channel.text_template) == ("[acme] {title}", "{message}\n\nCall 555. {link}")
+    page = operator.get(reverse("admin:governance_alertchannel_change", args=[channel.pk])).content.decode()
+    assert "<code>{customer}</code> whom it is about" in page
+    assert "Call 555. {link}" in page
+
+
 def test_a_secret_goes_in_and_never_comes_out(settings: Any) -> None:
     operator = signed_in("olga", "operator")
     operator.post(ADD, form(kind="apprise", secret="pagerduty://integration-1@key-1"))

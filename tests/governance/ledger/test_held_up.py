@@ -26,9 +26,11 @@ from governance.audit import Actor
 from governance.ledger import book, held_up, locks, writer
 from governance.ledger import sql_dialect as words
 from governance.ledger.held_up import HeldUpTenants
+from governance.ledger.operations import Expire, Extend
 from governance.ledger.results import HeldUp, LedgerUnavailable
 from governance.ledger.writer import GroupCommit
-from governance.models import Alert, BudgetWindow, RateLimit, Reservation
+from governance.models import Alert, BudgetWindow, RateLimit, Reservation, SpendRollup
+from governance.rules.calls import Usage
 from governance.rules.reports import ReportTrust
 from tests import factories as make
 from tests.factories import nanos
@@ -48,8 +50,8 @@ class Rival:
     def lock(self, budget: Any) -> None:
         self._connection.execute("SELECT 1 FROM governance_budgetwindow WHERE budget_id = %s FOR UPDATE", [budget.pk])
 
-    def run(self, statement: LiteralString) -> None:
-        self._connection.execute(statement)
+    def run(self, statement: LiteralString, *params: Any) -> None:
+        self._connection.execute(statement, params or None)
 
     def let_go(self) -> None:
         self._connection.rollback()
@@ -176,6 +178,25 @@ async def test_a_lock_in_everybodys_way_is_said_to_each_and_waited_for_no_longer
     rival.let_go()
     await until(lambda: all(commit._held_up.is_due(by.tenant) for by in callers))
     assert (await commit.submit(make.reserving("0.01", by=callers[0]))).allowed
+
+
+@pytest.mark.postgres_only
+async def test_nor_is_the_database_away_that_says_again_and_again_that_a_lock_is_in_the_way(
+    commit: GroupCommit, platform: Any, mine: Any, rival: Rival, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where many processes want the platform's window in turn, and each has it until a slow disk has its log."""
+    await held(commit, mine)
+    settings.LEDGER_DEADLINE_S = 1
+    monkeypatch.setattr(locks, "usually", lambda: locks.Patience((0.3,) * 99, time.monotonic() + 99))
+    rival.lock(platform)
+    asking = asyncio.create_task(commit.submit(make.reserving("0.01", by=mine), timeout_s=99))
+    began = time.monotonic()
+    while time.monotonic() - began < 3:
+        assert commit.why_away() is None
+        await asyncio.sleep(0.02)
+    assert not asking.done()
+    rival.let_go()
+    assert (await asyncio.wait_for(asking, 10)).allowed
 
 
 @pytest.mark.postgres_only
@@ -414,6 +435,91 @@ def test_one_who_waits_for_a_lock_keeps_none(acme: Any, other: Any, mine: Any, r
     waits.close()
 
 
+OWN_WINDOWS = "SELECT 1 FROM governance_budgetwindow WHERE tenant_id IS NOT NULL"
+# As Django's `atomic` within another does it, and a block of PL/pgSQL that handles exceptions.
+IN_SAVEPOINT: tuple[LiteralString, ...] = ("SAVEPOINT second", f"{OWN_WINDOWS} FOR UPDATE", "RELEASE second")
+# How one transaction may have locked a window.
+LOCKED: dict[str, tuple[LiteralString, ...]] = {
+    "in an open savepoint": IN_SAVEPOINT[:2],
+    "in a released one": IN_SAVEPOINT,
+    "in one within another": ("SAVEPOINT first", *IN_SAVEPOINT, "RELEASE first"),
+    "shared, and then in a savepoint": (f"{OWN_WINDOWS} FOR SHARE", *IN_SAVEPOINT),
+    "shared by savepoints": ("SAVEPOINT first", f"{OWN_WINDOWS} FOR KEY SHARE", "RELEASE first", *IN_SAVEPOINT),
+    "referred to, and then changed": (
+        f"{OWN_WINDOWS} FOR KEY SHARE",
+        "SAVEPOINT second",
+        "UPDATE governance_budgetwindow SET revision = revision WHERE tenant_id IS NOT NULL",
+        "RELEASE second",
+    ),
+}
+
+
+@pytest.mark.postgres_only
+class TestWhoKeepsWhatASavepointLocked:
+    """It is under a number of its own, which leads to nobody: it may be of any that were there by then."""
+
+    @pytest.fixture(autouse=True)
+    def _silence(self, settings: Any, mine: Any) -> None:
+        settings.LEDGER_DEADLINE_S = 4
+        ledger.reserve(make.reserving(by=mine), now=timezone.now())
+
+    @staticmethod
+    def taken(by: Any) -> dict[str, bool]:
+        return locks.look([make.reserving(by=by)], timezone.now())[1]
+
+    @pytest.mark.parametrize("how", LOCKED)
+    def test_it_is_kept_however_it_was_locked(self, mine: Any, rival: Rival, how: str) -> None:
+        for statement in LOCKED[how]:
+            rival.run(statement)
+        assert self.taken(mine) == {"acme": False}
+        time.sleep(locks.wait_s())
+        assert self.taken(mine) == {"acme": True}
+        rival.let_go()
+        assert self.taken(mine) == {}
+
+    def test_it_may_be_of_one_who_is_at_work(self, mine: Any, rival: Rival) -> None:
+        working = Rival()
+        working.run("SELECT 1 FROM governance_budgetwindow WHERE tenant_id IS NULL FOR UPDATE")
+        for statement in IN_SAVEPOINT:
+            rival.run(statement)
+        time.sleep(locks.wait_s())
+        working.run("SELECT 1")
+        assert self.taken(mine) == {"acme": False}
+        working.let_go()
+        assert self.taken(mine) == {"acme": True}
+        # Nor of one who came later.
+        working.run("SELECT 1 FROM governance_budgetwindow WHERE tenant_id IS NULL FOR UPDATE")
+        assert self.taken(mine) == {"acme": True}
+        working.close()
+
+    def test_it_is_of_nobody_who_works_elsewhere(self, mine: Any, rival: Rival) -> None:
+        working = Rival()
+        working.run("SELECT 1 FROM governance_tenant FOR UPDATE")
+        for statement in IN_SAVEPOINT:
+            rival.run(statement)
+        time.sleep(locks.wait_s())
+        # To read is to lock nothing.
+        working.run("SELECT 1 FROM governance_budgetwindow")
+        assert locks.look([make.releasing(Reservation.objects.get().pk)], timezone.now())[1] == {"acme": True}
+        working.close()
+
+    def test_who_waits_for_a_lock_keeps_none(self, acme: Any, other: Any, mine: Any, theirs: Any, rival: Rival) -> None:
+        ledger.reserve(make.reserving(by=theirs), now=timezone.now())
+        waits = Rival()
+        rival.lock(other)
+        waits.run("SAVEPOINT second")
+        waits.lock(acme)
+        waits.run("RELEASE second")
+        waiting = threading.Thread(target=waits.lock, args=(other,))
+        waiting.start()
+        time.sleep(2 * locks.wait_s())
+        assert self.taken(mine) == {"acme": False}
+        assert self.taken(theirs) == {"other": True}
+        rival.let_go()
+        waiting.join()
+        waits.close()
+
+
 @pytest.mark.postgres_only
 async def test_whose_rows_are_free_is_tried_again_soon_while_others_have_what_all_share(
     commit: GroupCommit, platform: Any, mine: Any, rival: Rival
@@ -496,6 +602,42 @@ class TestLooking:
         rival.run(ROWS["hour's sum"])
         assert locks.look([make.reporting(by=mine)], timezone.now()) == (["acme"], {})
         assert locks.look([make.reporting(by=mine, occurred_at=hour)], timezone.now()) == (["acme"], {"acme": False})
+
+    @pytest.mark.postgres_only
+    def test_of_the_hours_sums_those_are_looked_at_in_which_is_charged(
+        self, acme: Any, mine: Any, rival: Rival
+    ) -> None:
+        now = timezone.now()
+        hour = now.replace(minute=0, second=0, microsecond=0)
+        SpendRollup.objects.bulk_create(
+            SpendRollup(tenant=acme.tenant, hour=at, agent=agent, provider=provider, model=model)
+            for at in (hour, hour - timedelta(hours=1), hour - timedelta(hours=2))
+            for agent, provider, model in [("", "p", "m"), ("", "p", "other"), ("", "q", "m"), ("else", "p", "m")]
+        )
+        op = replace(make.reserving(by=mine, model="m"), provider="p")
+        ledger.reserve(op, now=now)
+        Reservation.objects.update(reserved_at=hour - timedelta(minutes=1))
+        settling, used = make.settling(op.reservation_id), Usage(provider="q", model="m")
+        bare = replace(settling, usage=Usage())
+        wanted: list[tuple[Any, set[tuple[int, str, str]]]] = [
+            (op, {(0, "p", "m")}),
+            (replace(make.reporting(by=mine), usage=used), {(0, "q", "m")}),
+            (Expire(op.reservation_id), {(1, "p", "m")}),
+            (make.releasing(op.reservation_id), {(1, "p", "m")}),
+            (bare, {(1, "p", "m")}),
+            # Late, or under one name too many, it counts where the hold did.
+            (replace(bare, usage=used, occurred_at=hour), {(1, "p", "m"), (1, "q", "m"), (0, "q", "m")}),
+            (Extend(op.reservation_id), set()),
+        ]
+        for operation, sums in wanted:
+            found = set()
+            for rollup in SpendRollup.objects.all():
+                rival.run("SELECT 1 FROM governance_spendrollup WHERE id = %s FOR UPDATE", rollup.pk)
+                if locks.look([operation], now)[1]:
+                    found.add(((hour - rollup.hour) // timedelta(hours=1), rollup.provider, rollup.model))
+                    assert rollup.agent == ""
+                rival.let_go()
+            assert found == sums, operation
 
     def test_on_sqlite_a_lock_is_nobodys_own(self, acme: Any, mine: Any) -> None:
         assert locks.look([make.reserving(by=mine)], timezone.now()) == (["acme"], {})

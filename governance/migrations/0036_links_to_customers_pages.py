@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('governance', '0033_proofs_of_what_is_recent'),
+        ('governance', '0035_own_words_of_channels'),
     ]
 
     operations = [
