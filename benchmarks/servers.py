@@ -32,7 +32,7 @@ def process(
     port: int,
     environment: Mapping[str, str] = os.environ,
     log: Path | None = None,
-    start_s: float = START_S,
+    start_s: float | None = None,
 ) -> Iterator[int]:
     """A process while it runs, from when it listens on `port` on; its id. What it says is kept in `log`.
 
@@ -42,7 +42,7 @@ def process(
     with open(log, "w+b") if log else tempfile.TemporaryFile() as output:
         child = subprocess.Popen(command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT)
         try:
-            deadline = time.monotonic() + start_s
+            deadline = time.monotonic() + (start_s or START_S)
             while not listens(port):
                 if child.poll() is not None or time.monotonic() > deadline:
                     output.seek(0)
@@ -58,14 +58,19 @@ def process(
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
+    members = family(child.pid)
     child.terminate()
     try:
         child.wait(END_S)
     except subprocess.TimeoutExpired:
-        for member in family(child.pid):
-            os.kill(member, signal.SIGKILL)
-        child.wait(END_S)
+        members = family(child.pid)
         raise
+    finally:
+        # Some leave what they began behind.
+        for member in members:
+            with suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        child.wait(END_S)
 
 
 def listens(port: int) -> bool:

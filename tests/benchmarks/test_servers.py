@@ -41,3 +41,19 @@ def test_what_does_not_end_is_killed() -> None:
         pass
     assert not servers.listens(port)
     assert servers.family(pid) == [pid]
+
+
+def test_what_it_leaves_behind_is_killed() -> None:
+    port = servers.free_port()
+    child = "import subprocess; subprocess.Popen(['sleep', '60'])"
+    program = [sys.executable, "-c", "; ".join(["import sys, time", child, LISTENS, "time.sleep(60)"]), str(port)]
+    with servers.process(program, port=port) as pid:
+        left = [member for member in servers.family(pid) if member != pid]
+    assert left
+    # Killed, and perhaps nobody's to wait for: then there is a row of it, and no more.
+    assert all(_state(member) in ("", "Z") for member in left)
+
+
+def _state(pid: int) -> str:
+    shown = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True)
+    return shown.stdout.strip()
