@@ -64,7 +64,7 @@ def look(visit: Visit, path: str, found: dict[str, list[str]]) -> Page:
     visit.page.set_viewport_size(WIDE)
     page = visit.open(path)
     page.wait_for_load_state("load")
-    page.wait_for_function("!document.querySelector('[aria-busy=true]')")
+    page.wait_for_function("!document.querySelector('[aria-busy=true], .select2-selection:not([aria-label])')")
     found[path] = list(problems(page))
     return page
 

@@ -153,7 +153,12 @@
       drawn.forEach((part) => name(part, `${title}: ${list.selectedOptions[0]?.textContent.trim() || "none"}`));
     }
   };
-  window.addEventListener("load", nameParts);
+  window.addEventListener("load", () => {
+    nameParts();
+    // Lists to choose from are drawn when their script gets to it, which may be later.
+    const lists = document.querySelectorAll("select.admin-autocomplete");
+    lists.forEach((list) => new MutationObserver(nameParts).observe(list, { attributeFilter: ["class"] }));
+  });
   document.addEventListener("formset:added", nameParts);
 
   document.addEventListener("click", (event) => event.target.closest("[data-print]") && window.print());
