@@ -109,6 +109,8 @@ class Books:
     """All that was asked of one upstream. Written by its loop alone; may be read from any thread."""
 
     rates: Mapping[str, tuple[int, int, int]] = field(default_factory=lambda: dict(RATES))
+    # Of models whose price rises with the prompt: above how many tokens, and at which rates all of a call is then.
+    longer: Mapping[str, tuple[int, tuple[int, int, int]]] = field(default_factory=dict)
     keeps_bodies: bool = True
     entries: list[Entry] = field(default_factory=list)
 
@@ -135,7 +137,10 @@ class Books:
             spent[entry.key] = spent.get(entry.key, 0) + entry.cost_nanos
         return spent
 
-    def rates_of(self, model: str) -> tuple[int, int, int]:
+    def rates_of(self, model: str, prompt_tokens: int) -> tuple[int, int, int]:
+        for name, (above, rates) in self.longer.items():
+            if model.startswith(name) and prompt_tokens > above:
+                return rates
         known = [name for name in self.rates if model.startswith(name)]
         return self.rates[max(known, key=len)] if known else max(self.rates.values(), key=lambda rates: rates[2])
 

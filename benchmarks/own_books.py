@@ -224,7 +224,7 @@ class BookedUpstream:
         """Begin new books, and answer as usual again."""
         self._next.clear()
         self.usual, self.answer_to, self.connected = Answer(), None, 0
-        self.books = Books(rates=self.books.rates, keeps_bodies=self.books.keeps_bodies)
+        self.books = Books(rates=self.books.rates, longer=self.books.longer, keeps_bodies=self.books.keeps_bodies)
 
     def idle(self, *, within_s: float = 5.0) -> bool:
         """Whether nothing is being generated any more, in time."""
@@ -316,7 +316,7 @@ class BookedUpstream:
             request_id=request.headers.get("x-request-id", ""),
             prompt_tokens=read_tokens,
             cached_tokens=min(answer.cached_tokens, read_tokens),
-            rates=self.books.rates_of(model),
+            rates=self.books.rates_of(model, read_tokens),
             began_at=time.time(),
         )
         self.books.entries.append(entry)

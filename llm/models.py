@@ -155,6 +155,13 @@ class Price(models.Model):
     zone = models.CharField("API zone", max_length=8, choices=Zone.choices, default=Zone.GLOBAL)
     tier = models.CharField("service tier", max_length=16, default="standard")
     batch = models.BooleanField(default=False)
+    above_input_tokens = models.PositiveIntegerField(
+        "above input tokens",
+        default=0,
+        db_default=0,
+        help_text="200000 where a price list says: prompts above 200k. All of a call with more input tokens costs this,"
+        " or the price of shorter calls where that is more. 0: calls of any length.",
+    )
     effective_from = models.DateTimeField(null=True, blank=True, help_text="Empty: since before our records.")
     source = models.CharField(max_length=200, blank=True)
     verified_at = models.DateTimeField(null=True, blank=True)
@@ -175,20 +182,27 @@ class Price(models.Model):
                 name="price_unit_known",
             ),
             models.CheckConstraint(condition=Q(zone__in=["global", "eu", "us"]), name="price_zone_known"),
+            models.CheckConstraint(
+                condition=Q(above_input_tokens=0) | Q(unit__in=["input", "cached_input", "output"]),
+                name="price_by_length_is_of_tokens",
+                violation_error_message="Only tokens have a price of longer calls.",
+            ),
             models.UniqueConstraint(
-                fields=["model", "unit", "currency", "zone", "tier", "batch", "effective_from"],
+                fields=["model", "unit", "currency", "zone", "tier", "batch", "above_input_tokens", "effective_from"],
                 condition=Q(effective_from__isnull=False, supersedes__isnull=True),
                 name="price_once_per_moment",
             ),
             models.UniqueConstraint(
-                fields=["model", "unit", "currency", "zone", "tier", "batch"],
+                fields=["model", "unit", "currency", "zone", "tier", "batch", "above_input_tokens"],
                 condition=Q(effective_from__isnull=True, supersedes__isnull=True),
                 name="price_once_since_ever",
             ),
         ]
 
     def __str__(self) -> str:
-        return f"{self.model} {self.get_unit_display()}: {price_periods.of_unit(self.unit, self.picos_per_unit)}"
+        length = f" above {self.above_input_tokens:,}" if self.above_input_tokens else ""
+        price = price_periods.of_unit(self.unit, self.picos_per_unit)
+        return f"{self.model} {self.get_unit_display()}{length}: {price}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if not self._state.adding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from django.db.models import QuerySet
@@ -38,6 +37,7 @@ class ModelBody(serializers.Serializer[Model]):
     context_tokens = serializers.IntegerField(allow_null=True)
     rates = serializers.SerializerMethodField()
     price_rule = serializers.SerializerMethodField(help_text="As ledger entries name it; null: it has no price.")
+    longer = serializers.SerializerMethodField(help_text="The rates of calls with more input tokens than so many.")
     billing_name = serializers.CharField()
     deprecated_at = serializers.DateTimeField(allow_null=True)
     replacement = serializers.CharField()
@@ -59,11 +59,18 @@ class ModelBody(serializers.Serializer[Model]):
 
     def get_rates(self, row: Model) -> dict[str, str] | None:
         rates = self._now(row)
-        return None if rates is None else {unit: prices.per_million(picos) for unit, picos in _by_unit(rates).items()}
+        return None if rates is None else _by_unit(rates)
 
     def get_price_rule(self, row: Model) -> str | None:
         rates = self._now(row)
         return None if rates is None else rates.rule
+
+    def get_longer(self, row: Model) -> list[dict[str, Any]]:
+        rates = self._now(row)
+        return [
+            {"above_input_tokens": above, "rates": _by_unit(longer), "price_rule": longer.rule}
+            for above, longer in (rates.longer if rates else ())
+        ]
 
     def _now(self, row: Model) -> Rates | None:
         return snapshot.rates_at(model=row, at=clock.known_now())
@@ -125,6 +132,7 @@ def _every() -> QuerySet[Model]:
     return overruns.shown(Model.objects.prefetch_related("aliases", "prices")).order_by("-id")
 
 
-def _by_unit(rates: Rates) -> Mapping[str, int]:
+def _by_unit(rates: Rates) -> dict[str, str]:
     tokens = {"input": rates.input_picos, "cached_input": rates.cached_picos, "output": rates.output_picos}
-    return {**(tokens if rates.by_token else {}), **rates.units}
+    picos = {**(tokens if rates.by_token else {}), **rates.units}
+    return {unit: prices.per_million(each) for unit, each in picos.items()}

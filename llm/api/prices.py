@@ -18,6 +18,7 @@ from governance.rules.errors import Conflict
 from llm.api.models import READ_BY_ALL
 from llm.catalogue import prices, seed
 from llm.models import Price
+from llm.rules import price_periods
 
 
 @extend_schema_field({"type": "string", "format": "decimal", "examples": ["0.15"]})
@@ -49,12 +50,24 @@ class PriceBody(Strict):
     zone = serializers.ChoiceField(choices=Price.Zone.values, required=False, default="global")
     tier = Text(max_length=16, required=False, default="standard")
     batch = serializers.BooleanField(required=False, default=False)
+    above_input_tokens = serializers.IntegerField(
+        min_value=0,
+        max_value=2**31 - 1,
+        required=False,
+        default=0,
+        help_text="Of calls with more input tokens than so many; 0: of any length.",
+    )
     effective_from = Moment(required=False, allow_null=True)
     source = Text(max_length=200, required=False, allow_blank=True, default="")  # type: ignore[assignment]
     verified_at = Moment(required=False, allow_null=True)
     recorded_at = serializers.DateTimeField(read_only=True, allow_null=True)
     supersedes = serializers.IntegerField(source="supersedes_id", read_only=True, allow_null=True)
     superseded_by = serializers.SerializerMethodField()
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs["above_input_tokens"] and attrs["unit"] not in price_periods.TOKENS:
+            raise serializers.ValidationError({"above_input_tokens": ["only tokens have a price of longer calls."]})
+        return attrs
 
     def get_superseded_by(self, row: Price) -> int | None:
         successor = getattr(row, "superseded_by", None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 from importlib.metadata import version
 from pathlib import Path
@@ -31,12 +31,24 @@ GENAI_UNITS = {
     "page": ("input_document_kpages", Decimal(10**12) / 10**3),
     "annotated_page": ("input_annotated_document_kpages", Decimal(10**12) / 10**3),
     "audio_second": ("input_audio_hours", Decimal(10**12) / 3600),
+    # No unit of ours.
+    "request": ("requests_kcount", Decimal(10**12) / 10**3),
 }
 KIND_OF_UNIT = {"page": "ocr", "annotated_page": "ocr", "audio_second": "transcription"}
 
 
 class SourceMissing(Exception):
     """The other source is not installed."""
+
+
+class HasFee(ValueError):
+    """A model costs a fee for each request, which no price of ours holds: calls of it would be charged too little."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} costs a fee for each request as well, which no price here holds, so it is not taken over:"
+            " agents may call it themselves, and report what each call cost"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,15 @@ class Offer:
     picos: int
     source: str
     context_tokens: int | None = None
+    # Of calls with more input tokens than so many.
+    above: int = 0
+    # Its model costs a fee for each request as well.
+    has_fee: bool = False
+
+    @property
+    def part(self) -> str:
+        """What of the model's price it is, in a word: "input", or of longer calls "input>200000"."""
+        return f"{self.unit}>{self.above}" if self.above else self.unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +94,15 @@ class Difference:
     def is_meant_by(self, name: str) -> bool:
         """Whether "model", "provider/model", or one of them with ":unit" means it."""
         model, colon, unit = name.partition(":")
-        return model in (self.name, self.name.partition("/")[2]) and (not colon or unit == self.offer.unit)
+        return model in (self.name, self.name.partition("/")[2]) and (
+            not colon or unit in (self.offer.unit, self.offer.part)
+        )
 
 
 def from_genai(*, provider: str, at: datetime, new: bool = False) -> list[Offer]:
     """What genai-prices says that a provider's models of ours (`new`: and others) cost at `at`. Raises SourceMissing.
 
-    Rates that depend on the size of a call are left out: the catalogue has one for each unit.
+    Of rates that change with the hour the dearest of the day: no call may cost more than it was held for.
     """
     try:
         from genai_prices.data_snapshot import get_snapshot
@@ -103,7 +126,15 @@ def from_genai(*, provider: str, at: datetime, new: bool = False) -> list[Offer]
 def from_file(path: Path) -> list[Offer]:
     """The rates of a CSV file in the form of the shipped one. Raises seed.Malformed, OSError."""
     offers = [
-        Offer(row.provider, row.model, unit, picos, row.source or path.name, row.context_tokens)
+        Offer(
+            row.provider,
+            row.model,
+            unit,
+            picos,
+            row.source or path.name,
+            row.context_tokens,
+            above=row.above_input_tokens,
+        )
         for row in seed.rows(path)
         for unit, picos in row.picos.items()
     ]
@@ -123,10 +154,10 @@ def differences(offers: Iterable[Offer], *, at: datetime) -> list[Difference]:
         if row is not None and offer.unit == "output" and WRITING_KINDS.isdisjoint(row.kinds):
             # Sources repeat the input's rate for models that write nothing.
             continue
-        ours = snapshot.rows_at(model=row, at=at).get(offer.unit) if row else None
+        ours = snapshot.rows_at(model=row, at=at).get((offer.unit, offer.above)) if row else None
         if ours is None or ours.picos_per_unit != offer.picos:
             found.append(Difference(offer, row, ours))
-    return sorted(found, key=lambda one: (one.name, one.offer.unit))
+    return sorted(found, key=lambda one: (one.name, one.offer.unit, one.offer.above))
 
 
 @transaction.atomic
@@ -141,13 +172,16 @@ def take_over(
 ) -> list[Price]:
     """Make these offers our prices from a moment on. Nothing is overwritten; each leaves an audit row.
 
-    `from_beginning`: ours was wrong all along, so it is superseded from its own beginning, and `repricing` may charge
-    the calls again. A model that is new to us is added, and served. Raises prices.PriceExists, prices.CorrectedBefore.
+    `from_beginning`: ours was wrong all along, so it is superseded from its own beginning, or that of longer calls is
+    added from there, and `repricing` may charge the calls again. A model that is new to us is added, and served.
+    Raises HasFee, prices.PriceExists, prices.CorrectedBefore.
     """
     made: dict[tuple[str, str], Model] = {}
     added = []
     for one in found:
         offer = one.offer
+        if offer.has_fee:
+            raise HasFee(one.name)
         if one.ours is not None and from_beginning:
             added.append(
                 prices.correct(
@@ -161,21 +195,54 @@ def take_over(
             model=model,
             unit=offer.unit,
             picos_per_unit=offer.picos,
+            above_input_tokens=offer.above,
             source=offer.source,
-            effective_from=effective_from,
+            effective_from=_beginning(one, now, effective_from) if from_beginning else effective_from,
             verified_at=now,
         )
         added.append(prices.add(price=price, by=by, now=now, reason=reason))
     return added
 
 
+def _beginning(one: Difference, now: datetime, otherwise: datetime) -> datetime | None:
+    """From when on the price of longer calls was missing: from the beginning of that of shorter ones."""
+    plain = snapshot.rows_at(model=one.row, at=now).get((one.offer.unit, 0)) if one.row and one.offer.above else None
+    return otherwise if plain is None else plain.effective_from
+
+
 def _offers(provider: str, name: str, theirs: Any, at: datetime, source: str) -> Iterator[Offer]:
-    rates = theirs.get_prices(at)
+    by_time = [_picos(theirs.get_prices(moment)) for moment in _moments(theirs.prices, at)]
+    picos: dict[tuple[str, int], int] = {}
+    for found in by_time:
+        picos = {key: max(found.get(key, 0), picos.get(key, 0)) for key in picos | found}
+    if any(found != picos for found in by_time):
+        source = f"{source}, the dearest of the day"
+    has_fee = ("request", 0) in picos
+    for (unit, above), each in picos.items():
+        yield Offer(provider, name, unit, each, source, theirs.context_window, above, has_fee)
+
+
+def _moments(theirs: Any, at: datetime) -> Iterator[datetime]:
+    """`at`, and each time of its day at which other rates begin."""
+    yield at
+    for conditional in theirs if isinstance(theirs, list) else ():
+        for edge in ("start_time", "end_time"):
+            if (time := getattr(conditional.constraint, edge, None)) is not None:
+                yield datetime.combine(at.astimezone(UTC), time)
+
+
+def _picos(rates: Any) -> dict[tuple[str, int], int]:
+    """(our unit, above so many input tokens) -> picodollars."""
+    found = {}
     for unit, (field, picos_per_dollar) in GENAI_UNITS.items():
-        dollars = getattr(rates, field, None)
-        if isinstance(dollars, Decimal):
-            picos = int((dollars * picos_per_dollar).to_integral_value(ROUND_CEILING))
-            yield Offer(provider, name, unit, picos, source, theirs.context_window)
+        price = getattr(rates, field, None)
+        by_length = {0: getattr(price, "base", price)} | {
+            tier.start: tier.price for tier in getattr(price, "tiers", ())
+        }
+        for above, dollars in by_length.items():
+            if isinstance(dollars, Decimal):
+                found[unit, above] = int((dollars * picos_per_dollar).to_integral_value(ROUND_CEILING))
+    return found
 
 
 def _new_model(offer: Offer, *, by: Actor, now: datetime) -> Model:

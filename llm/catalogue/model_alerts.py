@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from governance import alerts
 from governance.models import Alert, AuditEntry, Budget, RefusedCall, SpendRollup
 from llm.catalogue import comparison, snapshot
+from llm.catalogue.comparison import Difference
 from llm.models import Model, ModelAlias
 from llm.rules.pricing import DEFAULT_PROVIDER, ZONE_PROVIDERS
 
@@ -97,10 +98,19 @@ def _of_prices(used: Iterable[tuple[str, str]], *, now: datetime) -> dict[tuple[
         return {}
     found: dict[tuple[str, str], tuple[str, str]] = {}
     for one in comparison.differences(offers, at=now):
-        if one.row is not None and one.row.pk in rows and one.ours is not None:
-            message = f"{one.offer.source} has {one.ratio or 'another'} times our price; see import_prices."
-            found[DIFFERS, f"{one.name}:{one.offer.unit}"] = (message, "info")
+        if one.row is not None and one.row.pk in rows and (told := _difference(one)):
+            message = f"{one.offer.source} has {told}; see import_prices."
+            found[DIFFERS, f"{one.name}:{one.offer.part}"] = (message, "info")
     return found
+
+
+def _difference(one: Difference) -> str:
+    """What the other source has, as far as calls may be charged otherwise than they cost; empty where they are not."""
+    if one.ours is not None:
+        return f"{one.ratio} times our price" if one.ratio else "a price, and ours is free"
+    if one.offer.above:
+        return f"a price of calls above {one.offer.above:,} input tokens, and we have none"
+    return "a fee for each request, which no price here holds" if one.offer.has_fee else ""
 
 
 def _row(provider: str, name: str) -> Model | None:

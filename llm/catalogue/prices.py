@@ -75,7 +75,8 @@ def validate(price: Price) -> None:
     """Raises PriceExists for a price that there is from its very moment on."""
     since = price.effective_from
     moment = {"effective_from__isnull": True} if since is None else {"effective_from": since}
-    key = {name: getattr(price, name) for name in ("model", "unit", "currency", "zone", "tier", "batch")}
+    names = ("model", "unit", "currency", "zone", "tier", "batch", "above_input_tokens")
+    key = {name: getattr(price, name) for name in names}
     if Price.objects.filter(**key, **moment, supersedes__isnull=True).exists():
         raise PriceExists(EXISTS)
 
@@ -95,6 +96,7 @@ def correct(
         zone=price.zone,
         tier=price.tier,
         batch=price.batch,
+        above_input_tokens=price.above_input_tokens,
         effective_from=price.effective_from,
         source=source,
         supersedes=price,
@@ -142,6 +144,7 @@ def _facts(price: Price) -> dict[str, Any]:
         "zone": price.zone,
         "tier": price.tier,
         "batch": price.batch,
+        "above_input_tokens": price.above_input_tokens,
         "effective_from": price.effective_from.isoformat() if price.effective_from else None,
         "source": price.source,
     }

@@ -30,8 +30,8 @@ from llm.rules import pricing
 from llm.rules.pricing import Rates
 
 BATCH = 500
-# "mistral/mistral-small-2603@2026-03-16#2+eu+batch"; see catalog._rule.
-RULE = re.compile(r"(?P<model>.+)@(?P<since>[^@#+]+)(#\d+)?(?P<marks>(\+[\w-]+)*)")
+# "mistral/mistral-small-2603@2026-03-16#2>200000+eu+batch"; see price_rows._rule.
+RULE = re.compile(r"(?P<model>.+)@(?P<since>[^@#>+]+)(#\d+)?(>\d+)?(?P<marks>(\+[\w-]+)*)")
 
 Progress = Callable[[int], None]
 
@@ -170,7 +170,7 @@ class _Judge:
         if rates is None or nanos is None:
             self.outcome.unpriced += 1
             return None
-        return nanos, rates.rule
+        return nanos, rates.of(used.input_tokens).rule
 
     def _rates_of(self, charge: Charge) -> Rates | None:
         at, (zone, batch, tier) = charge.entry.occurred_at, place_of(charge.price_rule)

@@ -38,6 +38,8 @@ class SeedRow:
     picos: dict[str, int]
     effective_from: datetime | None
     source: str
+    # Its rates are of calls with more input tokens than so many.
+    above_input_tokens: int = 0
 
 
 class Malformed(ValueError):
@@ -76,6 +78,7 @@ def _row(line: dict[str, str]) -> SeedRow:
         picos=_picos(line),
         effective_from=_midnight(line.get("effective_from", "")),
         source=line.get("source", ""),
+        above_input_tokens=_length(line),
     )
 
 
@@ -105,6 +108,13 @@ def picos_per_unit(dollars_per_million: str, *, parts: int = 1) -> int:
     if picos != picos.to_integral_value():
         raise ValueError(f"{dollars_per_million} dollars a million is finer than a picodollar a unit")
     return -(-int(picos) // parts)
+
+
+def _length(line: dict[str, str]) -> int:
+    above = int(line.get("above_input_tokens") or 0)
+    if above < 0 or (above and line["unit"] != "token"):
+        raise ValueError("above_input_tokens is a number of tokens, and only tokens have a price of longer calls")
+    return above
 
 
 def _midnight(date: str) -> datetime | None:

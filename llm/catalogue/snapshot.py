@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -28,6 +28,8 @@ from governance.rules.calls import Usage
 from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun
 from governance.rules.price_sentence import UnitRates
+from llm.catalogue import price_rows
+from llm.catalogue.price_rows import PricePlace
 from llm.models import Model, ModelAlias, Price, ProviderEndpoint
 from llm.rules import pricing
 from llm.rules.estimates import Estimate
@@ -41,8 +43,6 @@ TTL_S = 30.0
 RETRY_S = 5.0
 # Prices that begin one after another while each of so many readings goes on are waited for no longer.
 MOST_READS = 3
-# As long as the ledger keeps it, with what follows where a charge is brought to it again (`repricing.AGAIN`).
-RULE_LENGTH = 116
 # The providers that the environment names go by their kinds; of two with one name the database's counts.
 _ENVIRONMENTS_KINDS = {
     kind.value: kind.value for kind in (ProviderEndpoint.Kind.OPENAI, ProviderEndpoint.Kind.ANTHROPIC)
@@ -115,7 +115,7 @@ class Catalogue:
         if rates is None:
             return None
         nanos = pricing.cost_nanos(usage, rates)
-        return None if nanos is None else (nanos, rates.rule)
+        return None if nanos is None else (nanos, rates.of(usage.input_tokens).rule)
 
     def used(self, usage: Usage) -> Entry | None:
         """The model that was used: of its own provider, never another's of the same name."""
@@ -190,8 +190,8 @@ def rates_at(
     *, model: Model, at: datetime, zone: str | None = None, batch: bool = False, tier: str = STANDARD_TIER
 ) -> Rates | None:
     """The rates of a model at a past or coming moment, from the database: for repricing, not for the hot path."""
-    place = _Place(zone or zone_of_provider(model.provider), batch, tier)
-    return _rates(model, at=at, place=place)
+    place = PricePlace(zone or zone_of_provider(model.provider), batch, tier)
+    return price_rows.rates(model, at=at, place=place)
 
 
 def rates_of_rule(rule: str, *, at: datetime) -> UnitRates | None:
@@ -208,14 +208,15 @@ def rates_of_rule(rule: str, *, at: datetime) -> UnitRates | None:
     zone = next((mark for mark in marked if mark in ("eu", "us")), "global")
     tier = next((mark for mark in marked if mark not in (zone, "batch")), STANDARD_TIER)
     rates = rates_at(model=model, at=at, zone=zone, batch="batch" in marked, tier=tier)
-    if rates is None or rates.rule != rule:
-        return None
-    return UnitRates(rates.input_picos, rates.cached_picos, rates.output_picos, rates.units)
+    for found in () if rates is None else (rates, *(longer for _, longer in rates.longer)):
+        if found.rule == rule:
+            return UnitRates(found.input_picos, found.cached_picos, found.output_picos, found.units)
+    return None
 
 
-def rows_at(*, model: Model, at: datetime) -> dict[str, Price]:
-    """The row of each unit kind that counts at a moment, everywhere and for plain calls."""
-    return _closest(model, at=at, place=_Place())
+def rows_at(*, model: Model, at: datetime) -> dict[tuple[str, int], Price]:
+    """The row of each unit kind and length of calls that counts at a moment, everywhere and for plain calls."""
+    return price_rows.closest(model, at=at, place=PricePlace())
 
 
 def read(*, now: datetime, named: str | None = None) -> Catalogue:
@@ -280,8 +281,8 @@ def _entry(model: Model, *, provider: str, now: datetime, kind: str = "") -> Ent
         image_tokens=model.image_tokens,
         provider_kind=kind,
         status=model.status,
-        rates=_rates(model, at=now, place=_Place(zone)),
-        batch_rates=_rates(model, at=now, place=_Place(zone, batch=True)),
+        rates=price_rows.rates(model, at=now, place=PricePlace(zone)),
+        batch_rates=price_rows.rates(model, at=now, place=PricePlace(zone, batch=True)),
     )
 
 
@@ -307,89 +308,6 @@ def _by_name(entries: Sequence[Entry]) -> dict[str, Entry]:
 def _bare_names(entry: Entry) -> Iterator[str]:
     prefix = f"{entry.provider}/"
     return (name.removeprefix(prefix) for name in entry.names if name.startswith(prefix))
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where and how a call is made, as far as prices go by it."""
-
-    zone: str = "global"
-    batch: bool = False
-    tier: str = STANDARD_TIER
-
-    def share_e2(self, price: Price) -> int | None:
-        """Hundredths of `price` that count here: all of a row made for the place; None where it is for another."""
-        if price.zone not in ("global", self.zone) or (price.batch and not self.batch):
-            return None
-        zone_e2 = 100 if price.zone == self.zone else pricing.ZONE_E2[self.zone]
-        return zone_e2 if price.batch == self.batch else zone_e2 * pricing.BATCH_E2 // 100
-
-    def closeness(self, price: Price) -> tuple[bool, bool, bool, datetime]:
-        """Rows for this very place win; among those, the one that began last."""
-        return (
-            price.tier == self.tier,
-            price.zone == self.zone,
-            price.batch == self.batch,
-            _begun_at(price),
-        )
-
-
-def _rates(model: Model, *, at: datetime, place: _Place) -> Rates | None:
-    closest = _closest(model, at=at, place=place)
-    if not closest:
-        return None
-    picos = {
-        unit: pricing.scaled_picos(price.picos_per_unit, hundredths=place.share_e2(price) or 0)
-        for unit, price in closest.items()
-    }
-    rule = _rule(model, list(closest.values()), place=place)
-    return pricing.rates_from(picos, kinds=model.kinds, rule=rule)
-
-
-def _closest(model: Model, *, at: datetime, place: _Place) -> dict[str, Price]:
-    """Of each unit kind the row closest to the place. A tier that has no row of its own has no price."""
-    prices = list(model.prices.all())
-    wrong = {price.supersedes_id for price in prices}
-    counting = [p for p in prices if p.pk not in wrong and _begun_at(p) <= at and place.share_e2(p) is not None]
-    if not any(price.tier == place.tier for price in counting):
-        return {}
-    counting = [price for price in counting if price.tier in (place.tier, STANDARD_TIER)]
-    return {price.unit: price for price in sorted(counting, key=place.closeness)}
-
-
-def _begun_at(price: Price) -> datetime:
-    return price.effective_from or datetime.min.replace(tzinfo=UTC)
-
-
-def _rule(model: Model, prices: Sequence[Price], *, place: _Place) -> str:
-    """ "mistral/mistral-small-2603@2026-03-16"; "@seed" for prices older than our records.
-
-    Behind it what was corrected ("#2": the second edition), then zone, batch and tier ("+eu+batch").
-    """
-    since = max(_begun_at(price) for price in prices)
-    if since.year == 1:
-        text = "seed"
-    elif since.time() == datetime.min.time():
-        text = since.date().isoformat()
-    else:
-        text = since.isoformat().replace("+00:00", "Z")
-    corrections = _corrections(model, prices)
-    edition = f"#{corrections + 1}" if corrections else ""
-    marks = ("" if place.zone == "global" else place.zone, "batch" * place.batch)
-    suffix = "".join(f"+{mark}" for mark in (*marks, "" if place.tier == STANDARD_TIER else place.tier) if mark)
-    return f"{model.provider}/{model.name}@{text}{edition}{suffix}"[:RULE_LENGTH]
-
-
-def _corrections(model: Model, of: Iterable[Price]) -> int:
-    """How many wrong rows came before the rows `of`."""
-    if all(price.supersedes_id is None for price in of):
-        return 0
-    by_id = {price.pk: price for price in model.prices.all()}
-    found = 0
-    for price in of:
-        while price.supersedes_id is not None:
-            found, price = found + 1, by_id[price.supersedes_id]
-    return found
 
 
 class _Shelf:

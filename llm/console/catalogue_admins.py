@@ -31,7 +31,7 @@ from llm.rules.capabilities import CAPABILITIES, KINDS
 from llm.rules.price_periods import TOKENS
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS
 
-PLACE = ("zone", "tier", "batch")
+PLACE = ("zone", "tier", "batch", "above_input_tokens")
 
 
 class CatalogueAdmin(ConsoleAdmin):
@@ -206,7 +206,7 @@ class PriceForm(forms.ModelForm):  # type: ignore[type-arg]
 
     class Meta:
         model = Price
-        fields = ("model", "unit", "zone", "tier", "batch", "effective_from", "source", "verified_at")
+        fields = ("model", "unit", *PLACE, "effective_from", "source", "verified_at")
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
@@ -311,7 +311,7 @@ class PriceAdmin(ConsoleAdmin):
 
     @display(description="Where", ordering="zone")
     def place(self, price: Price) -> str:
-        return model_page.place_words((price.zone, price.tier, price.batch))
+        return model_page.place_words(model_page.place_of(price))
 
     @display(description="$ per million", ordering="picos_per_unit")
     def dollars(self, price: Price) -> str:

@@ -24,7 +24,7 @@ from llm.rules import price_periods
 from llm.rules.price_periods import PriceLine, PricePeriod
 from llm.rules.pricing import BATCH_E2, DEFAULT_PROVIDER, STANDARD_TIER, ZONE_E2, ZONE_PROVIDERS
 
-EVERYWHERE = (Price.Zone.GLOBAL.value, STANDARD_TIER, False)
+EVERYWHERE = (Price.Zone.GLOBAL.value, STANDARD_TIER, False, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +102,16 @@ def price_tables(model: Model, *, at: datetime) -> list[PriceTable]:
     """One for each place that has rows of its own; plain calls everywhere come first."""
     rows = list(model.prices.all())
     wrong = {price.supersedes_id for price in rows}
-    places: dict[tuple[str, str, bool], list[PriceLine]] = {}
+    places: dict[tuple[str, str, bool, int], list[PriceLine]] = {}
     for price in rows:
         if price.pk not in wrong:
             line = PriceLine(price.unit, price.picos_per_unit, price.effective_from, price.source)
-            places.setdefault((price.zone, price.tier, price.batch), []).append(line)
+            places.setdefault(place_of(price), []).append(line)
     order = sorted(places, key=lambda place: (place != EVERYWHERE, place))
     return [_table(place, price_periods.periods(places[place]), at) for place in order]
 
 
-def _table(place: tuple[str, str, bool], periods: Sequence[PricePeriod], at: datetime) -> PriceTable:
+def _table(place: tuple[str, str, bool, int], periods: Sequence[PricePeriod], at: datetime) -> PriceTable:
     units = [unit for unit in Price.Unit.values if any(unit in period.picos for period in periods)]
     heads = [price_periods.TOKENS.get(unit, unit.replace("_", " ")).capitalize() for unit in units]
     rows = [
@@ -141,12 +141,18 @@ def _period(period: PricePeriod, before: PricePeriod | None, units: Sequence[str
     )
 
 
-def place_words(place: tuple[str, str, bool]) -> str:
-    zone, tier, batch = place
+def place_of(price: Price) -> tuple[str, str, bool, int]:
+    """What calls a row is for."""
+    return price.zone, price.tier, price.batch, price.above_input_tokens
+
+
+def place_words(place: tuple[str, str, bool, int]) -> str:
+    zone, tier, batch, above = place
     parts = [
         "" if zone == Price.Zone.GLOBAL else f"in the {zone.upper()} zone",
         "" if tier == STANDARD_TIER else f"service tier {tier}",
         "in a batch" if batch else "",
+        f"calls above {above:,} input tokens" if above else "",
     ]
     return ", ".join(part for part in parts if part) or "plain calls"
 
@@ -167,7 +173,7 @@ def _price_row(price: Price, at: datetime) -> PriceRow:
     return PriceRow(
         price=price,
         amount=rates.cell(price.unit, price.picos_per_unit),
-        place=place_words((price.zone, price.tier, price.batch)),
+        place=place_words(place_of(price)),
         begins=display.moment(price.effective_from, "year") if price.effective_from else "the beginning",
         recorded=display.moment(price.recorded_at, "year") if price.recorded_at else "shipped",
         state="corrected" if state == "superseded" else state,

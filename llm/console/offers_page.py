@@ -22,7 +22,7 @@ from governance.console.base import actor, is_of_the_platform, may
 from governance.console.pages import ConsolePage
 from governance.ledger import clock
 from llm.catalogue import comparison, prices
-from llm.catalogue.comparison import Difference, SourceMissing
+from llm.catalogue.comparison import Difference, Offer, SourceMissing
 from llm.console import rates
 from llm.models import Model, Price
 from llm.queries import model_use
@@ -34,7 +34,10 @@ ODD_RATIO = 3
 
 @dataclass(frozen=True, slots=True)
 class OfferRow:
-    """A difference, and what its tick box sends: it says the price that was seen, so that no other is taken over."""
+    """A difference, and what its tick box sends: it says the price that was seen, so that no other is taken over.
+
+    What cannot be has no key.
+    """
 
     key: str
     name: str
@@ -78,7 +81,7 @@ def context(request: HttpRequest, now: datetime) -> dict[str, Any] | HttpRespons
 def _approve(request: HttpRequest, found: Sequence[Difference], page: dict[str, Any]) -> HttpResponse | None:
     """Takes the ticked ones over and leads back; None where something is wrong, which `page` says then."""
     ticked = set(request.POST.getlist("offer"))
-    chosen = [one for one in found if _key(one) in ticked]
+    chosen = [one for one in found if _key(one) in ticked and not one.offer.has_fee]
     reason = request.POST.get("reason", "").strip()
     if not ticked:
         page["error"] = "Tick what is to be taken over."
@@ -118,7 +121,7 @@ def _since(text: str, now: datetime) -> datetime | None:
 
 
 def _key(one: Difference) -> str:
-    return f"{one.name}:{one.offer.unit}:{one.offer.picos}"
+    return f"{one.name}:{one.offer.part}:{one.offer.picos}"
 
 
 def _rows(found: Sequence[Difference], now: datetime) -> list[OfferRow]:
@@ -134,17 +137,22 @@ def _row(one: Difference, calls: int) -> OfferRow:
     ratio = one.ratio
     odd = ratio is not None and not 1 / ODD_RATIO <= ratio <= ODD_RATIO
     return OfferRow(
-        key=_key(one),
+        key="" if one.offer.has_fee else _key(one),
         name=one.name,
         link=reverse("admin:llm_model_change", args=[one.row.pk]) if one.row else "",
-        unit=Price.Unit(one.offer.unit).label,
+        unit=_unit(one.offer),
         ours=rates.cell(one.offer.unit, one.ours.picos_per_unit) if one.ours else "–",
         theirs=rates.cell(one.offer.unit, one.offer.picos),
         change="new" if ratio is None else f"{(ratio - 1) * 100:+.1f}%",
         is_odd=odd,
         calls=display.count(calls) if calls else "–",
-        source=one.offer.source,
+        source=f"{one.offer.source}: a fee for each request, too" if one.offer.has_fee else one.offer.source,
     )
+
+
+def _unit(offer: Offer) -> str:
+    label = str(Price.Unit(offer.unit).label) if offer.unit in Price.Unit.values else offer.unit
+    return f"{label}, above {offer.above:,}" if offer.above else label
 
 
 PAGE = ConsolePage(

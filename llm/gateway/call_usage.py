@@ -133,7 +133,7 @@ class CallUsage:
         cost_nanos = pricing.cost_nanos(found, entry.rates)
         if cost_nanos is None:
             raise NotChargeable(PRICE_MISSING)
-        return PricedUsage(_renamed(found, model=_own_id(entry)), cost_nanos, entry.rates.rule)
+        return PricedUsage(_renamed(found, model=_own_id(entry)), cost_nanos, entry.rates.of(found.input_tokens).rule)
 
     def _used(self, found: Usage) -> Entry | None:
         """What served, at the price that the call was held for; what had none then, at that of now.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -96,9 +96,9 @@ def other_model(
 ) -> OtherModel | None:
     """Which of `others` would have cost least for the same tokens; None where none is cheaper by enough to say so."""
     priced = [
-        (nanos, entry.id, entry, entry.rates)
+        (nanos, entry.id, entry, rates)
         for entry in entries
-        if entry.rates is not None and (nanos := pricing.cost_nanos(usage, entry.rates)) is not None
+        if (rates := _usual_rates(entry, usage, calls)) and (nanos := pricing.cost_nanos(usage, rates)) is not None
     ]
     if not priced:
         return None
@@ -106,6 +106,11 @@ def other_model(
     nanos, _, entry, rates = min(priced, key=lambda each: each[:2])
     best = OtherModel(used, entry, calls, spent_nanos, nanos, terms(usage, rates))
     return best if _is_worth(best.saved_nanos, spent_nanos) else None
+
+
+def _usual_rates(entry: Entry, usage: Usage, calls: int) -> Rates | None:
+    """Those of a call of the usual length, for `usage` is of all calls together."""
+    return entry.rates and replace(entry.rates.of(usage.input_tokens // calls), longer=())
 
 
 def terms(usage: Usage, rates: Rates) -> tuple[Term, ...]:

@@ -50,6 +50,12 @@ class Rates:
     units: Mapping[str, int] = field(default_factory=dict)
     by_token: bool = True
     rule: str = ""
+    # Of calls with more input tokens than so many, which pay for all of their tokens by these; the longest come last.
+    longer: tuple[tuple[int, Rates], ...] = ()
+
+    def of(self, input_tokens: int) -> Rates:
+        """Those of a call with so much input."""
+        return next((rates for above, rates in reversed(self.longer) if input_tokens > above), self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,7 @@ def cost_picos(usage: Usage, rates: Rates) -> int | None:
     if usage.unit != "token":
         rate = rates.units.get(usage.unit)
         return None if rate is None else max(0, usage.units) * rate
-    return _token_picos(usage, rates) if rates.by_token else None
+    return _token_picos(usage, rates.of(usage.input_tokens)) if rates.by_token else None
 
 
 def _token_picos(usage: Usage, rates: Rates) -> int:
@@ -176,14 +182,14 @@ def quote_tokens(
     capable: bool = True,
     asked_tokens: int | None = None,
 ) -> Quote | None:
-    """The worst case of a call at `entry`, asked for as `model`: no input cached, every output token written.
+    """The worst case of a call at `entry`, asked for as `model`: all input read, not cached, and all output written.
 
     `max_tokens` None: the call writes nothing (embeddings), and there is nothing to clamp. None: no price by token.
     `asked_tokens`: as long as one answer may be by its request, where more may be written; without it `max_tokens`.
     """
-    rates = entry.rates
-    if rates is None or not rates.by_token:
+    if entry.rates is None or not entry.rates.by_token:
         return None
+    rates = entry.rates.of(input_tokens)
     fixed_picos = input_tokens * max(rates.input_picos, rates.cached_picos)
     output_picos = n * rates.output_picos
     return Quote(

@@ -33,7 +33,7 @@ class Command(TerminalCommand):
         parser.add_argument(
             "--approve", nargs="+", default=[], metavar="MODEL[:UNIT]", help="take these over, all units or one"
         )
-        parser.add_argument("--approve-all", action="store_true", help="take everything over that differs")
+        parser.add_argument("--approve-all", action="store_true", help="take everything over that differs and can be")
         parser.add_argument("--effective-from", metavar="TIME", help="when they begin to count; default: now")
         parser.add_argument(
             "--from-beginning",
@@ -79,6 +79,8 @@ class Command(TerminalCommand):
                 reason=options["reason"] or "import_prices",
                 from_beginning=options["from_beginning"],
             )
+        except comparison.HasFee as error:
+            raise CommandError(f"--approve: {error}", returncode=FAILED) from error
         except (prices.PriceExists, prices.CorrectedBefore) as error:
             raise CommandError(f"--effective-from: {error}", returncode=FAILED) from error
 
@@ -86,16 +88,18 @@ class Command(TerminalCommand):
         if not found:
             self.stdout.write("Nothing differs.")
             return
-        self.stdout.write(f"{'':2}{'model':44} {'unit':14} {'ours':>12} {'theirs':>12} {'ratio':>8}  source")
+        self.stdout.write(f"{'':2}{'model':44} {'unit':20} {'ours':>12} {'theirs':>12} {'ratio':>8}  source")
         for one in found:
             mark = ("? " if dry_run else "+ ") if one in approved else "  "
             ours = prices.per_million(one.ours.picos_per_unit) if one.ours else "-"
             theirs = prices.per_million(one.offer.picos)
             ratio = "-" if one.ratio is None else str(one.ratio)
             self.stdout.write(
-                f"{mark}{one.name:44} {one.offer.unit:14} {ours:>12} {theirs:>12} {ratio:>8}  {one.offer.source}"
+                f"{mark}{one.name:44} {one.offer.part:20} {ours:>12} {theirs:>12} {ratio:>8}  {one.offer.source}"
             )
-        self.stdout.write("Dollars a million units (tokens, pages, seconds).")
+        self.stdout.write("Dollars a million units (tokens, pages, seconds); > is of calls with more input tokens.")
+        for name in dict.fromkeys(one.name for one in found if one.offer.has_fee):
+            self.stdout.write(f"{comparison.HasFee(name)}.")
         if approved:
             self.stdout.write(f"{len(approved)} {'would be ' if dry_run else ''}taken over.")
 
@@ -104,11 +108,13 @@ class Command(TerminalCommand):
             {
                 "model": one.name,
                 "unit": one.offer.unit,
+                "above_input_tokens": one.offer.above,
                 "ours_picos": one.ours.picos_per_unit if one.ours else None,
                 "theirs_picos": one.offer.picos,
                 "ratio": None if one.ratio is None else str(one.ratio),
                 "source": one.offer.source,
                 "new_model": one.row is None,
+                "has_fee": one.offer.has_fee,
                 "taken_over": one in approved and not dry_run,
             }
             for one in found
@@ -118,7 +124,7 @@ class Command(TerminalCommand):
 
 def _approved(found: list[Difference], names: list[str], *, everything: bool) -> list[Difference]:
     if everything:
-        return found
+        return [one for one in found if not one.offer.has_fee]
     for name in names:
         if not any(one.is_meant_by(name) for one in found):
             raise CommandError(f"--approve {name}: {NOTHING_TO_APPROVE}", returncode=FAILED)

@@ -81,6 +81,24 @@ def test_a_price_is_added_from_now_on_unless_it_says_when(operator: Api) -> None
     assert AuditEntry.objects.filter(action="price.add").count() == 2
 
 
+def test_a_price_of_longer_calls_stands_beside_that_of_shorter_ones_and_is_corrected_by_itself(operator: Api) -> None:
+    sent = {**NEW, "unit": "input", "above_input_tokens": 200_000, "effective_from": "2026-03-16"}
+    made = operator.post("/api/prices", sent)
+    assert (made.status_code, made.json()["above_input_tokens"]) == (201, 200_000)
+    assert operator.post("/api/prices", sent).status_code == 409
+    body = {"usd_per_million": "0.9", "reason": "read the bill"}
+    right = operator.post(f"/api/prices/{made.json()['id']}/correct", body).json()
+    assert right["above_input_tokens"] == 200_000
+    found = operator.get(f"/api/models/{SMALL}").json()
+    assert found["rates"]["input"] == "0.15"
+    [longer] = found["longer"]
+    assert (longer["above_input_tokens"], longer["rates"]) == (
+        200_000,
+        {"input": "0.9", "cached_input": "0.015", "output": "0.6"},
+    )
+    assert longer["price_rule"] == f"mistral/{SMALL}@2026-03-16#2>200000"
+
+
 def test_a_wrong_price_is_corrected_once_and_both_stay_readable(operator: Api, agent: Api) -> None:
     wrong = Price.objects.get(model__name=SMALL, unit="output")
     body = {"usd_per_million": "0.5", "reason": "read the bill", "source": "the bill"}
@@ -117,6 +135,8 @@ def test_prices_are_listed_by_what_is_asked_for_and_as_a_table(agent: Api) -> No
         ({"model": "gpt-9"}, "model"),
         ({"model": ""}, "model"),
         ({"zone": "moon"}, "zone"),
+        ({"above_input_tokens": -1}, "above_input_tokens"),
+        ({"unit": "page", "above_input_tokens": 200_000}, "above_input_tokens"),
         ({"effective_from": "soon"}, "effective_from"),
         ({"currency": "EUR"}, "currency"),
     ],

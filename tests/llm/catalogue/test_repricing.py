@@ -108,6 +108,21 @@ def test_prices_that_are_entered_one_by_one_after_a_run_count_in_the_next() -> N
     assert run().changed == 0
 
 
+def test_the_price_of_longer_calls_that_was_missing_is_charged_to_these_alone() -> None:
+    long, short = (call(input_tokens=tokens, provider="mistral-eu") for tokens in (200_020, 200_000))
+    before = cost(long), cost(short)
+    for unit, picos in (("input", 300_000), ("cached_input", 30_000), ("output", 1_200_000)):
+        price = Price(model=small(), unit=unit, picos_per_unit=picos, above_input_tokens=200_000, effective_from=AT)
+        prices.add(price=price, by=OLGA, now=NOON)
+    assert run().changed == 1
+    assert (cost(long), cost(short)) == (2 * before[0], before[1])
+    adjusted = SpendEntry.objects.get(corrects=long)
+    assert adjusted.price_rule.endswith(">200000+eu")
+    assert repricing.place_of(adjusted.price_rule) == ("eu", False, "standard")
+    assert repricing.place_of("a/b@2026-03-16#2>200000+us+batch+flex") == ("us", True, "flex")
+    assert run().changed == 0
+
+
 def test_a_stopped_tenant_is_let_in_again_when_its_calls_cost_less() -> None:
     factories.budget("1.20", window="lifetime")
     entries = [call(), call()]

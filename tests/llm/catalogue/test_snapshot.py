@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, IntegrityError
+from django.db import DatabaseError, IntegrityError, transaction
 from django.utils import timezone
 
 from governance.audit import Actor
@@ -189,6 +189,45 @@ def test_price_counts_from_its_first_moment_until_superseded() -> None:
     assert rates is not None
     assert rates.rule == "mistral/mistral-small-2603@2026-10-01"
     assert rates.input_picos == 150_000
+
+
+def test_a_price_of_longer_calls_counts_beside_that_of_shorter_ones() -> None:
+    name = "mistral-small-2603"
+    add_price(name, "input", 300_000, LATER, above_input_tokens=200_000)
+    catalogue = snapshot.read(now=LATER)
+    rates = catalogue.by_name[name].rates
+    assert rates is not None
+    # What has no row of its own costs what it costs in shorter calls.
+    assert (rates.input_picos, rates.rule) == (150_000, f"mistral/{name}@2026-03-16")
+    [(above, longer)] = rates.longer
+    assert (above, longer.input_picos, longer.cached_picos, longer.output_picos) == (200_000, 300_000, 15_000, 600_000)
+    assert longer.rule == f"mistral/{name}@2026-10-01>200000"
+    at_most = Usage("mistral", name, input_tokens=200_000, output_tokens=10)
+    assert catalogue.cost_of(at_most) == (200_000 * 150 + 10 * 600, rates.rule)
+    above_it = Usage("mistral", name, input_tokens=200_001, output_tokens=10)
+    assert catalogue.cost_of(above_it) == (200_001 * 300 + 10 * 600, longer.rule)
+    held = [catalogue.quote(model=name, input_tokens=tokens, max_tokens=10) for tokens in (200_000, 200_001)]
+    assert [quote and quote.cost_nanos for quote in held] == [200_000 * 150 + 10 * 600, 200_001 * 300 + 10 * 600]
+
+
+def test_no_longer_call_costs_less_a_token_than_a_shorter_one() -> None:
+    """A shorter call's price rises, and nobody has said what longer ones cost since."""
+    add_price("mistral-small-2603", "input", 300_000, datetime(2026, 3, 16, tzinfo=UTC), above_input_tokens=200_000)
+    add_price("mistral-small-2603", "input", 900_000, LATER)
+    rates = snapshot.read(now=LATER).by_name["mistral-small-2603"].rates
+    assert rates is not None
+    assert rates.of(1_000_000).input_picos == 900_000
+    halved = snapshot.rates_at(model=Model.objects.get(name="mistral-small-2603"), at=LATER, batch=True)
+    assert halved is not None
+    assert halved.of(1_000_000).input_picos == 450_000
+
+
+def test_a_price_of_longer_calls_alone_is_no_price() -> None:
+    model = Model.objects.create(name="long", provider="mistral", kinds=["embedding"])
+    add_price("long", "input", 1, BEFORE, above_input_tokens=200_000)
+    assert snapshot.rates_at(model=model, at=LATER) is None
+    with pytest.raises(IntegrityError), transaction.atomic():
+        add_price("long", "page", 1, BEFORE, above_input_tokens=200_000)
 
 
 def test_rates_at_a_past_moment_come_from_the_database() -> None:
@@ -537,6 +576,19 @@ class TestRatesOfRule:
                 entry.rates.output_picos,
                 dict(entry.rates.units),
             )
+
+    def test_of_longer_calls_are_those_of_their_length(self) -> None:
+        for unit, picos in (("input", 300_000), ("output", 900_000)):
+            add_price("mistral-small-2603", unit, picos, BEFORE, above_input_tokens=200_000)
+        for name, hundredths in (("mistral-small-2603", 100), ("mistral-eu/mistral-small-2603", 110)):
+            entry = snapshot.read(now=LATER).resolve(name)
+            assert entry is not None, name
+            assert entry.rates is not None, name
+            [(above, longer)] = entry.rates.longer
+            found = snapshot.rates_of_rule(longer.rule, at=LATER)
+            assert found is not None, name
+            assert above == 200_000
+            assert (found.input_picos, found.output_picos) == (3_000 * hundredths, 9_000 * hundredths)
 
     def test_of_a_batch_are_half(self) -> None:
         entry = snapshot.read(now=timezone.now()).resolve("mistral-small-2603")

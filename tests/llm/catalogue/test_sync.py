@@ -19,7 +19,8 @@ from governance.ledger.operations import Record
 from governance.models import Alert, AuditEntry, RefusedCall, SpendRollup
 from governance.rules.calls import Usage
 from llm import tasks
-from llm.catalogue import model_alerts, snapshot, sync
+from llm.catalogue import comparison, model_alerts, snapshot, sync
+from llm.catalogue.comparison import Offer
 from llm.models import Model, ModelAlias, Price
 from llm.sandbox import Sandbox
 from tests import factories
@@ -220,6 +221,26 @@ def test_a_price_that_another_source_has_otherwise_is_told_of_for_models_in_use(
     used()
     model_alerts.look(now=NOW)
     assert open_alerts() == {("price_differs", f"mistral/{SMALL}:output")}
+
+
+def test_what_another_source_has_beyond_our_prices_is_told_of_for_models_in_use(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offers = [
+        Offer("mistral", SMALL, "input", 300_000, "elsewhere", above=200_000, has_fee=True),
+        Offer("mistral", SMALL, "request", 10**9, "elsewhere", has_fee=True),
+        Offer("mistral", SMALL, "page", 10**9, "elsewhere"),
+    ]
+    monkeypatch.setattr(comparison, "from_genai", lambda **_: offers)
+    used()
+    model_alerts.look(now=NOW)
+    assert open_alerts() == {
+        ("price_differs", f"mistral/{SMALL}:input>200000"),
+        ("price_differs", f"mistral/{SMALL}:request"),
+    }
+    messages = " ".join(Alert.objects.values_list("message", flat=True))
+    assert "a price of calls above 200,000 input tokens, and we have none" in messages
+    assert "a fee for each request, which no price here holds" in messages
 
 
 def test_the_nightly_task_takes_the_sandbox_s_list_over(settings: Any, sandbox: Sandbox, sandbox_url: str) -> None:

@@ -29,6 +29,7 @@ def price_form(**fields: Any) -> dict[str, Any]:
         "model": model.pk,
         "unit": "input",
         "usd_per_million": "0.25",
+        "above_input_tokens": "0",
         "zone": "global",
         "tier": "standard",
         "effective_from_0": "2026-09-01",
@@ -63,6 +64,18 @@ def test_price_is_added_in_dollars_per_million_with_an_audit_row(
     assert entry.rates.input_picos == 250_000
     audited = AuditEntry.objects.get(action="price.add")
     assert (audited.actor, audited.target) == ("olga", "mistral-embed")
+
+
+def test_a_price_of_longer_calls_is_of_tokens_and_stands_beside_that_of_all(operator: Client) -> None:
+    operator.post("/admin/llm/price/add/", price_form())
+    operator.post("/admin/llm/price/add/", price_form(above_input_tokens="200000", usd_per_million="0.5"))
+    assert set(Price.objects.filter(source="invoice").values_list("above_input_tokens", "picos_per_unit")) == {
+        (0, 250_000),
+        (200_000, 500_000),
+    }
+    assert "calls above 200,000 input tokens" in operator.get("/admin/llm/price/?q=mistral-embed").content.decode()
+    page = operator.post("/admin/llm/price/add/", price_form(unit="page", above_input_tokens="200000"))
+    assert b"Only tokens have a price of longer calls." in page.content
 
 
 def test_second_price_from_one_moment_is_refused_in_the_form(operator: Client) -> None:

@@ -225,6 +225,25 @@ def test_what_differs_elsewhere_is_shown_and_taken_over_where_it_is_ticked(
     assert AuditEntry.objects.get(action="price.add").reason == "their mail"
 
 
+def test_longer_calls_have_offers_and_a_table_of_their_own_and_what_has_a_fee_is_only_shown(
+    operator: Client, offers: list[Offer]
+) -> None:
+    name = "mistral-small-2603"
+    offers[:] = [
+        Offer("mistral", name, "input", 300_000, "elsewhere 1", above=200_000),
+        Offer("mistral", "mistral-large-2512", "request", 12 * 10**9, "elsewhere 1", has_fee=True),
+    ]
+    rows = {row.name: row for row in operator.get(OFFERS).context["rows"]}
+    fee, longer = rows["mistral/mistral-large-2512"], rows[f"mistral/{name}"]
+    assert (fee.key, fee.unit, fee.source) == ("", "request", "elsewhere 1: a fee for each request, too")
+    assert (longer.key, longer.unit) == (f"mistral/{name}:input>200000:300000", "input token, above 200,000")
+    forged = {"offer": "mistral/mistral-large-2512:request:12000000000", "reason": "x"}
+    assert "has changed since" in operator.post(OFFERS, forged).content.decode()
+    operator.post(OFFERS, {"offer": longer.key, "reason": "their mail"})
+    assert Price.objects.get(source="elsewhere 1").above_input_tokens == 200_000
+    assert "Calls above 200,000 input tokens" in in_words(text(operator, address(name)))
+
+
 @pytest.mark.parametrize(
     ("sent", "words"),
     [

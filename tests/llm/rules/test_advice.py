@@ -44,6 +44,16 @@ def test_the_cheapest_that_can_do_the_same_is_named_with_its_arithmetic() -> Non
     assert sum(term.nanos for term in found.terms) == found.nanos
 
 
+def test_another_model_is_reckoned_at_the_price_of_a_call_of_the_usual_length() -> None:
+    # 333,333 tokens a call: all together are no long call, but each is.
+    longer = ((300_000, Rates(400_000, 40_000, 1_200_000)), (1_000_000, Rates(10**9, 10**9, 10**9)))
+    assert SMALL.rates is not None
+    found = other(LARGE, replace(SMALL, rates=replace(SMALL.rates, longer=longer)))
+    assert found is not None
+    assert found.nanos == SPENT * 2 // 10
+    assert sum(term.nanos for term in found.terms) == found.nanos
+
+
 @pytest.mark.parametrize(
     "less",
     [

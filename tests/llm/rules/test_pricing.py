@@ -230,6 +230,33 @@ def test_less_than_nothing_is_nothing(field: str) -> None:
     assert pricing.cost_picos(Usage(unit=unit, **{field: 1}), rates) in (7, 11, 5)  # type: ignore[arg-type]
 
 
+LONG = Rates(300_000, 30_000, 900_000, rule="long")
+LONGEST = Rates(600_000, 60_000, 1_800_000, rule="longest")
+BY_LENGTH = replace(SMALL, rule="short", longer=((200_000, LONG), (500_000, LONGEST)))
+
+
+@pytest.mark.parametrize(
+    ("input_tokens", "rates"),
+    [(0, BY_LENGTH), (200_000, BY_LENGTH), (200_001, LONG), (500_000, LONG), (500_001, LONGEST), (9_000_000, LONGEST)],
+)
+def test_a_longer_call_pays_for_all_of_its_tokens_by_the_price_of_its_length(input_tokens: int, rates: Rates) -> None:
+    assert BY_LENGTH.of(input_tokens) is rates
+    usage = Usage(input_tokens=input_tokens, cached_tokens=input_tokens // 2, output_tokens=7)
+    cached = input_tokens // 2
+    picos = (input_tokens - cached) * rates.input_picos + cached * rates.cached_picos + 7 * rates.output_picos
+    assert pricing.cost_picos(usage, BY_LENGTH) == picos
+
+
+@given(bound=st.integers(0, 1_000_000), short=st.integers(0, 1_000_000), out=st.integers(0, 5_000))
+def test_a_hold_covers_each_length_that_its_bound_may_reach(bound: int, short: int, out: int) -> None:
+    entry = Entry(id="m", names=frozenset({"m"}), rates=BY_LENGTH)
+    quote = pricing.quote_tokens(entry, model="m", input_tokens=bound, max_tokens=5_000)
+    charged = pricing.cost_nanos(Usage(input_tokens=max(0, bound - short), output_tokens=out), BY_LENGTH)
+    assert quote is not None
+    assert charged is not None
+    assert charged <= quote.cost_nanos
+
+
 def test_a_quote_is_of_the_worst_case_and_names_what_it_holds_for() -> None:
     entry = Entry(id="m", names=frozenset({"m", "alias"}), rates=Rates(700, 900, 1_100))
     found = pricing.quote_tokens(entry, model="alias", input_tokens=3, max_tokens=5, n=2)
