@@ -215,10 +215,7 @@ class CallUsage:
 
     def _most_input(self, entry: Entry, *, beside: int) -> int:
         """Tokens at most that were read, if a provider puts `beside` of its own before each of the client's inputs."""
-        # Where an endpoint keeps prompts by itself, what it writes into its cache counts as more, without a mark too.
-        written_e2 = max(self.estimate.input_e2, usage.WRITE_E2)
-        sent = max(self.quote.input_tokens, self.estimate.input_tokens_at(entry) * written_e2 // 100)
-        return min(self._most_read(), sent + self.estimate.inputs * beside)
+        return min(self._most_read(), self.quote.input_tokens + self.estimate.inputs * beside)
 
     def _overrun(self, found: Usage | None, shown_tokens: int) -> ModelOverrun | None:
         """More was written, or is said to be, than the request's length permits."""
