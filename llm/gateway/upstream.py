@@ -35,7 +35,8 @@ _OURS = {
 
 _DOUBTS = {
     "usage_implausible": "It reported more tokens than it can read and write, or fewer than it wrote.",
-    "model_unknown": "Its answer names a model that has no price here and may be dearer.",
+    "model_unknown": "Its answer names a model that has no price here and may be dearer. If it is the one that was"
+    " asked for, make that name an alias of it.",
     "price_missing": "It reported a usage that has no price here.",
 }
 # What an overrun shows, and what an operator may do before it is cleared.

@@ -24,7 +24,11 @@ KINDS: Mapping[str, AlertKind] = {
     "model_unlisted": _model("A model in use is gone from its provider's list"),
     "price_differs": AlertKind("Another source has another price", Area.MODELS, "offers", button="Compare the prices"),
     "model_sync_failed": _model("The list of models cannot be read", "It is tried again tomorrow."),
-    "model_unknown": _model("An answer names a model that has no price", button="Price the model"),
+    "model_unknown": _model(
+        "An answer names a model that has no price",
+        "If it is the model that was asked for, as behind a deployment, make the name its alias; else price it.",
+        "See the models",
+    ),
     "usage_implausible": _model("A model's usage cannot be believed"),
     "routing_file": AlertKind(
         "The routing file cannot be used", Area.MODELS, "routing", "The last good one stays in force.", "See the pool"
