@@ -270,9 +270,8 @@ def _translate_fields(payload: dict[str, Any]) -> None:
     for name in _NOT_NULL:
         if name in payload and payload[name] is None:
             del payload[name]
-    # A faster tier costs more than the standard price, so nobody is put on it by default.
-    if payload.get("service_tier") != "standard_only":
-        payload.pop("service_tier", None)
+    # A faster tier costs more than the standard price: providers are asked for none, each in its own words.
+    payload.pop("service_tier", None)
     _drop_modalities(payload)
     _translate_length(payload)
     if "seed" in payload:

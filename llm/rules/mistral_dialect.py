@@ -49,6 +49,9 @@ def apply(
         return request.body if named else request.body[:start] + model.encode() + request.body[stop:]
     removed = set(disabled_tools) & set(request.tools)
     payload = {**shape(request), "model": model}
+    if request.kind == "chat":
+        # A faster tier costs more, and an account that has it may be put on it without a word.
+        payload["service_tier"] = "standard_only"
     if max_tokens is not None:
         payload["max_tokens"] = max_tokens
     if removed:

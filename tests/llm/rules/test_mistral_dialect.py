@@ -30,6 +30,8 @@ def sent(raw: bytes, **changes: Any) -> dict[str, Any]:
     upstream: dict[str, Any] = orjson.loads(
         mistral_dialect.apply(client_requests.parse(raw), **{"model": "m", **changes})
     )
+    # Nobody is put on a dearer tier, whatever came.
+    assert upstream.pop("service_tier") == "standard_only"
     return upstream
 
 
@@ -39,8 +41,8 @@ def test_what_leaves_is_written_from_what_was_read() -> None:
 
     for changes in ({"max_tokens": 5}, {}, {"disabled_tools": ["unused"]}):
         leaves = mistral_dialect.apply(request, model="m", **changes)
-        assert leaves == orjson.dumps(request.payload)
-        assert orjson.loads(leaves) == orjson.loads(raw)
+        assert leaves == orjson.dumps({**request.payload, "service_tier": "standard_only"})
+        assert orjson.loads(leaves) == orjson.loads(raw) | {"service_tier": "standard_only"}
 
 
 @pytest.mark.parametrize(
@@ -109,8 +111,7 @@ def test_another_model_or_length_is_written_into_the_request() -> None:
         ({"seed": 3, "random_seed": 4}, {"random_seed": 4}),
         ({"stream_options": {"include_usage": True}, "store": True, "logit_bias": {}, "user": "u"}, {}),
         ({"verbosity": "low", "safety_identifier": "x", "modalities": ["text"], "audio": None}, {}),
-        ({"service_tier": "priority"}, {}),
-        ({"service_tier": "standard_only"}, {"service_tier": "standard_only"}),
+        *(({"service_tier": tier}, {}) for tier in ("priority", "auto", "standard_only", None)),
         ({"stream": None, "tool_choice": None, "response_format": None}, {}),
         ({"parallel_tool_calls": False, "logprobs": True}, {"parallel_tool_calls": False, "logprobs": True}),
         (
@@ -192,7 +193,7 @@ def test_the_sandbox_knows_the_fields_that_mistrals_client_knows(model: Any, kno
         {"tools": [tool("a")], "tool_choice": "auto", "parallel_tool_calls": False},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}, "strict": True}}},
         {"reasoning_effort": "high", "prompt_mode": "reasoning"},
-        {"prediction": {"type": "content", "content": "x"}, "prompt_cache_key": "k", "service_tier": "standard_only"},
+        {"prediction": {"type": "content", "content": "x"}, "prompt_cache_key": "k"},
         {"guardrails": [{"block_on_error": True}], "safe_prompt": True, "metadata": {"a": 1}},
     ],
 )
@@ -201,7 +202,7 @@ def test_what_mistral_takes_is_passed_on(fields: dict[str, Any]) -> None:
     content = [{"type": "text", "text": "é"}, image, {"type": "image_url", "image_url": "https://example.com/a.png"}]
     raw = body(messages=[{"role": "user", "content": content}], **fields)
 
-    assert orjson.loads(mistral_dialect.apply(client_requests.parse(raw), model="m")) == orjson.loads(raw)
+    assert sent(raw) == orjson.loads(raw)
 
 
 def test_everything_that_is_sent_is_known_to_mistral() -> None:
