@@ -267,6 +267,7 @@ def _entry(model: Model, *, provider: str, now: datetime, kind: str = "") -> Ent
     qualified = {f"{provider}/{name}" for name in bare}
     id = model.name if provider == DEFAULT_PROVIDER else f"{provider}/{model.name}"
     zone = zone_of_provider(provider)
+    tiers = {price.tier for price in model.prices.all()} - {STANDARD_TIER}
     return Entry(
         id=id,
         names=frozenset(bare | qualified),
@@ -282,6 +283,7 @@ def _entry(model: Model, *, provider: str, now: datetime, kind: str = "") -> Ent
         status=model.status,
         rates=_rates(model, at=now, place=_Place(zone)),
         batch_rates=_rates(model, at=now, place=_Place(zone, batch=True)),
+        tier_rates={tier: _rates(model, at=now, place=_Place(zone, tier=tier)) for tier in tiers},
     )
 
 

@@ -30,6 +30,15 @@ KINDS: Mapping[str, AlertKind] = {
         "See the models",
     ),
     "usage_implausible": _model("A model's usage cannot be believed"),
+    "told_above_hold": _model(
+        "A call cost more than was held for it",
+        "Its endpoint says so. Compare its price list with the price here, and its bill with the call.",
+    ),
+    "tier_unpriced": _model(
+        "A dearer service tier has no price",
+        "Switch it off at the provider, or give the model a price of that tier.",
+        "Price the model",
+    ),
     "routing_file": AlertKind(
         "The routing file cannot be used", Area.MODELS, "routing", "The last good one stays in force.", "See the pool"
     ),
