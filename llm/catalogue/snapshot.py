@@ -268,6 +268,7 @@ def _entry(model: Model, *, provider: str, now: datetime, kind: str = "") -> Ent
     qualified = {f"{provider}/{name}" for name in bare}
     id = model.name if provider == DEFAULT_PROVIDER else f"{provider}/{model.name}"
     zone = zone_of_provider(provider)
+    tiers = {price.tier for price in model.prices.all()} - {STANDARD_TIER}
     return Entry(
         id=id,
         names=frozenset(bare | qualified),
@@ -283,6 +284,7 @@ def _entry(model: Model, *, provider: str, now: datetime, kind: str = "") -> Ent
         status=model.status,
         rates=price_rows.rates(model, at=now, place=PricePlace(zone)),
         batch_rates=price_rows.rates(model, at=now, place=PricePlace(zone, batch=True)),
+        tier_rates={tier: price_rows.rates(model, at=now, place=PricePlace(zone, tier=tier)) for tier in tiers},
     )
 
 

@@ -25,6 +25,10 @@ USAGE_MISSING = "usage_missing"
 USAGE_IMPLAUSIBLE = "usage_implausible"
 MODEL_UNKNOWN = "model_unknown"
 PRICE_MISSING = "price_missing"
+# A dearer tier served than was asked for, and nobody has said what it costs.
+TIER_UNPRICED = "tier_unpriced"
+# It is said to have cost more than was held for.
+TOLD_ABOVE_HOLD = "told_above_hold"
 # What other providers than Mistral may read and write beside what they were asked to: prompts and thoughts of theirs.
 UNTOLD_TOKENS = 16_384
 # What endpoints count beside an answer's bound without passing it: marks of its end, a least length of their own.
@@ -113,6 +117,13 @@ class CallUsage:
         if self._of_another_line(priced):
             raise NotChargeable(USAGE_IMPLAUSIBLE)
         return priced
+
+    def in_tier(self, used: Usage, tier: str) -> PricedUsage | None:
+        """What as much costs in a service tier; None where the catalogue has no price of it."""
+        entry = self._used(used)
+        rates = None if entry is None else entry.tier_rates.get(tier)
+        cost_nanos = None if rates is None else pricing.cost_nanos(used, rates)
+        return None if rates is None or cost_nanos is None else PricedUsage(used, cost_nanos, rates.rule)
 
     def id_of(self, name: str) -> str:
         """The id of a model that an answer names. Raises NotChargeable where nobody knows it or its price."""
@@ -215,10 +226,7 @@ class CallUsage:
 
     def _most_input(self, entry: Entry, *, beside: int) -> int:
         """Tokens at most that were read, if a provider puts `beside` of its own before each of the client's inputs."""
-        # Where an endpoint keeps prompts by itself, what it writes into its cache counts as more, without a mark too.
-        written_e2 = max(self.estimate.input_e2, usage.WRITE_E2)
-        sent = max(self.quote.input_tokens, self.estimate.input_tokens_at(entry) * written_e2 // 100)
-        return min(self._most_read(), sent + self.estimate.inputs * beside)
+        return min(self._most_read(), self.quote.input_tokens + self.estimate.inputs * beside)
 
     def _overrun(self, found: Usage | None, shown_tokens: int) -> ModelOverrun | None:
         """More was written, or is said to be, than the request's length permits."""

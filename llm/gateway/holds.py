@@ -18,13 +18,21 @@ from governance import ledger
 from governance.ledger.operations import Extend, Release, Reserve, Settle
 from governance.ledger.results import SettleResult
 from governance.ledger.writer import GroupCommit
-from governance.rules import decision_notes
+from governance.rules import decision_notes, money
 from governance.rules.calls import Usage
 from governance.rules.decision import Decision
 from governance.rules.overruns import ModelOverrun
 from governance.rules.scopes import StopTarget, is_stopped
-from llm.gateway.call_usage import USAGE_IMPLAUSIBLE, USAGE_MISSING, CallUsage, NotChargeable, PricedUsage
-from llm.rules import exact_count
+from llm.gateway.call_usage import (
+    TIER_UNPRICED,
+    TOLD_ABOVE_HOLD,
+    USAGE_IMPLAUSIBLE,
+    USAGE_MISSING,
+    CallUsage,
+    NotChargeable,
+    PricedUsage,
+)
+from llm.rules import exact_count, told_price
 from llm.rules.shown_work import AskedTexts
 from llm.rules.told_usage import ToldUsage
 from llm.rules.usage import larger, named_models, raised
@@ -38,6 +46,8 @@ INTERRUPTED = "interrupted"
 STOPS_PERIOD_S = 0.4
 # How long an answer waits for its settlement to land before it goes out all the same.
 SETTLE_PATIENCE_S = 2.0
+# No provider has as many.
+MOST_TIERS = 8
 
 
 class Holds:
@@ -127,6 +137,9 @@ class Hold:
         self._told = ToldUsage(usage.quote.answers)
         self._believed: Usage | None = None
         self._shown: Usage | None = None
+        # The dearer tiers that it names, and the most that it says it cost.
+        self._tiers: set[str] = set()
+        self._told_nanos = 0
         # The models that it named: ids of the catalogue, and why another has no price.
         self._named: set[str] = set()
         self._unpriced = self._last_name = ""
@@ -192,6 +205,9 @@ class Hold:
             self._reported = larger(self._reported, shown)
         for name in named_models(answer):
             self._note_name(name)
+        if (tier := told_price.dearer_tier(answer)) and len(self._tiers) < MOST_TIERS:
+            self._tiers.add(tier)
+        self._told_nanos = max(self._told_nanos, told_price.cost_nanos(answer))
         return found
 
     def failed(self, said: dict[str, Any], *, size_bytes: int) -> None:
@@ -247,7 +263,10 @@ class Hold:
             self._holds.doubt(self.usage.served.place, USAGE_IMPLAUSIBLE, found)
         if charge.usage.input_tokens > self.quote.input_tokens and self.usage.served.entry is not None:
             self._holds.tokenizers.distrust(self.usage.served.entry)
-        reason = USAGE_IMPLAUSIBLE if falls_short else ""
+        charge, unpriced = self._in_tiers(charge)
+        if unpriced:
+            self._holds.doubt(self.usage.served.place, unpriced, found)
+        reason = USAGE_IMPLAUSIBLE if falls_short else unpriced
         return await self._settle(
             self._settlement(charge.cost_nanos, charge.usage, price_rule=charge.price_rule, reason=reason)
         )
@@ -331,6 +350,16 @@ class Hold:
                 doubt = doubt or error.reason
         return max(found, key=lambda each: each.cost_nanos), doubt
 
+    def _in_tiers(self, priced: PricedUsage) -> tuple[PricedUsage, str]:
+        """That at the dearest tier that served, and TIER_UNPRICED where one of them has no price here."""
+        found, reason = [priced], ""
+        for tier in self._tiers:
+            if (dearer := self.usage.in_tier(priced.usage, tier)) is None:
+                reason = TIER_UNPRICED
+            else:
+                found.append(dearer)
+        return max(found, key=lambda each: each.cost_nanos), reason
+
     async def _settle(self, operation: Settle) -> tuple[int, SettleResult | None]:
         """The result is None where the ledger is away: the settlement is kept and lands later."""
         self.resolved = True
@@ -341,6 +370,14 @@ class Hold:
         return operation.cost_nanos if result is None else result.charged_nanos, result
 
     def _settlement(self, cost_nanos: int, usage: Usage, *, price_rule: str = "", reason: str = "") -> Settle:
+        told: dict[str, Any] = {}
+        if self._told_nanos > cost_nanos:
+            # Whoever bills it says so. Beyond what was held for it is one number of an answer: that is looked at.
+            if self._told_nanos > self.held_nanos:
+                self._holds.doubt(self.usage.served.place, TOLD_ABOVE_HOLD, usage)
+                reason = reason or TOLD_ABOVE_HOLD
+            cost_nanos, price_rule = max(cost_nanos, min(self._told_nanos, self.held_nanos)), ""
+            told = {"told_cost_usd": money.format_dollars(min(self._told_nanos, money.MAX_AMOUNT_NANOS))}
         self.charge = Settle(
             reservation_id=self.id,
             cost_nanos=cost_nanos,
@@ -349,7 +386,7 @@ class Hold:
             reason=reason,
             price_rule=price_rule,
             request_id=self._request_id,
-            metadata=self._metadata(is_estimate=bool(reason)),
+            metadata=self._metadata(is_estimate=bool(reason)) | told,
             overruns=self._overruns(),
             caller=self.caller,
         )

@@ -35,9 +35,14 @@ _OURS = {
 
 _DOUBTS = {
     "usage_implausible": "It reported more tokens than it can read and write, or fewer than it wrote.",
-    "model_unknown": "Its answer names a model that has no price here and may be dearer.",
+    "model_unknown": "Its answer names a model that has no price here and may be dearer. If it is the one that was"
+    " asked for, make that name an alias of it.",
     "price_missing": "It reported a usage that has no price here.",
+    "told_above_hold": "It says that the call cost more than was held for it: its price here may be too low.",
+    "tier_unpriced": "A service tier that has no price here, and may be dearer, served it.",
 }
+# All others are charged at their whole hold.
+_CHARGED = {"tier_unpriced": "The call is charged at the standard price, as an estimate."}
 # What an overrun shows, and what an operator may do before it is cleared.
 _OVERRUNS = {
     Side.OUTPUT: (
@@ -191,7 +196,8 @@ class ProviderFailures:
     def doubted(self, place: str, reason: str, used: Usage | None) -> None:
         """A model reported a usage that cannot be charged as it is: operators are to look at it."""
         said = f"It reported {used}." if used else "It reported none."
-        message = f"{place}: {_DOUBTS.get(reason, reason)} The call is charged at its whole hold. {said}"
+        charged = _CHARGED.get(reason, "The call is charged at its whole hold.")
+        message = f"{place}: {_DOUBTS.get(reason, reason)} {charged} {said}"
         self._tell(self._alert(place, reason, message[:1000]))
 
     def overran(self, overrun: ModelOverrun) -> None:

@@ -16,6 +16,7 @@ from llm.rules import bounds, openai_dialect, request_fields, shown_work, sse, t
 from llm.rules.client_requests import Request
 from llm.rules.estimates import Estimate
 from llm.rules.request_checks import DialectError
+from llm.rules.usage import WRITE_E2
 
 OK, PAYMENT_REQUIRED, TOO_MANY_REQUESTS = 200, 402, 429
 UNPROCESSABLE = (400, 422)
@@ -57,9 +58,10 @@ class OpenAICompatible(HttpProvider):
     def bound(self, request: Request, estimate: Estimate) -> Estimate:
         if request.kind != "chat":
             return estimate
-        if not self._native:
-            # What stands behind such an endpoint may keep prompts, as Anthropic does.
-            estimate = replace(estimate, input_e2=bounds.write_price_e2(request.payload))
+        # OpenAI (from GPT-5.6 on) and Azure write prompts into their caches unasked, and charge for that. What stands
+        # behind another endpoint may keep them for as long as a mark says, as Anthropic does.
+        marked_e2 = 100 if self._native else bounds.write_price_e2(request.payload)
+        estimate = replace(estimate, input_e2=max(WRITE_E2, marked_e2))
         body = openai_dialect.shape(request, model=request.model, native=self._native)
         hides = request_fields.hides_tokens(body)
         estimate = replace(estimate, tokens_beside=thinking.tokens_beside(body), hides=hides)

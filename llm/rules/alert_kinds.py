@@ -24,8 +24,21 @@ KINDS: Mapping[str, AlertKind] = {
     "model_unlisted": _model("A model in use is gone from its provider's list"),
     "price_differs": AlertKind("Another source has another price", Area.MODELS, "offers", button="Compare the prices"),
     "model_sync_failed": _model("The list of models cannot be read", "It is tried again tomorrow."),
-    "model_unknown": _model("An answer names a model that has no price", button="Price the model"),
+    "model_unknown": _model(
+        "An answer names a model that has no price",
+        "If it is the model that was asked for, as behind a deployment, make the name its alias; else price it.",
+        "See the models",
+    ),
     "usage_implausible": _model("A model's usage cannot be believed"),
+    "told_above_hold": _model(
+        "A call cost more than was held for it",
+        "Its endpoint says so. Compare its price list with the price here, and its bill with the call.",
+    ),
+    "tier_unpriced": _model(
+        "A dearer service tier has no price",
+        "Switch it off at the provider, or give the model a price of that tier.",
+        "Price the model",
+    ),
     "routing_file": AlertKind(
         "The routing file cannot be used", Area.MODELS, "routing", "The last good one stays in force.", "See the pool"
     ),

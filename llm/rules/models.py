@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 
 # The version that an endpoint adds to what it was asked for: gpt-4o-2024-08-06, mistral-small-2603.
-_VERSION = re.compile(r"[-@](?:\d{4}-\d{2}-\d{2}|\d{8}|\d{6}|\d{4}|latest)")
+_VERSION = re.compile(r"[-@](?:\d{8}|\d{6}|\d{4}|latest)")
+# A day at a name's end: grok-4-07-09 is xAI's grok-4-0709.
+_DAY = re.compile(r"(?<=[-@])(\d{4}-)?(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])\Z")
+# Ollama's own word for a name without a tag.
+_NO_TAG = ":latest"
 
 
 def is_same_model(asked: str, served: str) -> bool:
@@ -30,4 +34,5 @@ def _is_version(more: str, longer: str, shorter: str) -> bool:
 
 
 def _bare(name: str) -> str:
-    return name.strip().lower().rstrip("/").rpartition("/")[2]
+    bare = name.strip().lower().rstrip("/").rpartition("/")[2].removesuffix(_NO_TAG)
+    return _DAY.sub(lambda day: day[0].replace("-", ""), bare)

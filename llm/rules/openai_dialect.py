@@ -168,8 +168,9 @@ def _translate_fields(payload: dict[str, Any], *, native: bool) -> None:
     # OpenAI keeps metadata with stored answers only; the gateway's own use of it is over.
     if payload.get("store") is not True:
         payload.pop("metadata", None)
-    # Other tiers have other prices than the catalogue's.
-    if payload.pop("service_tier", None) is not None and native:
+    # Other tiers have other prices than the catalogue's. Without a word OpenAI takes the one of its project's settings.
+    payload.pop("service_tier", None)
+    if native:
         payload["service_tier"] = "default"
     if payload.get("tool_choice") == "any":
         payload["tool_choice"] = "required"

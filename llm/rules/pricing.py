@@ -84,6 +84,8 @@ class Entry:
     # None: the model is known but has no price now, so it is refused, never free.
     rates: Rates | None = None
     batch_rates: Rates | None = None
+    # Of tiers that have a row of their own, by what answers call them.
+    tier_rates: Mapping[str, Rates | None] = field(default_factory=dict)
 
     @property
     def is_mistrals(self) -> bool:

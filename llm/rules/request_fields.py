@@ -56,7 +56,7 @@ _THINK = frozenset(
     """prompt_mode reasoning_effort chat_template_kwargs enable_thinking thinking thinking_budget include_reasoning
     reasoning""".split()  # noqa: SIM905
 )
-_LENGTHEN = frozenset({"min_tokens", "ignore_eos", "prediction", "service_tier"})
+_LENGTHEN = frozenset({"min_tokens", "ignore_eos", "prediction"})
 
 
 def lengthening(names: Collection[str], *, answers: int, tools: bool, extra: bool) -> frozenset[str]:

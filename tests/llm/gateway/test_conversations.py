@@ -15,7 +15,7 @@ from django.core.exceptions import ValidationError
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
 from governance.audit import Actor
-from governance.models import Reservation, SpendEntry
+from governance.models import Overrun, Reservation, SpendEntry
 from llm.models import ProviderEndpoint
 from llm.providers import endpoints
 from tests import factories as make
@@ -407,6 +407,22 @@ def test_a_mark_for_the_cache_goes_to_anthropic_and_is_held_for_at_the_price_of_
     assert Reservation.objects.latest("reserved_at").amount_nanos >= row.cost_nanos
 
 
+@pytest.mark.parametrize("likes", ["openai", "openai_compatible"], indirect=True)
+def test_what_an_endpoint_writes_into_its_cache_by_itself_is_held_for(
+    product: Product, booked: BookedUpstream, likes: str
+) -> None:
+    """As OpenAI does from GPT-5.6 on, of prompts from 1,024 tokens: no field asks for it, and it costs 1.25 times."""
+    most = 20_010
+    written = {"prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": most - 10}}
+    usage = {"prompt_tokens": most, "completion_tokens": 2, "total_tokens": most + 2, **written}
+    each_nanos = (10 + 20_000 * 5 // 4) * 150 + 2 * 600
+    text = "7" * (most - 10)
+    charged_since(product, booked, likes, Answer(tokens=2, usage=usage), messages=[{"role": "user", "content": text}])
+    row = SpendEntry.objects.latest("id")
+    assert (row.cost_nanos, row.overage_nanos, row.certainty) == (each_nanos, 0, "confirmed")
+    assert not Overrun.objects.exists()
+
+
 @compatible
 def test_a_mark_for_the_cache_is_held_for_at_every_endpoint_that_may_write_one(
     product: Product, booked: BookedUpstream, likes: str
@@ -417,7 +433,8 @@ def test_a_mark_for_the_cache_is_held_for_at_every_endpoint_that_may_write_one(
         charged_since(product, booked, likes, Answer(tokens=5), messages=[{"role": "user", "content": content}])
         holds.append(Reservation.objects.latest("reserved_at").amount_nanos - 500 * 600)
     assert "cache_control" in booked.books.entries[0].body.decode()
-    assert holds[0] > 2 * holds[1]
+    # Twice, in place of what any of its prompts may cost.
+    assert holds[0] * 125 > holds[1] * 200
 
 
 @anthropic

@@ -10,6 +10,8 @@ import pytest
 from benchmarks.answers import Answer
 from benchmarks.own_books import BookedUpstream
 from governance.models import Alert, Overrun, SpendEntry
+from llm.catalogue import snapshot
+from llm.models import Model, ModelAlias
 from tests import factories as make
 from tests.llm.gateway.test_overruns import (  # noqa: F401  (fixtures)
     INPUT,
@@ -196,6 +198,18 @@ def test_a_model_without_a_price_that_any_part_names_is_charged_at_the_hold(
     row = charged(product, booked, answer, max_tokens=300, stream=True)
     assert (row.certainty, row.reason, row.cost_nanos) == ("estimated", "model_unknown", held_nanos())
     assert eventually(lambda: Alert.objects.filter(kind="model_unknown", subject="own/thinker").exists())
+
+
+def test_the_model_behind_a_deployment_is_charged_as_that_where_an_alias_says_so(
+    product: Product,  # noqa: F811
+    booked: BookedUpstream,
+) -> None:
+    """At Azure a call names a deployment, and its answer the model that was put there."""
+    ModelAlias.objects.create(name="mega-9000", model=Model.objects.get(provider="own", name="thinker"))
+    snapshot.forget()
+    snapshot.current()
+    row = charged(product, booked, named("mega-9000", last="mega-9000"), max_tokens=300, stream=True)
+    assert (row.certainty, row.model_served, row.cost_nanos) == ("confirmed", "thinker", 10 * INPUT + TOKENS * OUTPUT)
 
 
 def test_so_it_is_though_no_usage_comes(product: Product, booked: BookedUpstream) -> None:  # noqa: F811

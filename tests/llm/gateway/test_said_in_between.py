@@ -286,7 +286,7 @@ def test_half_a_usage_is_a_least_that_is_charged_and_learned_from(
     output: Any,
     stream: bool,
 ) -> None:
-    make.budget("0.01")
+    make.budget("0.013")
     key = product.key()
     used = {"prompt_tokens": 30_000} | ({} if output == "none" else {"completion_tokens": output})
     booked.usual = Answer(tokens=10, usage=used)

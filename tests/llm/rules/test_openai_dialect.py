@@ -36,6 +36,8 @@ def translated(*, native: bool = True, disabled: tuple[str, ...] = (), **fields:
         ({"verbosity": "low", "user": "u", "logit_bias": {"1": 2}}, {"verbosity": "low", "user": "u"}),
         ({"store": True, "metadata": {"a": "b"}}, {"metadata": {"a": "b"}, "store": True}),
         ({"service_tier": "flex"}, {"service_tier": "default"}),
+        # Without a word it would be what the project's settings say.
+        ({}, {"service_tier": "default"}),
         ({"stream": True}, {"stream_options": {"include_usage": True}}),
         (
             {"stream": True, "stream_options": {"include_usage": False, "include_obfuscation": False}},
