@@ -266,7 +266,8 @@ def carried(past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collect
 
 
 def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_nothing: bool = False) -> Limit:
-    """The current window's limit. `owes_nothing`: no debts are held back from it."""
+    """The current window's limit. `owes_nothing`: no debts are held back from what its parts give, which is given; from
+    top-ups that credit paid for they are."""
     parts, counting = _in_order(now.parts), _counting(topups, now.starts_at)
     known, costs = _known(balance, now, parts, counting)
     used = _until_now(balance, now, parts, known)
@@ -286,8 +287,7 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_noth
     rest += sum(one.stands_nanos for one in sources)
     for one in counting:
         stands = one.left_of(balance.drawn.get(one.key, 0))
-        most = 0 if owes_nothing else min(rest, one.credited_nanos)
-        taken = max(0, min(most, stands - known[one.key].nanos))
+        taken = max(0, min(rest, one.credited_nanos, stands - known[one.key].nanos))
         others.append(_Source(one.key, known[one.key], stands - taken))
         rest, held = rest - taken, min(debt, held + taken)
     draws = _drawn(now.used_nanos, sources, others, known[NOTHING].nanos, used)

@@ -93,7 +93,11 @@ def test_a_top_up_is_held_back_as_far_as_credit_paid_for_it() -> None:
     # No more of it than is left, nor than is owed.
     assert left(low, replace(bought, credited_nanos=90, refunded_nanos=80)) == 0
     assert left(low, Purchase("t", START, 120, credited_nanos=120)) == 30
-    assert left(low, replace(bought, credited_nanos=90), owes_nothing=True) == 90
+    # Nor does what is given besides, as a trial, let it go.
+    limit = looked(low, replace(bought, credited_nanos=90), owes_nothing=True)[1]
+    assert (limit.left_nanos, limit.owed_nanos) == (0, 90)
+    given = replace(now, parts=(over("a", 10), part("trial", 50, paid=0, given_nanos=50)))
+    assert left(given, replace(bought, credited_nanos=90), owes_nothing=True) == 50
     # What is left of parts is held back first.
     beside = replace(now, parts=(part("a", 10), part("b", 50)))
     assert left(beside, replace(bought, credited_nanos=90)) == 50

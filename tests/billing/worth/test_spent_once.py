@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from billing.models import TopUp
+from billing.accounts import sync
+from billing.models import BillingAccount, TopUp
+from governance.audit import Actor
 from tests.billing.sandbox.conftest import DAY, Shop
 from tests.billing.worth.test_kept_worth import DOLLAR, save
 from tests.billing.worth.test_simulated import read, spend
@@ -65,6 +68,15 @@ def test_a_month_pays_for_a_year_beside_it(shop: Shop) -> None:
     assert spent == cash(shop) == 210
 
 
+def top_up(shop: Shop, customer: str, tens: int) -> None:
+    product = shop.post("products", name="More")["id"]
+    more = shop.post("prices", currency="usd", product=product, unit_amount=1000, metadata={"llm_topup_usd": "10"})
+    invoice = shop.post("invoices", customer=customer)["id"]
+    shop.post("invoiceitems", customer=customer, invoice=invoice, pricing={"price": more["id"]}, quantity=tens)
+    if shop.post(f"invoices/{invoice}/finalize")["status"] == "open":
+        shop.post(f"invoices/{invoice}/pay")
+
+
 @pytest.mark.parametrize("topups", ["rollover", "expire"])
 def test_a_top_up_that_the_balance_pays_for(shop: Shop, settings: Any, topups: str) -> None:
     settings.STRIPE_TOPUPS = topups
@@ -72,12 +84,7 @@ def test_a_top_up_that_the_balance_pays_for(shop: Shop, settings: Any, topups: s
     sub = shop.subscribe(customer, flat(shop, 200))["id"]
     assert spend(shop, customer) == 200
     change(shop, sub, price=flat(shop, 10))
-    product = shop.post("products", name="More")["id"]
-    more = shop.post("prices", currency="usd", product=product, unit_amount=1000, metadata={"llm_topup_usd": "10"})
-    invoice = shop.post("invoices", customer=customer)["id"]
-    shop.post("invoiceitems", customer=customer, invoice=invoice, pricing={"price": more["id"]}, quantity=20)
-    shop.post(f"invoices/{invoice}/finalize")
-    shop.post(f"invoices/{invoice}/pay")
+    top_up(shop, customer, 20)
     # $190 are of the credit, and were used before.
     assert (spend(shop, customer), cash(shop)) == (10, 210)
     assert TopUp.objects.get().credited_nanos == 190 * DOLLAR
@@ -86,6 +93,36 @@ def test_a_top_up_that_the_balance_pays_for(shop: Shop, settings: Any, topups: s
         shop.account.advance(by=32 * DAY)
         spent += spend(shop, customer)
         assert cash(shop) - 10 <= spent <= cash(shop)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_trial_does_not_let_go_of_a_top_up_that_the_balance_pays_for(shop: Shop, is_first: bool) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, flat(shop, 1000))["id"]
+    assert spend(shop, customer) == 1000
+    shop.account.advance(by=3600)
+    shop.delete(f"subscriptions/{sub}", prorate=True, invoice_now=True)
+    acts = [lambda: top_up(shop, customer, 90), lambda: shop.subscribe(customer, flat(shop, 50), trial_period_days=7)]
+    for act in reversed(acts) if is_first else acts:
+        act()
+        read(shop, customer)
+    # The trial gives its $5, and no more.
+    assert (spend(shop, customer), cash(shop)) == (5, 1000)
+    account = BillingAccount.objects.get()
+    assert (account.state, "owed:900.00" in account.reasons) == ("trial", True)
+
+
+def test_an_operators_limit_does_not_let_go_of_a_top_up_that_the_balance_pays_for(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, flat(shop, 1000))["id"]
+    assert spend(shop, customer) == 1000
+    change(shop, sub, price=flat(shop, 50))
+    top_up(shop, customer, 90)
+    assert spend(shop, customer) == 0
+    account, now = BillingAccount.objects.get(), datetime.fromtimestamp(shop.account.now, UTC)
+    for own in (10 * DOLLAR, None):
+        sync.override(account=account, limit_nanos=own, by=Actor("ops"), now=now)
+        assert (spend(shop, customer), cash(shop)) == (0, 1000)
 
 
 def test_what_was_used_of_an_item_that_is_removed_stays_its_own(shop: Shop) -> None:
