@@ -18,7 +18,7 @@ def test_why_a_call_was_refused_is_three_clicks_away_and_the_raise_one_more(refu
     page = refused.open("/admin/")
     page.locator("a[href='/admin/calls/']").first.click()
     page.get_by_role("navigation", name="State").get_by_role("link", name="Refused").click()
-    page.locator(".sg-whole").first.click()
+    page.locator(f".sg-whole[href*='{REFUSED}']").click()
     expect(page.get_by_role("heading", name="Refused: budget exhausted")).to_be_visible()
     expect(page.get_by_text("$0.50 more")).to_be_visible()
     page.get_by_role("link", name="Raise").click()

@@ -39,7 +39,7 @@ def paths() -> list[str]:
 def refused_for(api: Api, path: str, **query: Any) -> str:
     """The field that a 400 names, or 422 where a bound is passed; "" for an answer."""
     budget = Budget.objects.first() or factories.budget("1.00")
-    answer = api.get(path.format(id=budget.pk), **query)
+    answer = api.get(path.format(id=budget.pk, slug=factories.tenant().slug), **query)
     if answer.status_code == 200:
         return ""
     assert answer.status_code in (400, 422), answer.content
