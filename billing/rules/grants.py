@@ -78,7 +78,12 @@ class Cycle:
             return Period(starts_at, starts_at + timedelta(days=DAYS[self.interval] * self.count))
         if self.interval not in MONTHS:
             return None
-        return Period(starts_at, _moved(starts_at, min(MONTHS[self.interval] * self.count, MOST_MONTHS)))
+        return Period(starts_at, _moved(starts_at, self.months))
+
+    @property
+    def months(self) -> int:
+        """How many of them it has; none where it is of days."""
+        return min(MONTHS.get(self.interval, 0) * self.count, MOST_MONTHS)
 
     def whole(self, span: Period, *, in_part: bool = False) -> Period:
         """The whole cycle that a span is, or is a part of; what was billed `in_part` is none, however long."""
@@ -363,7 +368,8 @@ def _grant(
         return None
     cycle = cycle_of(price, worth)
     in_part = line.proration or 0 < line.listed < list_amount
-    wholes = _wholes(cycle, span, known.get(cycle, ()) if line.proration else (), in_part=in_part)
+    part = Fraction(abs(line.listed), list_amount) if list_amount and _is_interval_of(cycle, price) else None
+    wholes = _wholes(cycle, span, known.get(cycle, ()) if line.proration else (), in_part=in_part, part=part)
     if worth.share_e4:
         charged = pricing.nanos(worth, price, line.quantity, (line.amount - line.included_tax, line.currency), reasons)
         nanos = charged / _number(wholes, span)
@@ -385,19 +391,35 @@ def _grant(
     )
 
 
-def _wholes(cycle: Cycle, span: Period, known: Sequence[Grant], *, in_part: bool) -> Sequence[Period]:
+def _is_interval_of(cycle: Cycle, price: StripePrice) -> bool:
+    return (cycle.interval, cycle.count) == (price.interval, price.interval_count)
+
+
+def _wholes(
+    cycle: Cycle, span: Period, known: Sequence[Grant], *, in_part: bool, part: Fraction | None = None
+) -> Sequence[Period]:
     """The intervals that a line's budget is for. A change's are those of the period that it goes to the end of, so that
-    a credit takes back what was charged."""
+    a credit takes back what was charged. `part`: so much of its price for a whole one was charged."""
     for one in known:
         is_whole = not (one.is_change or one.is_credit)
         if is_whole and one.span.ends_at == span.ends_at and one.span.starts_at <= span.starts_at:
             return one.wholes
     if not cycle.is_month or span.length <= LONGEST_MONTH:
-        return (span,) if cycle.in_arrears else (cycle.whole(span, in_part=in_part),)
+        return (span,) if cycle.in_arrears else (_whole(cycle, span, part, in_part=in_part),)
     found = months(span)
     if cycle.in_arrears:
         found[-1] = Period(found[-1].starts_at, span.ends_at)
     return found
+
+
+def _whole(cycle: Cycle, span: Period, part: Fraction | None, *, in_part: bool) -> Period:
+    """The interval that a span is a part of that is billed by itself, as until an anchor: of the one that begins with
+    it, as Stripe documents of a backdated start, and the one that ends with it, that by which it was charged."""
+    found = cycle.whole(span, in_part=in_part)
+    if found == span or part is None or not cycle.months:
+        return found
+    before = Period(_moved(span.ends_at, -cycle.months), span.ends_at)
+    return min(found, before, key=lambda one: abs(_number((one,), span) - part))
 
 
 def _number(wholes: Sequence[Period], span: Period) -> Fraction:

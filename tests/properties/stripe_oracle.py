@@ -191,7 +191,11 @@ def intervals(one: PaidSpan, group: list[PaidSpan], cycle: Cycle) -> list[Span]:
     of = [other for other in group if not other.proration and other.end == one.end and other.start <= one.start]
     start, end = (of[0].start, of[0].end) if one.proration and of else (one.start, one.end)
     if cycle != ("month", 1) or end - start <= 32 * DAY:
-        return [(start, end if is_whole((start, end), cycle) else times.boundary(start, *cycle, 1))]
+        if is_whole((start, end), cycle):
+            return [(start, end)]
+        # Until an anchor a part is charged by the interval that ends there, as far as its price says what that costs.
+        is_told = one.whole_amount and cycle == (one.interval, one.interval_count) and cycle[0] in times.MONTHS
+        return [(times.boundary(end, *cycle, -1), end) if is_told else (start, times.boundary(start, *cycle, 1))]
     starts = [times.boundary(start, "month", 1, number) for number in range(38)]
     return [pair for pair in itertools.pairwise(starts) if pair[0] < end]
 

@@ -76,6 +76,13 @@ class Spender:
             items = [self.item(price) for price in self.random.sample(self.prices, self.random.choice([1, 2]))]
             self.attempt("subscriptions", customer=self.customer, items=items, billing_mode={"type": "flexible"})
 
+    def try_out(self) -> None:
+        """A trial gives nothing here; what of the customer's it lets go of would be spent."""
+        if len(self.subs) < 3:
+            items = [{"price": self.random.choice(self.prices)}]
+            days = self.random.choice([1, 7])
+            self.attempt("subscriptions", customer=self.customer, items=items, trial_period_days=days)
+
     def buy(self) -> None:
         invoice = self.attempt("invoices", customer=self.customer)["id"]
         quantity = self.random.choice([1, 5])
@@ -159,7 +166,7 @@ def test_no_cent_is_spent_twice(shop: Shop, settings: Any, seed: int, downgrade:
         if (subs := one.subs) and one.random.random() < 0.6:
             one.random.choice(changes)(one.random.choice(subs))
         else:
-            one.random.choice([one.subscribe, one.wait, one.wait, one.buy])()
+            one.random.choice([one.subscribe, one.wait, one.wait, one.buy, one.try_out])()
         one.spend()
 
 

@@ -233,6 +233,28 @@ class TestALine:
             False,
         ]
 
+    @pytest.mark.parametrize("days", [28, 31])
+    @pytest.mark.parametrize("is_change", [True, False])
+    def test_until_an_anchor_is_a_part_of_the_interval_by_which_it_was_charged(
+        self, days: int, is_change: bool
+    ) -> None:
+        """From 1 to 21 March: of a month that begins then, or of the one from 21 February."""
+        make, until = change if is_change else line, START + 20 * DAY
+        first = make(START, until, amount=3000 * 20 // days)
+        assert worth(invoice(first)) == 1000 * 20 // days
+        # What is credited of it is of the same.
+        back = credit(START + 10 * DAY, until, amount=-3000 * 10 // days)
+        assert worth(invoice(first, back)) == 1000 * 10 // days
+
+    def test_until_an_anchor_whose_price_does_not_say_what_a_whole_one_costs(self) -> None:
+        until = START + 20 * DAY
+        for price in (StripePrice("price_x", interval="month"), replace(PRICE, currency="eur")):
+            assert worth(invoice(change(START, until, amount=3000 * 20 // 28, price=price))) == 1000 * 20 // 31
+        # Of a year's price a month's budget is no part that its charge tells, and all weeks are as long.
+        assert worth(invoice(change(START, until, amount=100, price=priced("year")))) == 1000 * 20 // 31
+        weekly = change(START, START + 3 * DAY, amount=1200, price=priced("week"))
+        assert worth(invoice(weekly)) == 1000 * 7 // 31 * 3 // 7
+
     def test_that_names_its_price_by_the_id_alone_is_told_the_rest_by_the_item(self) -> None:
         known = priced("year", llm_budget_usd="12", llm_budget_period="billing")
         bare = line(ends_at=START + 365 * DAY, price=StripePrice("price_x"), amount=3000)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.billing.conftest import window_of
-from tests.billing.sandbox.conftest import Shop
+from tests.billing.sandbox.conftest import DAY, Shop
 from tests.billing.worth.test_calls_under_way import left
 from tests.billing.worth.test_simulated import read
 
@@ -94,3 +94,26 @@ def test_a_month_and_a_year_side_by_side_begin_anew_together(shop: Shop, what: s
     assert seen(shop, customer) == (dollars, "04-19")
     until(shop, 5, 2)
     assert seen(shop, customer) == (dollars, "04-19")
+
+
+@pytest.mark.parametrize("month", [3, 5, 7])
+def test_until_an_anchor_what_was_charged_can_be_spent_whatever_the_months_have(shop: Shop, month: int) -> None:
+    if month > 3:
+        until(shop, month, 1)
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = str(shop.subscribe(customer, price(shop, 200, 200), billing_cycle_anchor=shop.account.now + 20 * DAY)["id"])
+    read(shop, customer)
+    assert abs(left(shop) - shop.all("charges")[0]["amount"] / 100) < 0.01
+    # What is credited of it, and what that pays for, are by the same month.
+    shop.account.advance(by=10 * DAY)
+    change(shop, sub, price(shop, 400, 400))
+    read(shop, customer)
+    paid = sum(one["amount"] for one in shop.all("charges")) / 100
+    assert abs(left(shop) - paid) < 0.02
+
+
+def test_a_start_that_is_dated_back_pays_for_what_is_over_by_then(shop: Shop) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    shop.subscribe(customer, price(shop, 28, 28), backdate_start_date=shop.account.now - 14 * DAY)
+    assert sum(one["amount"] for one in shop.all("charges")) == 4200
+    assert seen(shop, customer) == (28, "03-01")
