@@ -11,10 +11,10 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.actions import budgets, tenancy
-from governance.api.fields import Act, Dollars, Name, Query, Ratio, ScopeKeyFilter, Text, looked_for
+from governance.actions import budgets, goals, tenancy
+from governance.api.fields import Act, Dollars, Name, OptionalAct, Query, Ratio, ScopeKeyFilter, Text, looked_for
 from governance.api.once import PARAMETER, OnceView, once
-from governance.api.permissions import EVERYONE, OPERATORS
+from governance.api.permissions import CALLERS, EVERYONE, OPERATORS
 from governance.api.policies import PolicyBody
 from governance.api.views import ControlView, ListView, Present, columns_of, describe_list, presenter
 from governance.models import Budget, BudgetEvent, BudgetForecast, BudgetWindow, ScopeType, Tenant
@@ -22,10 +22,12 @@ from governance.models.budgets import WINDOW_CHOICES
 from governance.queries import budget_status, forecasts
 from governance.queries.budget_status import BudgetStatus
 from governance.rules import money, policy
-from governance.rules.errors import Conflict
+from governance.rules.errors import Conflict, NotAllowed
 from governance.rules.visibility import Audience
 
 READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
+# A tenant's keys open what one task or session of theirs may cost.
+OPENED_BY_CALLERS = {"GET": EVERYONE, "POST": CALLERS}
 # The API's names of the fields that the ledger calls otherwise.
 RENAMED = {"limit": "limit_nanos"}
 
@@ -57,6 +59,9 @@ class BudgetBody(PolicyBody):
     state = serializers.CharField(read_only=True)
     starts_at = serializers.DateTimeField(read_only=True)
     resets_at = serializers.DateTimeField(read_only=True, allow_null=True)
+    closed_at = serializers.DateTimeField(
+        read_only=True, allow_null=True, help_text="Of a goal that has ended: its calls are refused since then."
+    )
     runs_out_at = serializers.DateTimeField(
         read_only=True, allow_null=True, help_text="As it was forecast at `forecast_at`; null: it lasts."
     )
@@ -199,7 +204,8 @@ class BudgetView(ControlView):
 
 
 class Budgets(BudgetView, ListView):
-    roles = READ_BY_ALL
+    roles = OPENED_BY_CALLERS
+    refuses = {"POST": (409, 429)}
     table_name = "budgets"
 
     @describe_list("budgets_list", ShownBudgetBody, BudgetQuery)
@@ -213,9 +219,19 @@ class Budgets(BudgetView, ListView):
 
     @extend_schema(operation_id="budgets_create", request=BudgetBody, responses={201: ShownBudgetBody})
     def post(self, request: Request) -> Response:
-        fields = _internal(self.valid(BudgetBody, request.data))
-        budget = budgets.create(**fields, by=self.by.actor, now=self.now)
+        """A tenant's key opens one for a lifetime of one task or session alone, with a limit and caps."""
+        asked = self.valid(BudgetBody, request.data)
+        if self.by.tenant is None:
+            budget = budgets.create(**_internal(asked), by=self.by.actor, now=self.now)
+        else:
+            budget = self._opened(self.by.tenant, asked)
         return Response(self.one_to_api(budget), status=201)
+
+    def _opened(self, tenant: Tenant, asked: dict[str, Any]) -> Budget:
+        if asked.pop("tenant") not in (None, tenant.slug):
+            raise NotAllowed("tenant", f"this key belongs to {tenant.slug}")
+        agent = self.by.agent.slug if self.by.agent else ""
+        return goals.open_by_key(tenant=tenant, agent=agent, **_internal(asked), by=self.by.actor, now=self.now)
 
 
 class OneBudget(BudgetView):
@@ -284,6 +300,24 @@ class BudgetReset(BudgetOnce):
         self.refuse_cut_off()
         done = budgets.reset(budget=budget, **asked, by=self.by.actor, now=self.now)
         return Response({"closed": done.closed, "opened": done.opened, "budget": self.one_to_api(budget)})
+
+
+class BudgetClose(BudgetView):
+    roles = {"POST": CALLERS}
+
+    @extend_schema(operation_id="budgets_close", request=OptionalAct, responses=ShownBudgetBody)
+    def post(self, request: Request, id: int) -> Response:
+        """Ends a goal: its calls are refused from now on, and what is held runs to its end.
+
+        Closed again it stays as it is. A tenant's key closes what such a key opened.
+        """
+        budget = self.budget(id)
+        agent = self.by.agent.slug if self.by.agent else ""
+        if self.by.tenant and not goals.may_close(budget, tenant=self.by.tenant, agent=agent):
+            raise NotAllowed("", "a tenant's key closes what such a key has opened")
+        reason = self.valid(OptionalAct, request.data)["reason"]
+        closed = goals.close(budget=budget, reason=reason, by=self.by.actor, now=self.now)
+        return Response(self.one_to_api(closed))
 
 
 class BudgetWindows(BudgetView, ListView):

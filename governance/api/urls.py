@@ -46,6 +46,7 @@ urlpatterns = [
     *both("budgets", budgets.Budgets.as_view(), name="budgets"),
     *both("budgets/<int:id>", budgets.OneBudget.as_view(), name="budget"),
     *both("budgets/<int:id>/reset", budgets.BudgetReset.as_view(), name="budget-reset"),
+    *both("budgets/<int:id>/close", budgets.BudgetClose.as_view(), name="budget-close"),
     *both("budgets/<int:id>/windows", budgets.BudgetWindows.as_view(), name="budget-windows"),
     *both("budgets/<int:id>/events", budgets.BudgetEvents.as_view(), name="budget-events"),
     *both("budgets/<int:id>/allowances", allowances.Allowances.as_view(), name="budget-allowances"),

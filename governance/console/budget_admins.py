@@ -19,7 +19,7 @@ from django.utils import timezone
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget
 
-from governance.actions import allowances, budgets
+from governance.actions import allowances, budgets, goals
 from governance.audit import Actor
 from governance.console import allowance_pages, budget_list, budget_page, budget_preview, reasons, saved_views
 from governance.console import display as show
@@ -63,7 +63,7 @@ class BudgetAdmin(ConsoleAdmin):
     list_select_related = ("tenant",)
     ordering = ("-id",)
     actions = ("reset_selected",)
-    actions_detail = ("allow_one", "reset_one")
+    actions_detail = ("allow_one", "reset_one", "close_one")
     fieldsets = (
         ("What it governs", {"fields": ("tenant", "scope_type", "scope_key", "window")}),
         ("Limit", {"fields": ("limit", ("soft_cap", "hard_cap", "warn_at"), "alert_thresholds", "enabled")}),
@@ -176,6 +176,30 @@ class BudgetAdmin(ConsoleAdmin):
             asks = partial(ResetForm, budget=budget, now=timezone.now(), subject=request.GET.get("subject", ""))
         back = reverse("admin:governance_budget_change", args=[budget.pk])
         return self._reset(request, [budget], back=back, asks=asks)
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
+        """A goal's budget is closed, once; of others it is not offered."""
+        offered = super().get_actions_detail(request, object_id)
+        budget = self.get_object(request, str(object_id))
+        if budget is not None and budget.is_goal and budget.closed_at is None:
+            return offered
+        return [each for each in offered if not str(each.action_name).endswith("close_one")]
+
+    @action(description="Close", url_path="close", permissions=["operate"], icon="task_alt")
+    def close_one(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        budget = self.row(request, object_id)
+        by, now = actor(request), timezone.now()
+        return reasons.ask(
+            request,
+            model_admin=self,
+            title=f"Close the budget of a {budget.scope_type}",
+            verb="Close",
+            explanation=f"Calls of this {budget.scope_type} are refused from now on. What is held runs to its end, and"
+            " what was spent stays. It does not open again.",
+            rows=[budget],
+            act=lambda one, reason: goals.close(budget=one, reason=reason, by=by, now=now),
+            back=reverse("admin:governance_budget_change", args=[budget.pk]),
+        )
 
     def _reset(
         self,

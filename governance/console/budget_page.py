@@ -53,6 +53,7 @@ def context(request: HttpRequest, budget: Budget, now: datetime) -> dict[str, An
     calls = calls_link(budget, status, now=now)
     is_bound = staff.access_of(request.user).is_bound
     state = status.state if budget.enabled else budget_status.OFF
+    state = "closed" if budget.closed_at and budget.enabled else state
     return {
         "budget": budget,
         "status": status,
@@ -63,6 +64,7 @@ def context(request: HttpRequest, budget: Budget, now: datetime) -> dict[str, An
         "chart": outlooks.chart(outlook),
         "table": outlooks.table(outlook),
         "basis": outlooks.BASIS[outlook.forecast.basis] if outlook.forecast else "",
+        "closed": display.moment(budget.closed_at, "second") if budget.closed_at else "",
         "subject": status.subject if budget.scope_key == EACH else "",
         "tabs": [(f"?tab={name}", words, name == tab) for name, words in TABS.items()],
         "calls": calls,

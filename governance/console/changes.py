@@ -38,6 +38,7 @@ ACTS = {
     "budget.top_up": "topped it up",
     "budget.allowance_end": "ended what it was given in addition",
     "budget.reset": "reset it",
+    "budget.close": "closed it",
 }
 
 

@@ -45,7 +45,7 @@ _REPORT_TURN = "2s"
 # Of reservations: the version of a UUID, which SQLite keeps without dashes.
 _IS_OWN = f"SUBSTR(REPLACE(CAST(id AS text), '-', ''), 13, 1) = '{OWN_VERSION:x}'"
 
-BUDGET = Columns("b", "id tenant_id scope_type scope_key window limit_nanos revision")
+BUDGET = Columns("b", "id tenant_id scope_type scope_key window limit_nanos revision closed_at")
 POLICY = Columns(
     "b",
     " ".join(policy.COLUMNS),
@@ -379,6 +379,7 @@ def budget_rule(row: Any, kept: Any) -> BudgetRule:
         limit_nanos=row.limit_nanos,
         policy=_policy(kept),
         revision=row.revision,
+        is_closed=row.closed_at is not None,
     )
 
 

@@ -85,14 +85,15 @@ class BatchState:
         """Whether a hold may grow: as if its call were held anew, at its new size, in the windows that hold it.
 
         What it holds itself is in no window's way, and is not waited for. Nor does a window's end bring it anything: a
-        later period is for new holds. Time alone is in no budget and in no rate limit.
+        later period is for new holds. What is closed is closed to new ones: this one runs to its end. Time alone is in
+        no budget and in no rate limit.
         """
         booked = amount_of(cost_nanos=row.amount_nanos, tokens=row.tokens)
         call = Call(row.model_served, fixed(row.amount_nanos + more_nanos), booked=booked)
         if not more_nanos:
             return self._decided(asker, call, (), ())
         views = [
-            replace(view, reserved_nanos=view.reserved_nanos - row.amount_nanos, ends_at=None)
+            replace(view, reserved_nanos=view.reserved_nanos - row.amount_nanos, ends_at=None, is_closed=False)
             for view in self.views(row.windows)
         ]
         return self._decided(asker, call, views, buckets)

@@ -40,6 +40,7 @@ def view_of(window: WindowRow) -> WindowView:
         settled_nanos=window.settled_nanos,
         reserved_nanos=window.reserved_nanos,
         policy=budget.policy,
+        is_closed=budget.is_closed,
     )
 
 

@@ -49,6 +49,7 @@ class Budget(PolicyFields):
         OPERATOR = "operator"
         DEFAULT = "default", "platform default"
         STRIPE = "stripe", "Stripe subscription"
+        KEY = "key", "opened by a key"
 
     tenant = models.ForeignKey(
         Tenant,
@@ -68,6 +69,10 @@ class Budget(PolicyFields):
     limit_nanos = models.BigIntegerField()
     enabled = models.BooleanField(default=True)
     source = models.CharField(max_length=12, choices=Source.choices, default=Source.OPERATOR)
+    # Of one that the key of an agent opened: which agent's.
+    opener = models.CharField(max_length=100, blank=True, default="", db_default="", editable=False)
+    # Of a goal's: when it was ended. Its window stays as it is, and calls of it are refused.
+    closed_at = models.DateTimeField(null=True, blank=True, editable=False)
     # How many acts its open windows follow one after another; a window's own says which of them it has followed.
     revision = models.BigIntegerField(default=0, db_default=0, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -91,6 +96,11 @@ class Budget(PolicyFields):
                     )
                 ),
             ),
+            models.CheckConstraint(
+                name="budget_closed_or_of_a_key_is_a_goals",
+                condition=(Q(closed_at__isnull=True) & ~Q(source="key"))
+                | (Q(scope_type__in=["task", "session"], window="lifetime", tenant__isnull=False) & ~Q(scope_key=EACH)),
+            ),
             models.UniqueConstraint(
                 fields=["tenant", "scope_type", "scope_key", "window"],
                 condition=Q(tenant__isnull=False),
@@ -110,6 +120,15 @@ class Budget(PolicyFields):
     def hard_e4(self) -> int:
         """The hard cap in ten-thousandths of the limit."""
         return money.ten_thousandths(Decimal(self.hard_cap))
+
+    @property
+    def is_goal(self) -> bool:
+        """Whether it is for all of one task's, or one session's, life: then it can be closed."""
+        return (
+            self.scope_type in (ScopeType.TASK, ScopeType.SESSION)
+            and self.scope_key != EACH
+            and self.window == WindowKind.LIFETIME
+        )
 
     @property
     def scope(self) -> str:

@@ -45,6 +45,7 @@ class Reason(StrEnum):
     RATE_LIMITED = "rate_limit_exceeded"
     EMERGENCY_STOP = "emergency_stop"
     TOO_MANY_NAMES = "too_many_names"
+    BUDGET_CLOSED = "budget_closed"
     SOFT_CAP = "soft_cap"
     DOWNGRADE_RULE = "downgrade_rule"
 
@@ -126,6 +127,8 @@ class WindowView:
     settled_nanos: int
     reserved_nanos: int
     policy: Policy
+    # Of a goal that has ended: nothing new is held.
+    is_closed: bool = False
 
     @property
     def committed_nanos(self) -> int:
@@ -292,6 +295,8 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
 
     if call.blocked:
         return refuse(Action.HARD_STOP, call.blocked)
+    if closed := next((view for view in views if view.is_closed), None):
+        return refuse(Action.HARD_STOP, Reason.BUDGET_CLOSED, closed)
     asked = call.quote(call.model)
     if asked is None:
         return refuse(Action.HARD_STOP, Reason.MODEL_NOT_PRICED)

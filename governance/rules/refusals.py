@@ -100,6 +100,7 @@ TABLE = (
         " an hour's sums: name one that is known there, or try again later",
         wait_s=lambda _: 60,
     ),
+    Row(Reason.BUDGET_CLOSED, 403, "budget_closed", "The budget of this task or session is closed"),
     Row(
         Reason.MODEL_NOT_PRICED,
         400,

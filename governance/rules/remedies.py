@@ -24,6 +24,7 @@ ACTS = {
     Reason.MODEL_NOT_PRICED: "with a model that has a price",
     Reason.TOOL_DISABLED: "with the tool not forced",
     Reason.DOWNGRADE_REFUSED: "with a cheaper model allowed",
+    Reason.BUDGET_CLOSED: "under another task or session",
     Reason.TOO_MANY_NAMES: "with a name that the budget knows",
 }
 _MONEY = frozenset({Reason.BUDGET_EXHAUSTED, Reason.DOWNGRADE_REFUSED, Reason.BUDGET_IN_FLIGHT})

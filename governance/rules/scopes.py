@@ -31,6 +31,8 @@ class BudgetRule:
     policy: Policy
     # How many acts its windows follow one after another.
     revision: int = 0
+    # Of a goal that has ended.
+    is_closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,23 @@ from django.db import connection, connections, transaction
 from billing.accounts import budget_windows, purchases
 from billing.models import BillingAccount, TopUp
 from governance import ledger
-from governance.actions import allowances, budgets, spend_reports
+from governance.actions import allowances, budgets, goals, spend_reports
 from governance.audit import Actor
 from governance.ledger import acts, batch, book, sql, sql_dialect, sql_writes
 from governance.ledger.operations import ChangeLimit, Extend, OpenPeriod, Reset
 from governance.ledger.results import ExtendRefused
-from governance.models import Allowance, ApiKey, Budget, BudgetWindow, EmergencyStop, RateBucket, RateLimit, Tenant
+from governance.models import (
+    Allowance,
+    ApiKey,
+    AuditEntry,
+    Budget,
+    BudgetWindow,
+    EmergencyStop,
+    RateBucket,
+    RateLimit,
+    Tenant,
+)
+from governance.rules.decision import Reason
 from governance.rules.errors import NotOpen
 from governance.upkeep import reconcile
 from tests import factories as make
@@ -157,6 +168,30 @@ def test_a_threshold_crossed_while_the_budget_is_changed_is_no_deadlock():
         lambda: budgets.change(budget=budget, changes={"limit_nanos": nanos("2.00")}, by=Actor("ops"), now=LATER),
     )
     assert BudgetWindow.objects.get().limit_nanos == nanos("2.00")
+
+
+@pytest.mark.parametrize("has_window", [True, False])
+def test_a_call_that_waits_while_its_goal_is_closed_is_refused(has_window):
+    budget = make.budget("1.00", window="lifetime", scope_type="task", scope_key="report")
+    by = make.caller(task="report")
+    if has_window:
+        ledger.reserve(make.reserving("0.10", by=by), now=NOON)
+    found = []
+    meanwhile(
+        lambda: goals.close(budget=budget, by=ADA, now=LATER),
+        lambda: found.append(ledger.reserve(make.reserving("0.10", by=by), now=LATER)),
+    )
+    assert [decision.reason for decision in found] == [Reason.BUDGET_CLOSED]
+    assert BudgetWindow.objects.get().reserved_nanos == (nanos("0.10") if has_window else 0)
+
+
+def test_a_goal_that_two_close_at_one_moment_is_closed_once():
+    budget = make.budget("1.00", window="lifetime", scope_type="task", scope_key="report")
+    meanwhile(
+        lambda: goals.close(budget=budget, by=ADA, now=NOON),
+        lambda: goals.close(budget=budget, by=ADA, now=LATER),
+    )
+    assert AuditEntry.objects.filter(action="budget.close").count() == 1
 
 
 def test_a_top_up_beside_a_reset_counts_in_the_new_window():

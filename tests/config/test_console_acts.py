@@ -49,7 +49,8 @@ FIELDS = {
 # A row of each model whose page has acts.
 ROWS: dict[str, Callable[[], Row]] = {
     "auth.User": lambda: factories.person("olga", "operator"),
-    "governance.Budget": lambda: factories.budget("1"),
+    # A goal's, as only these can be closed.
+    "governance.Budget": lambda: factories.budget("1", scope_type="task", scope_key="report", window="lifetime"),
     "governance.Allowance": lambda: allowances.raise_limit(
         budget=factories.budget("1"),
         amount_nanos=factories.nanos("5"),

@@ -26,6 +26,7 @@ BLOCKED = (
     Reason.AGENT_PAUSED,
     Reason.KEY_INVALID,
     Reason.TOO_MANY_NAMES,
+    Reason.BUDGET_CLOSED,
 )
 COLUMNS = ("scope", "window", "state", "spent", "reserved", "limit", "remaining", "resets_at")
 

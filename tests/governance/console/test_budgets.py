@@ -486,3 +486,35 @@ def test_what_is_wrong_is_said_without_words_of_a_program(operator: Client, fiel
     answer = operator.post(page_of(factories.budget("1")), form)
     error = str(answer.context["adminform"].form.errors[field])
     assert not re.search(r"Decimal|None|True|False|\[&#x27;", error), error
+
+
+class TestClosingAGoal:
+    @pytest.fixture
+    def goal(self) -> Budget:
+        return factories.budget("1", scope_type="task", scope_key="report", window="lifetime")
+
+    def test_it_asks_for_a_reason_and_is_told_on_the_page(self, operator: Client, goal: Budget) -> None:
+        spend("0.40", task="report")
+        address = f"{LIST}{goal.pk}/close/"
+        assert "Calls of this task are refused from now on" in text(operator.get(address))
+        operator.post(address, {"reason": " ", "_confirmed": "yes"})
+        goal.refresh_from_db()
+        assert goal.closed_at is None
+        done = operator.post(address, {"reason": "the report is sent", "_confirmed": "yes"}, follow=True)
+        shown = text(done)
+        assert "its calls are refused" in shown
+        assert "closed it" in shown
+        assert "the report is sent" in shown
+        goal.refresh_from_db()
+        assert goal.closed_at is not None
+        assert "close_one" not in done.content.decode()
+
+    def test_of_other_budgets_it_is_not_offered(self, operator: Client, goal: Budget) -> None:
+        other = factories.budget("1", scope_type="task", scope_key="report")
+        assert f"{goal.pk}/close/" in operator.get(page_of(goal)).content.decode()
+        assert f"{other.pk}/close/" not in operator.get(page_of(other)).content.decode()
+
+    def test_who_may_not_change_budgets_closes_none(self, goal: Budget) -> None:
+        signed_in("viewer").post(f"{LIST}{goal.pk}/close/", {"reason": "x", "_confirmed": "yes"})
+        goal.refresh_from_db()
+        assert goal.closed_at is None

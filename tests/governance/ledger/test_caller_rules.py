@@ -339,6 +339,10 @@ REMEMBERED = [
     ("governance_budget", "limit_nanos = 5"),
     ("governance_budget", "enabled = false"),
     ("governance_budget", "revision = revision + 1"),
+    (
+        "governance_budget",
+        "scope_type = 'task', \"window\" = 'lifetime', closed_at = created_at",
+    ),
     ("governance_budget", "soft_cap = 0.5"),
     ("governance_budget", "hard_cap = 0.9"),
     ("governance_budget", "soft_cap = 0.5, warn_at = 0.25"),

@@ -83,6 +83,14 @@ def test_row_1_a_blocked_caller_is_stopped_whatever_the_money(reason):
     assert (decision.action, decision.reason, decision.allowed) == (Action.HARD_STOP, reason, False)
 
 
+def test_a_goal_that_has_ended_takes_no_call_whatever_is_left():
+    ended = replace(view(id=2), is_closed=True)
+    decision = decide(call(0), [view(), ended])
+    assert (decision.action, decision.reason, decision.because) == (Action.HARD_STOP, Reason.BUDGET_CLOSED, ended)
+    paused = decide(call(0, blocked=Reason.AGENT_PAUSED), [ended])
+    assert paused.reason == Reason.AGENT_PAUSED
+
+
 def test_an_unpriced_model_is_refused_never_free():
     decision = decide(Call("mystery", quoter()), [])
     assert outcome(decision) == (Action.HARD_STOP, Reason.MODEL_NOT_PRICED, "")
