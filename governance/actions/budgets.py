@@ -24,10 +24,12 @@ from governance.ledger.results import ResetResult
 from governance.models import AuditEntry, Budget, BudgetWindow, ScopeType, Tenant
 from governance.models.budgets import EACH
 from governance.queries import budget_status
-from governance.rules import money, names, policy
+from governance.rules import carry_over, money, names, policy
 from governance.rules.errors import Conflict, FieldError
 from governance.rules.windows import WindowKind
 
+# Of a paid period the payment says what it has, and of a lifetime there is one.
+OTHERS = "a billing cycle has what was paid for it, a lifetime has no next"
 IDENTITY = ("tenant", "scope_type", "scope_key", "window")
 
 
@@ -38,6 +40,9 @@ def validate(budget: Budget) -> None:
     if budget.limit_nanos <= 0:
         raise FieldError("limit", "must be more than 0 dollars")
     money.refuse_beyond("limit", budget.limit_nanos, most=money.MAX_LIMIT_NANOS)
+    budget.carry_over = carry_over.parse(budget.carry_over)
+    if budget.carry_over is not None and budget.window not in carry_over.KINDS:
+        raise FieldError("carry_over", f"nothing is carried over where windows do not follow one another: {OTHERS}")
     policy.clean(budget)
 
 
@@ -46,7 +51,7 @@ BUDGETS = ScopedRules(
     noun="budget",
     code="budget",
     identity=IDENTITY,
-    fields=("limit_nanos", *policy.COLUMNS, "enabled"),
+    fields=("limit_nanos", *policy.COLUMNS, "carry_over", "enabled"),
     validate=validate,
     conflict=lambda same: Conflict("", f"there is a budget for {same} already", existing=same),
     has_history=lambda budget: budget.windows.exists() or budget.allowances.exists(),

@@ -33,7 +33,7 @@ RENAMED = {"limit": "limit_nanos"}
 
 
 # Null for a key whose tenant shows no amounts.
-AMOUNTS = ("limit", "extra", "spent", "reserved", "remaining", "utilization")
+AMOUNTS = ("limit", "extra", "carried", "carry_over", "spent", "reserved", "remaining", "utilization")
 
 
 class BudgetBody(PolicyBody):
@@ -46,11 +46,21 @@ class BudgetBody(PolicyBody):
     scope = serializers.CharField(read_only=True)
     window = serializers.ChoiceField(choices=[value for value, _ in WINDOW_CHOICES])
     limit = Dollars(minimum=1, most=money.MAX_LIMIT_NANOS)
+    carry_over = Text(
+        required=False,
+        allow_null=True,
+        max_length=32,
+        help_text='What is left when a window ends is added to the next, at most so much: "25%" of the limit, or'
+        ' "10.00" dollars. Null: nothing is.',
+    )
     enabled = serializers.BooleanField(required=False)
     source = serializers.CharField(read_only=True)  # type: ignore[assignment]
     subject = serializers.CharField(read_only=True, help_text="Of a budget for each one: the fullest one's name.")
     extra = Dollars(
         read_only=True, allow_null=True, help_text="What allowances add to the limit in the current window."
+    )
+    carried = Dollars(
+        read_only=True, allow_null=True, help_text="What the current window took over of what the last one had left."
     )
     spent = Dollars(read_only=True, allow_null=True)
     reserved = Dollars(read_only=True, allow_null=True)
@@ -97,9 +107,14 @@ class WindowBody(serializers.Serializer[BudgetWindow]):
     subject = serializers.CharField()
     starts_at = serializers.DateTimeField()
     ends_at = serializers.DateTimeField(allow_null=True)
-    limit = Dollars(source="limit_nanos", allow_null=True, help_text="With what allowances add.")
+    limit = Dollars(
+        source="limit_nanos", allow_null=True, help_text="With what allowances add and what was taken over."
+    )
     extra = Dollars(
         source="extra_nanos", allow_null=True, help_text="The part of the limit that comes from allowances."
+    )
+    carried = Dollars(
+        source="carried_nanos", allow_null=True, help_text="The part of the limit that was left of the window before."
     )
     spent = Dollars(source="settled_nanos", allow_null=True)
     reserved = Dollars(source="reserved_nanos", allow_null=True)
@@ -149,7 +164,18 @@ def to_api(budget: Budget, now_at: BudgetStatus, ahead: BudgetForecast | None, *
         name: getattr(budget, RENAMED.get(name, name))
         for name, field in BudgetBody().fields.items()
         if not hasattr(BudgetStatus, name)
-        and name not in ("extra", "spent", "reserved", "remaining", "resets_at", "runs_out_at", "forecast_at", "tenant")
+        and name
+        not in (
+            "extra",
+            "carried",
+            "spent",
+            "reserved",
+            "remaining",
+            "resets_at",
+            "runs_out_at",
+            "forecast_at",
+            "tenant",
+        )
     }
     shown = BudgetBody(
         {
@@ -157,6 +183,7 @@ def to_api(budget: Budget, now_at: BudgetStatus, ahead: BudgetForecast | None, *
             "tenant": budget.tenant.slug if budget.tenant else None,
             "subject": now_at.subject,
             "extra": now_at.extra_nanos,
+            "carried": now_at.carried_nanos,
             "spent": now_at.settled_nanos,
             "reserved": now_at.reserved_nanos,
             "remaining": now_at.remaining_nanos,
@@ -358,4 +385,4 @@ def _internal(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _defaults() -> dict[str, Any]:
     """What a budget has where nobody says otherwise."""
-    return {name: policy.default(name) for name in policy.COLUMNS} | {"enabled": True}
+    return {name: policy.default(name) for name in policy.COLUMNS} | {"carry_over": None, "enabled": True}

@@ -66,7 +66,10 @@ class BudgetAdmin(ConsoleAdmin):
     actions_detail = ("allow_one", "reset_one", "close_one")
     fieldsets = (
         ("What it governs", {"fields": ("tenant", "scope_type", "scope_key", "window")}),
-        ("Limit", {"fields": ("limit", ("soft_cap", "hard_cap", "warn_at"), "alert_thresholds", "enabled")}),
+        (
+            "Limit",
+            {"fields": ("limit", ("soft_cap", "hard_cap", "warn_at"), "alert_thresholds", "carry_over", "enabled")},
+        ),
         ("Near the limit", {"fields": ("downgrade_rules", "disabled_tools", ("clamp", "clamp_min_tokens"))}),
     )
 
@@ -242,7 +245,7 @@ class BudgetWindowAdmin(ReadOnlyAdmin):
     fields = (
         ("budget", "tenant", "subject"),
         ("starts_at", "ends_at"),
-        ("limit", "extra", "extra_until", "limit_lowered"),
+        ("limit", "carried", "extra", "extra_until", "limit_lowered"),
         ("spent", "reserved", "used"),
         ("state_label", "thresholds_crossed"),
         ("purged", "purged_unreserved"),
@@ -269,6 +272,10 @@ class BudgetWindowAdmin(ReadOnlyAdmin):
     @display(description="Used")
     def used(self, obj: BudgetWindow) -> Any:
         return show.bar(of_window(obj), soft_cap=obj.budget.soft_cap, hard_cap=obj.budget.hard_cap)
+
+    @display(description="Of it left of the window before")
+    def carried(self, obj: BudgetWindow) -> Any:
+        return show.exact(obj.carried_nanos)
 
     @display(description="Of it given in addition")
     def extra(self, obj: BudgetWindow) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.http import HttpResponse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from governance.console import display
@@ -38,6 +38,7 @@ COLUMNS = [
     "subject",
     "state",
     "limit",
+    "of_it_carried_over",
     "of_it_in_addition",
     "in_addition_until",
     "spent",
@@ -126,16 +127,12 @@ def rows_of(standings: Iterable[Standing], *, now: datetime) -> Iterator[BudgetR
 
 
 def limit(status: BudgetStatus, *, raised_until: datetime | None) -> SafeString | str:
-    """The limit with what it was given in addition, and how long that lasts."""
-    if not status.extra_nanos:
-        return display.exact(status.limit_nanos)
+    """The limit with what it took over and was given in addition, and how long that lasts."""
     until = format_html("until {}", display.moment(raised_until, "day")) if raised_until else "in this window"
-    return format_html(
-        '{} <span class="sg-extra">+ {} {}</span>',
-        display.exact(status.limit_nanos - status.extra_nanos),
-        display.exact(status.extra_nanos),
-        until,
-    )
+    more = [(status.carried_nanos, "carried over"), (status.extra_nanos, until)]
+    added = [(display.exact(nanos), words) for nanos, words in more if nanos]
+    base = display.exact(status.limit_nanos - status.carried_nanos - status.extra_nanos)
+    return format_html("{}{}", base, format_html_join("", ' <span class="sg-extra">+ {} {}</span>', added))
 
 
 def as_csv(found: BudgetList) -> HttpResponse:
@@ -163,6 +160,7 @@ def _line(row: BudgetRow) -> dict[str, Any]:
         "subject": row.fullest,
         "state": row.state,
         "limit": money.format_dollars(status.limit_nanos),
+        "of_it_carried_over": money.format_dollars(status.carried_nanos),
         "of_it_in_addition": money.format_dollars(status.extra_nanos),
         "in_addition_until": row.raised_until.isoformat() if row.raised_until and status.extra_nanos else "",
         "spent": money.format_dollars(status.settled_nanos),

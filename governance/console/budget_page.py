@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from governance import staff
@@ -72,7 +72,10 @@ def context(request: HttpRequest, budget: Budget, now: datetime) -> dict[str, An
         tab: _part(tab, budget, Audience(is_tenants=is_bound)),
         "refused_calls": f"{calls}&status=refused",
         "given": allowance_pages.table(budget, now=now),
-        "policy": [(changes.FIELDS[name], changes.value(name, getattr(budget, name))) for name in policy.COLUMNS],
+        "policy": [
+            (changes.FIELDS[name], changes.value(name, getattr(budget, name)))
+            for name in (*policy.COLUMNS, "carry_over")
+        ],
     }
 
 
@@ -84,11 +87,16 @@ def _cards(budget: Budget, outlook: Outlook, raised_until: datetime | None) -> l
     caps = f"hard cap {changes.value('hard_cap', budget.hard_cap)}"
     if budget.soft_cap is not None:
         caps = f"soft cap {changes.value('soft_cap', budget.soft_cap)}, {caps}"
-    base = display.dollars(status.limit_nanos - status.extra_nanos)
     until = format_html("until {}", display.moment(raised_until, "day")) if raised_until else "in this window"
-    given = format_html("{} + {} {}", base, display.dollars(status.extra_nanos), until)
+    more = [
+        (status.carried_nanos, "left of the last window"),
+        (status.extra_nanos, until),
+    ]
+    base_nanos = status.limit_nanos - sum(nanos for nanos, _ in more)
+    added = ((display.dollars(nanos), words) for nanos, words in more if nanos)
+    given = format_html("{}{}", display.dollars(base_nanos), format_html_join("", " + {} {}", added))
     return [
-        Card("Limit", display.dollars(status.limit_nanos), given if status.extra_nanos else caps, "flag"),
+        Card("Limit", display.dollars(status.limit_nanos), caps if status.limit_nanos == base_nanos else given, "flag"),
         Card("Spent", display.dollars(status.settled_nanos), f"{used:.0f}% of the limit", "payments", tone),
         Card("Reserved", display.dollars(status.reserved_nanos), "for calls that are running", "hourglass_top"),
         Card("Remaining", display.dollars(status.remaining_nanos), "under the hard cap", "savings", tone),

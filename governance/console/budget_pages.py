@@ -19,7 +19,7 @@ class BudgetForm(PolicyForm):
 
     class Meta:
         model = Budget
-        fields = ["tenant", "scope_type", "scope_key", "window", *policy.COLUMNS, "enabled"]
+        fields = ["tenant", "scope_type", "scope_key", "window", *policy.COLUMNS, "carry_over", "enabled"]
 
     def _post_clean(self) -> None:
         """Say at its field what the domain would refuse. Nothing is written yet."""

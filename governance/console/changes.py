@@ -26,6 +26,7 @@ FIELDS = {
     "disabled_tools": "disabled tools",
     "clamp": "clamp",
     "clamp_min_tokens": "fewest tokens of a clamp",
+    "carry_over": "carried over",
     "enabled": "in force",
 }
 SHARES = ("soft_cap", "hard_cap", "warn_at")
@@ -74,12 +75,14 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple
 
 def value(name: str, kept: Any) -> str:
     """A budget's field as people read it: dollars, percent, rules."""
-    if name in policy.COLUMNS and kept in (None, [], ""):
+    if name in (*policy.COLUMNS, "carry_over") and kept in (None, [], ""):
         return "none"
     if kept is None:
         return "–"
     if name.endswith("_nanos"):
         return display.dollars(kept)
+    if name == "carry_over":
+        return f"at most {kept}" if kept.endswith("%") else f"at most ${kept}"
     if name in SHARES:
         return shown(kept)
     if name == "alert_thresholds":

@@ -87,8 +87,9 @@ def as_restarted(rows: Iterable[WindowRow]) -> list[WindowRow]:
             found[row.id] = replace(
                 row,
                 id=0,
-                limit_nanos=row.limit_nanos - row.extra_nanos,
+                limit_nanos=row.limit_nanos - row.extra_nanos - row.carried_nanos,
                 extra_nanos=0,
+                carried_nanos=0,
                 settled_nanos=0,
                 reserved_nanos=0,
                 state="active",
@@ -120,7 +121,7 @@ def close(
 ) -> Sequence[NewWindow]:
     """Close a window before its time; its successor, where it has one. What is written is the caller's affair.
 
-    The successor has `limit_nanos`, or its predecessor's limit.
+    The successor has `limit_nanos`, or its predecessor's limit, and nothing of what is left: it begins anew.
     """
     batch.events.append(
         EventRow(row, "budget-reset", old_state=row.state, new_state="active", reason=reason, actor=actor)
@@ -136,7 +137,7 @@ def close(
             MatchedBudget(row.budget, row.subject, row.tenant_id),
             starts_at,
             row.ends_at if row.ends_at and row.ends_at > starts_at else None,
-            limit_nanos if limit_nanos is not None else row.limit_nanos - row.extra_nanos,
+            limit_nanos if limit_nanos is not None else row.limit_nanos - row.extra_nanos - row.carried_nanos,
             # A name that calls brought once is not brought anew by this (`sql.has_opened`).
             *((BY_RESET, str(row.id)) if is_named_by_calls(row.budget) else (row.source_kind, row.source_id)),
         )
@@ -144,14 +145,14 @@ def close(
 
 
 def set_limit(batch: Followed, row: WindowRow, limit_nanos: int, *, reason: str, actor: str) -> None:
-    """Give an open window another limit, beside its allowances; its state follows."""
+    """Give an open window another limit, beside its allowances and what it took over; its state follows."""
     _give_limit(row, limit_nanos)
     batch.refresh(row, reason=reason, actor=actor)
 
 
 def _give_limit(row: WindowRow, limit_nanos: int) -> None:
     # Lowering the cap below what is committed lowers the limit as well.
-    limit_nanos += row.extra_nanos
+    limit_nanos += row.extra_nanos + row.carried_nanos
     over = row.settled_nanos + row.reserved_nanos > share_nanos(limit_nanos, row.budget.policy.hard_e4)
     row.limit_lowered = row.limit_lowered or over or limit_nanos < row.limit_nanos
     row.limit_nanos = limit_nanos

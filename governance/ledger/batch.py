@@ -23,7 +23,7 @@ from governance.ledger.operations import Adjust, Extend, Follow, Operation, Reco
 from governance.ledger.rows import BucketRow, EntryRow, WindowRow, has_ended
 from governance.ledger.sql_dialect import answer, answers, together
 from governance.ledger.state import BatchState
-from governance.ledger.views import new_window
+from governance.ledger.views import new_windows
 from governance.rules.calls import Caller
 from governance.rules.overruns import ModelOverrun
 from governance.rules.scopes import MatchedBudget, is_named_by_calls
@@ -282,7 +282,7 @@ class Batch(BatchState):
                 return
             sql_writes.close_windows(ended, self.now)
             if missing:
-                sql_writes.open_windows([new_window(item, self.now) for item in missing], self.now)
+                sql_writes.open_windows(new_windows(missing, self.now), self.now)
         raise LostWindows("windows kept changing while they were being locked")
 
     def _locked(self, **which: Any) -> list[WindowRow]:
@@ -346,7 +346,7 @@ class Batch(BatchState):
             sql_writes.close_windows(
                 [row.id for row in answer(sql.windows(keys=windows)) if has_ended(row, self.now)], self.now
             )
-            sql_writes.open_windows([new_window(item, self.now) for item in lacking], self.now)
+            sql_writes.open_windows(new_windows(lacking, self.now), self.now)
             rows = self._locked(keys=windows)
             if len(rows) < len(lacking) or any(row.closed_at is not None or has_ended(row, self.now) for row in rows):
                 raise LostWindows("windows kept changing while they were being opened")

@@ -33,6 +33,7 @@ class WindowRow:
     limit_lowered: bool = False
     extra_nanos: int = 0
     extra_until: datetime | None = None
+    carried_nanos: int = 0
     revision: int = 0
     dirty: bool = False
 
@@ -57,6 +58,8 @@ class NewWindow:
     limit_nanos: int | None = None
     source_kind: str = ""
     source_id: str = ""
+    # On top of its limit.
+    carried_nanos: int = 0
 
 
 @dataclass(slots=True)

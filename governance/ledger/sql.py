@@ -32,6 +32,7 @@ from governance.ledger.sql_dialect import (
 from governance.rules import money, policy
 from governance.rules.buckets import Ceilings
 from governance.rules.calls import Caller
+from governance.rules.carry_over import WindowBefore
 from governance.rules.names import EACH
 from governance.rules.policy import Policy
 from governance.rules.reports import OWN_VERSION
@@ -45,7 +46,7 @@ _REPORT_TURN = "2s"
 # Of reservations: the version of a UUID, which SQLite keeps without dashes.
 _IS_OWN = f"SUBSTR(REPLACE(CAST(id AS text), '-', ''), 13, 1) = '{OWN_VERSION:x}'"
 
-BUDGET = Columns("b", "id tenant_id scope_type scope_key window limit_nanos revision closed_at")
+BUDGET = Columns("b", "id tenant_id scope_type scope_key window limit_nanos revision closed_at carry_over")
 POLICY = Columns(
     "b",
     " ".join(policy.COLUMNS),
@@ -56,8 +57,9 @@ RATE_LIMIT = Columns("b", "id tenant_id scope_type scope_key nanos_per_minute re
 _WINDOW = Columns(
     "w",
     "id subject tenant_id starts_at ends_at limit_nanos settled_nanos reserved_nanos state thresholds_crossed"
-    " closed_at source_kind source_id limit_lowered extra_nanos extra_until revision",
+    " closed_at source_kind source_id limit_lowered extra_nanos extra_until carried_nanos revision",
 )
+_BEFORE = Columns("w", "budget_id subject ends_at limit_nanos extra_nanos settled_nanos reserved_nanos")
 _TENANT = Columns("t", "slug time_zone")
 _KEY = Columns("k", "prefix rotated_from")
 # Who a row is for, and on what; `_attribution` reads it, all of whom its caller was.
@@ -169,6 +171,26 @@ def windows_at(periods: Collection[tuple[int, str, datetime]]) -> set[int]:
         [_PERIODS.pack(periods)],
     )
     return {id for (id,) in rows}
+
+
+def windows_before(keys: Collection[tuple[int, str, datetime]]) -> dict[tuple[int, str], WindowBefore]:
+    """The last window of each (budget, subject) that began before a time, as it stands. Not locked."""
+    latest = (
+        "SELECT k.id FROM governance_budgetwindow k WHERE k.budget_id = v.budget_id AND k.subject = v.subject"
+        " AND k.starts_at < v.at ORDER BY k.starts_at DESC, k.id DESC LIMIT 1"
+    )
+    rows = words.select(
+        f"SELECT {_BEFORE} FROM {_PERIODS} JOIN governance_budgetwindow w ON w.id = ({latest})", [_PERIODS.pack(keys)]
+    )
+    return {
+        (row.budget_id, row.subject): WindowBefore(
+            ends_at=moment(row.ends_at) if row.ends_at else None,
+            limit_nanos=row.limit_nanos,
+            extra_nanos=row.extra_nanos,
+            committed_nanos=row.settled_nanos + row.reserved_nanos,
+        )
+        for row in map(_BEFORE.make, rows)
+    }
 
 
 def take_turns(*, alone: Collection[int], beside: Collection[int] = ()) -> None:
@@ -380,6 +402,7 @@ def budget_rule(row: Any, kept: Any) -> BudgetRule:
         policy=_policy(kept),
         revision=row.revision,
         is_closed=row.closed_at is not None,
+        carry_over=row.carry_over,
     )
 
 
@@ -416,5 +439,6 @@ def _window(row: Any, budget: Any, kept: Any) -> WindowRow:
         limit_lowered=bool(row.limit_lowered),
         extra_nanos=row.extra_nanos,
         extra_until=moment(row.extra_until) if row.extra_until else None,
+        carried_nanos=row.carried_nanos,
         revision=row.revision,
     )

@@ -15,6 +15,7 @@ from governance.rules.overruns import ModelOverrun
 _NEW_WINDOWS = Shape(
     "budget_id=matched.budget.id bigint, subject=matched.subject text, tenant_id=matched.tenant_id bigint,"
     "starts_at timestamptz, ends_at timestamptz, limit_nanos bigint, source_kind text, source_id text,"
+    "carried_nanos bigint,"
     "revision=matched.budget.revision bigint, opened_at timestamptz"
 )
 _WINDOW_CHANGES = Shape(
@@ -66,9 +67,10 @@ def open_windows(new: Sequence[NewWindow], now: datetime) -> None:
     words.run(
         "INSERT INTO governance_budgetwindow (budget_id, subject, tenant_id, starts_at, ends_at, limit_nanos,"
         " source_kind, source_id, opened_at, settled_nanos, reserved_nanos, state, thresholds_crossed, limit_lowered,"
-        " extra_nanos, purged_nanos, extra_until, revision)"
-        " SELECT b.id, v.subject, v.tenant_id, v.starts_at, v.ends_at, COALESCE(v.limit_nanos, b.limit_nanos),"
-        " v.source_kind, v.source_id, v.opened_at, 0, 0, 'active', '[]', false, 0, 0,"
+        " extra_nanos, purged_nanos, carried_nanos, extra_until, revision)"
+        " SELECT b.id, v.subject, v.tenant_id, v.starts_at, v.ends_at, COALESCE(v.limit_nanos, b.limit_nanos)"
+        " + v.carried_nanos,"
+        " v.source_kind, v.source_id, v.opened_at, 0, 0, 'active', '[]', false, 0, 0, v.carried_nanos,"
         # Allowances that are running or to come are worked out when the window is locked first. An act that we waited
         # for may have made one since this statement began, which it does not see.
         " CASE WHEN b.revision <> v.revision THEN v.opened_at ELSE (SELECT v.opened_at FROM governance_allowance g"

@@ -145,8 +145,9 @@ class BatchState:
 
     def stand_in(self, wanted: Iterable[MatchedBudget]) -> None:
         """For windows that are not open: as they would open at a call that is let through."""
-        for item in wanted:
-            self.open.setdefault((item.budget.id, item.subject), unopened(item, self.now))
+        lacking = {(item.budget.id, item.subject): item for item in wanted}
+        lacking = {key: item for key, item in lacking.items() if key not in self.open}
+        self.open |= {(row.budget.id, row.subject): row for row in unopened(lacking.values(), self.now)}
 
     def window(self, item: MatchedBudget) -> WindowRow:
         return self.open[item.budget.id, item.subject]
@@ -158,7 +159,7 @@ class BatchState:
         """
         held = {self.windows[id].budget.id for id in row.windows}
         later = [item for item in self.matched(row.caller) if item.budget.id not in held]
-        return view_of(unopened(later[0], self.now)) if later else None
+        return view_of(unopened(later[:1], self.now)[0]) if later else None
 
     def is_limited_since(self, row: ReservationRow) -> bool:
         """Whether a rate limit holds for a growing hold's caller now and did not when it was held.

@@ -11,7 +11,7 @@ from governance.ledger.operations import ChangeLimit, Follow, OpenPeriod, Reset,
 from governance.ledger.results import FollowResult, LedgerError, PeriodResult, ResetResult
 from governance.ledger.rows import EventRow, NewWindow, WindowRow
 from governance.ledger.sql_dialect import answer
-from governance.ledger.views import new_window
+from governance.ledger.views import new_windows
 from governance.rules.scopes import BudgetRule, MatchedBudget
 
 
@@ -119,9 +119,9 @@ def roll(batch: Batch, *, limit: int) -> int:
     new = []
     for budget, tenant, zone in budgets.values():
         subject = tenant if budget.scope_type == "tenant" else budget.scope_key
-        new.append(new_window(MatchedBudget(budget, subject, budget.tenant_id, zone), batch.now))
+        new.append(MatchedBudget(budget, subject, budget.tenant_id, zone))
     if new:
-        sql_writes.open_windows(new, batch.now)
+        sql_writes.open_windows(new_windows(new, batch.now), batch.now)
     due = answer(sql.windows(ids=limits.windows_to_work_out(batch.now, limit)))
     stale = [row for row in due if row.closed_at is None]
     batch.work_out(stale)

@@ -67,6 +67,14 @@ class Budget(PolicyFields):
     )
     window = models.CharField(max_length=16, choices=WINDOW_CHOICES)
     limit_nanos = models.BigIntegerField()
+    # None: nothing is. See `rules.carry_over`.
+    carry_over = models.CharField(
+        max_length=32,
+        null=True,
+        blank=True,
+        help_text='Of what is left when a window ends, at most so much is added to the next: "25%" of the limit, or'
+        ' "10.00" dollars.',
+    )
     enabled = models.BooleanField(default=True)
     source = models.CharField(max_length=12, choices=Source.choices, default=Source.OPERATOR)
     # Of one that the key of an agent opened: which agent's.
@@ -165,6 +173,8 @@ class BudgetWindow(models.Model):
     # The part of the limit that comes from allowances, and when that has to be worked out again.
     extra_nanos = models.BigIntegerField(default=0)
     extra_until = models.DateTimeField(null=True, blank=True)
+    # The part of the limit that was left of the window before, as it stood when this one opened.
+    carried_nanos = models.BigIntegerField(default=0, db_default=0, editable=False)
     # What entries that retention has deleted had settled here.
     purged_nanos = models.BigIntegerField(default=0)
     # The part of it that no hold had to make room for: overages, reports, corrections upwards.
@@ -189,6 +199,9 @@ class BudgetWindow(models.Model):
             models.CheckConstraint(condition=Q(limit_nanos__gt=0), name="window_limit_positive"),
             models.CheckConstraint(condition=Q(extra_nanos__gte=0), name="window_extra_not_negative"),
             models.CheckConstraint(
+                condition=within(money.MAX_LIMIT_NANOS, "carried_nanos"), name="window_carried_within_bounds"
+            ),
+            models.CheckConstraint(
                 condition=Q(ends_at__isnull=True) | Q(ends_at__gt=F("starts_at")),
                 name="window_ends_after_start",
             ),
@@ -207,6 +220,8 @@ class BudgetWindow(models.Model):
             models.Index(fields=["tenant", "-starts_at"], name="window_by_tenant"),
             # How many a tenant's calls have opened lately.
             models.Index(fields=["budget", "tenant", "opened_at"], name="window_by_opening"),
+            # The one before another.
+            models.Index(fields=["budget", "subject", "-starts_at"], name="window_by_subject"),
         ]
 
     def __str__(self) -> str:

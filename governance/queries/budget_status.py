@@ -54,6 +54,8 @@ class BudgetStatus:
     window_id: int | None = None
     # The part of the limit that comes from allowances.
     extra_nanos: int = 0
+    # The part of it that was left of the window before.
+    carried_nanos: int = 0
 
     @property
     def cap_nanos(self) -> int:
@@ -208,6 +210,7 @@ def of_window(window: BudgetWindow) -> BudgetStatus:
         state=window.state,
         window_id=window.pk,
         extra_nanos=window.extra_nanos,
+        carried_nanos=window.carried_nanos,
     )
 
 

@@ -81,7 +81,7 @@ def preview(budget: Budget, *, typed: Policy, limit_nanos: int, now: datetime) -
     views = _views(budget, as_it_is, windows, calls)
 
     def decided(by: Policy, base_nanos: int) -> ReplayOutcome:
-        limits = {id: base_nanos + window.extra_nanos for id, window in windows.items()}
+        limits = {id: base_nanos + window.extra_nanos + window.carried_nanos for id, window in windows.items()}
         return replay.replay([*calls, *refused], views, by, limit_nanos=limits.__getitem__)
 
     return PolicyPreview(

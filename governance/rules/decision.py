@@ -129,6 +129,8 @@ class WindowView:
     policy: Policy
     # Of a goal that has ended: nothing new is held.
     is_closed: bool = False
+    # The part of the limit that was left of the window before.
+    carried_nanos: int = 0
 
     @property
     def committed_nanos(self) -> int:

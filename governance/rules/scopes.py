@@ -33,6 +33,8 @@ class BudgetRule:
     revision: int = 0
     # Of a goal that has ended.
     is_closed: bool = False
+    # See `rules.carry_over`.
+    carry_over: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

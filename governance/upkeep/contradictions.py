@@ -70,8 +70,10 @@ def _of_windows() -> Iterator[str]:
     followed = "w.revision >= b.revision"
     # A window has its budget's limit, and what allowances add to it.
     yield (
-        f"SELECT w.id, {NAME}, 'limit_nanos', b.limit_nanos + w.extra_nanos, w.limit_nanos FROM {window}"
-        f" WHERE {open_window} AND {followed} AND w.limit_nanos <> b.limit_nanos + w.extra_nanos ORDER BY w.id"
+        f"SELECT w.id, {NAME}, 'limit_nanos', b.limit_nanos + w.extra_nanos + w.carried_nanos, w.limit_nanos"
+        f" FROM {window}"
+        f" WHERE {open_window} AND {followed} AND w.limit_nanos <> b.limit_nanos + w.extra_nanos + w.carried_nanos"
+        " ORDER BY w.id"
     )
     yield _states()
     # Where all windows are said to have followed the acts on their budget, they have; none has followed more.

@@ -36,6 +36,7 @@ _BOUNDED: dict[str, tuple[str, dict[str, tuple[int, int]]]] = {
         {
             "limit_nanos": (1, money.MAX_SUM),
             "extra_nanos": (0, money.MAX_SUM),
+            "carried_nanos": (0, money.MAX_LIMIT_NANOS),
             "purged_nanos": _SUM,
             "purged_unheld_nanos": _SUM,
         },

@@ -185,6 +185,21 @@ def test_a_call_that_waits_while_its_goal_is_closed_is_refused(has_window):
     assert BudgetWindow.objects.get().reserved_nanos == (nanos("0.10") if has_window else 0)
 
 
+def test_what_is_carried_over_is_so_once_where_two_open_the_next_window():
+    make.budget("1.00", soft_cap=None, clamp=False, carry_over="50%")
+    ledger.reserve(make.reserving("0.70"), now=NOON)
+    tomorrow, found = NOON + timedelta(days=1), []
+
+    def reserve():
+        found.append(ledger.reserve(make.reserving("0.90"), now=tomorrow))
+
+    meanwhile(lambda: ledger.apply_within([make.reserving("0.50")], now=tomorrow), reserve)
+    window = BudgetWindow.objects.get(closed_at=None)
+    assert (window.carried_nanos, window.reserved_nanos) == (nanos("0.30"), nanos("0.50"))
+    assert [decision.allowed for decision in found] == [False]
+    assert reconcile.check() == []
+
+
 def test_a_goal_that_two_close_at_one_moment_is_closed_once():
     budget = make.budget("1.00", window="lifetime", scope_type="task", scope_key="report")
     meanwhile(

@@ -58,6 +58,7 @@ WITH_ALL_STOPPED = {
     "governance.0024": "bounds of rate buckets, and one key for answers that are kept for a day",
     "governance.0033": "makes two small indexes, and nobody waits for them",
     "governance.0037": "makes triggers of budgets anew, in the moment in which it has the table",
+    "governance.0038": "makes a trigger of budgets anew, in the moment in which it has the table",
 }
 
 

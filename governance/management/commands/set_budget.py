@@ -15,7 +15,7 @@ from governance.actions import budgets, tenancy
 from governance.audit import Actor
 from governance.management.terminal import TerminalCommand
 from governance.models import Budget, ScopeType
-from governance.rules import money, policy
+from governance.rules import carry_over, money, policy
 from governance.rules.errors import Conflict, FieldError
 from governance.rules.windows import WindowKind
 
@@ -58,6 +58,9 @@ class Command(TerminalCommand):
         )
         parser.add_argument("--clamp", action=BooleanOptionalAction, help="lower max_tokens to what the money covers")
         parser.add_argument("--clamp-min-tokens", type=int, metavar="N")
+        parser.add_argument(
+            "--carry-over", metavar="MOST", help='of what is left added to the next window: "25%%", or dollars; none'
+        )
         parser.add_argument("--enabled", action=BooleanOptionalAction, help="whether it governs anything")
         parser.add_argument("--reason", default="", help="kept in the audit trail")
         parser.add_argument("--dry-run", action="store_true", help="check everything, and keep nothing")
@@ -110,6 +113,8 @@ def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
     given: dict[str, Any] = {}
     if options["limit"] is not None:
         given["limit_nanos"] = _nanos(options["limit"])
+    if options["carry_over"] is not None:
+        given["carry_over"] = carry_over.parse(options["carry_over"])
     for name in (*policy.COLUMNS, "enabled"):
         value = options[OPTIONS.get(name, name)]
         if value is None:

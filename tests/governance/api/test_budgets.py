@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import time_machine
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -223,6 +224,28 @@ def test_of_a_budget_for_each_one_a_reset_names_whose_or_is_everybodys(operator:
     }
     assert AuditEntry.objects.get(action="budget.reset").new == {"subject": "alice"}
     assert operator.post(path, {"reason": "stuck"}).json()["closed"] == 2
+
+
+def test_what_is_carried_over_is_said_and_shown_apart(operator: Api) -> None:
+    made = operator.post("/api/budgets", BODY | {"limit": "10", "carry_over": "50 %"}).json()
+    assert (made["carry_over"], made["carried"]) == ("50%", "0.00")
+    path, now = f"/api/budgets/{made['id']}", timezone.now()
+    before = factories.reporting("7", by=factories.caller(agent="invoices"))
+    with time_machine.travel(now - timedelta(days=1), tick=False):
+        ledger.record(before, now=now - timedelta(days=1))
+    spend("1", agent="invoices")
+    found = operator.get(path).json()
+    assert (found["limit"], found["carried"], found["spent"], found["remaining"]) == ("10.00", "3.00", "1.00", "12.00")
+    [window, _] = operator.get(f"{path}/windows").json()["results"]
+    assert (window["limit"], window["carried"], window["extra"]) == ("13.00", "3.00", "0.00")
+    changed = operator.patch(path, {"carry_over": "2.5"}).json()
+    assert (changed["carry_over"], changed["carried"]) == ("2.50", "3.00")
+    assert operator.patch(path, {"carry_over": None}).json()["carry_over"] is None
+    for wrong in ("101%", "much", 5):
+        refused = operator.patch(path, {"carry_over": wrong})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "carry_over")
+    cycle = BODY | {"window": "billing_cycle", "carry_over": "50%"}
+    assert operator.post("/api/budgets", cycle).json()["error"]["param"] == "carry_over"
 
 
 def test_reset_needs_a_reason_and_keeps_the_old_window(operator: Api) -> None:

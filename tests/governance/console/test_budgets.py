@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -518,3 +519,19 @@ class TestClosingAGoal:
         signed_in("viewer").post(f"{LIST}{goal.pk}/close/", {"reason": "x", "_confirmed": "yes"})
         goal.refresh_from_db()
         assert goal.closed_at is None
+
+
+class TestCarriedOver:
+    def test_it_is_typed_shown_apart_and_told(self, operator: Client) -> None:
+        budget = factories.budget("10", carry_over="50%")
+        yesterday = timezone.now() - timedelta(days=1)
+        with time_machine.travel(yesterday, tick=False):
+            ledger.record(factories.reporting("7"), now=yesterday)
+        spend("1")
+        shown = text(operator.get(page_of(budget)))
+        assert "$10.00 + $3.00 left of the last window" in shown
+        assert "+ $3.00 carried over" in text(operator.get(LIST))
+        budgets.change(budget=budget, changes={"carry_over": "2.5"}, by=BY, now=timezone.now())
+        assert "changed carried over at most 50% → at most $2.50" in text(operator.get(page_of(budget)))
+        viewer = text(signed_in("viewer").get(page_of(budget)))
+        assert "Carried over at most $2.50" in viewer

@@ -61,6 +61,8 @@ def test_set_budget_makes_one_with_its_policy() -> None:
         "--no-clamp",
         "--clamp-min-tokens",
         "64",
+        "--carry-over",
+        "25%",
     )
     budget = Budget.objects.get()
     assert told == {
@@ -85,6 +87,7 @@ def test_set_budget_makes_one_with_its_policy() -> None:
             "disabled_tools": ["search"],
             "clamp": False,
             "clamp_min_tokens": 64,
+            "carry_over": "25%",
             "enabled": True,
         },
     }

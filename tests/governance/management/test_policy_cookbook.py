@@ -147,6 +147,16 @@ def test_each_task_and_each_session_has_its_own() -> None:
     assert decided("0.02", task="t2", session="s2").allowed
 
 
+def test_what_is_left_of_a_day_is_carried_over_up_to_half_of_it() -> None:
+    applied("carry-over.yaml")
+    tomorrow = NOON + timedelta(days=1)
+    spent("3.00")
+    assert (decided("7.00").allowed, decided("7.01").allowed) == (True, False)
+    assert (decided("15.00", at=tomorrow).allowed, decided("15.01", at=tomorrow).allowed) == (True, False)
+    spent("6.00")
+    assert (decided("11.00", at=tomorrow).allowed, decided("11.01", at=tomorrow).allowed) == (True, False)
+
+
 def test_tools_are_taken_away_near_the_cap() -> None:
     applied("fewer-tools.yaml")
     tools = ("web_search", "lookup")

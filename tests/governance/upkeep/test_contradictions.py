@@ -78,7 +78,10 @@ WINDOW, RESERVATION, ENTRY = "governance_budgetwindow", "governance_reservation"
 # (table, whose row, column, value); in a value, {name} is one of the books'.
 CELLS: list[tuple[str, str, str, Any]] = [
     *((WINDOW, "window", "limit_nanos", value) for value in (nanos("1000"), nanos("1"), -1, 0)),
-    *((WINDOW, "window", name, nanos("7")) for name in ("settled_nanos", "reserved_nanos", "extra_nanos")),
+    *(
+        (WINDOW, "window", name, nanos("7"))
+        for name in ("settled_nanos", "reserved_nanos", "extra_nanos", "carried_nanos")
+    ),
     (WINDOW, "window", "purged_nanos", nanos("7")),
     (WINDOW, "window", "state", "stopped"),
     *((WINDOW, "closed", name, nanos("7")) for name in ("settled_nanos", "reserved_nanos", "purged_nanos")),
