@@ -688,7 +688,7 @@ async def test_many_tenants_that_are_locked_at_once_hold_up_nobody_else(
     await until(lambda: len(refused) == MANY)
     runs.clear()
     waits, began = [], time.monotonic()
-    while time.monotonic() - began < 2:
+    while refused.total() <= 4 * MANY and time.monotonic() - began < 30:
         asked = time.monotonic()
         assert (await commit.submit(make.reserving("0.01", by=theirs))).allowed
         waits.append(time.monotonic() - asked)
