@@ -343,7 +343,7 @@ REMEMBERED = [
         "governance_budget",
         "scope_type = 'task', \"window\" = 'lifetime', closed_at = created_at",
     ),
-    ("governance_budget", "carry_over = '25%'"),
+    ("governance_budget", "carry_over = '2.50'"),
     ("governance_budget", "soft_cap = 0.5"),
     ("governance_budget", "hard_cap = 0.9"),
     ("governance_budget", "soft_cap = 0.5, warn_at = 0.25"),
