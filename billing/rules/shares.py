@@ -39,6 +39,10 @@ class WindowShare:
     is_own: bool = False
     is_over: bool = False
 
+    @property
+    def key(self) -> str:
+        return f"{self.subscription_id} {self.cycle} {self.period.starts_at.isoformat()}"
+
 
 def paid_for(part: WindowShare, lines: Sequence[Grant], became: Mapping[str, Refund]) -> WindowShare:
     """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
@@ -83,3 +87,14 @@ def is_due(part: WindowShare, sub: StripeSubscription | None, now: datetime) -> 
     begun = min((item.starts_at for item in sub.items if item.starts_at), default=part.period.starts_at)
     is_cut = begun > part.period.starts_at
     return now >= (min(part.given_until, begun + timedelta(days=sub.days_until_due)) if is_cut else part.given_until)
+
+
+def stopped(part: WindowShare, known: WindowShare) -> WindowShare:
+    """A part as it was, that is over, with what became of its payment."""
+    given = min(part.given_nanos, known.given_nanos)
+    return replace(known, period=part.period, cycle=part.cycle, given_nanos=given, frozen=True, is_over=True)
+
+
+def is_same(part: WindowShare, other: WindowShare) -> bool:
+    same = (part.subscription_id, part.cycle) == (other.subscription_id, other.cycle)
+    return same and bool(part.period.overlap(other.period))
