@@ -8,9 +8,10 @@ from typing import Any
 
 from billing.models import BillingPeriod
 from billing.rules import balance
-from billing.rules.balance import Draw, Fall, Undone
+from billing.rules.balance import Draw
 from billing.rules.grants import Period
 from billing.rules.shares import WindowShare
+from billing.rules.undone import Fall, Undone
 
 
 def drawable(part: WindowShare) -> balance.Part:
