@@ -17,7 +17,7 @@ from billing.accounts import mirror, past_windows, policy, purchases, window_row
 from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
 from billing.rules import balance, grants
-from billing.rules.balance import NO_DRAW, Ended, Limit, Spell
+from billing.rules.balance import NO_DRAW, Draw, Ended, Limit, Spell
 from billing.rules.entitlement import Entitlement, EntitlementState
 from billing.rules.grants import Period
 from billing.rules.shares import WindowShare, is_same, stopped
@@ -48,6 +48,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     starts_at = _start(account, period, last, now)
     is_new = last is None or starts_at > last.starts_at
     before = {} if last is None else _allowed(last)
+    new = {} if last is None or is_new else _new(last, found)
     row = _row(account, tenant, starts_at, found, None if is_new else last)
     known = {name: getattr(row, name) for name in NOTED}
     windows = list(budget.windows.filter(source_kind=SOURCE).order_by("starts_at"))
@@ -63,7 +64,8 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
         topups = purchases.of_tenant(tenant)
         carried = balance.carried(past, topups, alive=[part.key for part in parts])
         used = window.settled_nanos if window else 0
-        spell = Spell(row.starts_at, parts, used, window_rows.draws(row), window_rows.undone(row), **since)
+        draws = new | window_rows.draws(row)
+        spell = Spell(row.starts_at, parts, used, draws, window_rows.undone(row), **since)
         return _noted(row, balance.limit(carried, spell, topups, owes_nothing=owes_nothing), window)
 
     opened = next((one for one in windows if one.closed_at is None), None)
@@ -161,6 +163,12 @@ def _allowed(row: BillingPeriod) -> dict[str, tuple[int, bool]]:
         part.key: (0 if draws.get(part.key, NO_DRAW).is_stopped else part.limit_nanos, part.is_own)
         for part in window_rows.parts(row)
     }
+
+
+def _new(row: BillingPeriod, found: Entitlement) -> dict[str, Draw]:
+    """What parts had that a window has since it was looked at last: nothing, whatever was used beyond the others."""
+    known = window_rows.parts(row)
+    return {part.key: NO_DRAW for part in found.parts if not any(is_same(part, one) for one in known)}
 
 
 def _lowered(before: Mapping[str, tuple[int, bool]], found: Entitlement) -> dict[str, int]:

@@ -11,7 +11,7 @@ from billing.accounts import mirror, policy, window_rows
 from billing.models import BillingAccount, BillingPeriod
 from billing.rules import grants, kept_worths
 from billing.rules.balance import Ended, Spell
-from billing.rules.shares import WindowShare, is_due, paid_for
+from billing.rules.shares import WindowShare, is_due, once, paid_for
 from billing.rules.valuation import PlanRule, Pricing
 from governance.models import BudgetWindow, Tenant
 from governance.queries import holds
@@ -42,7 +42,7 @@ def spells(
         # What was used above every limit there was, as a report of spend can be, was no limit's doing: it is not owed.
         Spell(
             row.starts_at,
-            tuple(map(window_rows.drawable, paid_parts(row, known[row.account_id], plans, now))),
+            tuple(map(window_rows.drawable, once(paid_parts(row, known[row.account_id], plans, now)))),
             min(nanos, row.peak_nanos),
             window_rows.draws(row),
             window_rows.undone(row),

@@ -95,6 +95,16 @@ def stopped(part: WindowShare, known: WindowShare) -> WindowShare:
     return replace(known, period=part.period, cycle=part.cycle, given_nanos=given, frozen=True, is_over=True)
 
 
+def once(parts: Sequence[WindowShare]) -> list[WindowShare]:
+    """All but those whose time an earlier one has: that is paid for once, though it is known by now to have begun at
+    another moment, or in a trial that ended as it began."""
+    found = list[WindowShare]()
+    for part in parts:
+        if not any(is_same(part, one) for one in found):
+            found.append(part)
+    return found
+
+
 def is_same(part: WindowShare, other: WindowShare) -> bool:
     same = (part.subscription_id, part.cycle) == (other.subscription_id, other.cycle)
     return same and bool(part.period.overlap(other.period))
