@@ -57,7 +57,9 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     settled = sum(one.settled_nanos for one in windows if one.starts_at < starts_at)
     row.past_nanos = min(money.MAX_SUM, settled)
     ended = _ended(row, windows)
-    owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
+    # An operator's own limit is all there is.
+    own_nanos = found.limit_nanos if "override" in found.reasons else None
+    owes_nothing = own_nanos is not None or found.state == EntitlementState.TRIAL
     lowered = _lowered(before, found)
 
     def looked(window: BudgetWindow | None, **since: Any) -> Limit:
@@ -66,7 +68,8 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
         used = window.settled_nanos if window else 0
         draws = new | window_rows.draws(row)
         spell = Spell(row.starts_at, parts, used, draws, window_rows.undone(row), **since)
-        return _noted(row, balance.limit(carried, spell, topups, owes_nothing=owes_nothing), window)
+        limit = balance.limit(carried, spell, topups, owes_nothing=owes_nothing, at_most_nanos=own_nanos)
+        return _noted(row, limit, window)
 
     opened = next((one for one in windows if one.closed_at is None), None)
     limit = looked(None if is_new else opened, ended=ended, lowered=lowered)
@@ -244,11 +247,10 @@ def _row(
 
 def _over(row: BillingPeriod, found: Entitlement, facts: mirror.Facts, now: datetime) -> list[WindowShare]:
     """Parts of the current window that do not count any more, however they went (cancelled, unpaid, paused, an item
-    removed): what is used of them stays, and beyond what was paid for is owed. An operator's own limit is all there
-    is."""
+    removed): what is used of them stays, and beyond what was paid for is owed."""
     keys = {part.key for part in found.parts}
     parts = window_rows.parts(row)
-    if "override" in found.reasons or all(part.key in keys for part in parts):
+    if all(part.key in keys for part in parts):
         return []
     known = zip(parts, past_windows.paid_parts(row, facts, policy.plan_rules(), now), strict=True)
     gone = [(part, paid) for part, paid in known if part.key not in keys]

@@ -203,9 +203,17 @@ def carried(past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collect
     return balance
 
 
-def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_nothing: bool = False) -> Limit:
+def limit(
+    balance: Balance,
+    now: Spell,
+    topups: Sequence[Purchase],
+    *,
+    owes_nothing: bool = False,
+    at_most_nanos: int | None = None,
+) -> Limit:
     """The current window's limit. `owes_nothing`: no debts are held back from what its parts give, which is given; from
-    top-ups that credit paid for they are."""
+    top-ups that credit paid for they are. `at_most_nanos`: all that parts allow, with what is used of those that are
+    over."""
     parts, counting = _in_order(now.parts), _counting(topups, now.starts_at)
     known, costs = _known(balance, now, parts, counting)
     used = _until_now(balance, now, parts, known)
@@ -219,6 +227,9 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_noth
         undone[part.key], falls[part.key] = _undone(before, part, given, whole, drawn + used[part.key])
         debt += _owed(part, drawn + used[part.key], undone[part.key])
         sources.append(_source(part, known, drawn, whole, undone[part.key]))
+    if at_most_nanos is not None:
+        allowed = sum(max(one.stands_nanos, used[one.key]) for one in sources)
+        sources = _less(sources, used, max(0, allowed - at_most_nanos))
     held = 0 if owes_nothing else max(0, min(debt, sum(one.stands_nanos for one in sources)))
     rest, others = debt - sum(one.stands_nanos for one in sources), list[_Source]()
     sources = _less(sources, used, held)
