@@ -31,7 +31,6 @@ from governance.rules import policy as budget_policy
 from governance.rules.errors import Conflict
 from governance.rules.windows import WindowKind
 
-SOURCE = "stripe"
 # What a window's row keeps of how it was found when it was looked at last.
 NOTED = ("draws", "undone", "held", "peak_nanos", "seen_nanos", "past_nanos")
 # What a customer's plan says of its budget, whatever an operator has set since.
@@ -51,7 +50,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     new = {} if last is None or is_new else _new(last, found)
     row = _row(account, tenant, starts_at, found, None if is_new else last)
     known = {name: getattr(row, name) for name in NOTED}
-    windows = list(budget.windows.filter(source_kind=SOURCE).order_by("starts_at"))
+    windows = list(budget.windows.filter(source_kind=past_windows.SOURCE).order_by("starts_at"))
     past = past_windows.spells(account, windows, tenant, before=starts_at, facts=facts, now=now)
     parts = tuple(map(window_rows.drawable, (*found.parts, *_over(row, found, facts, now))))
     settled = sum(one.settled_nanos for one in windows if one.starts_at < starts_at)
@@ -63,7 +62,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     lowered = _lowered(before, found)
 
     def looked(window: BudgetWindow | None, **since: Any) -> Limit:
-        topups = purchases.of_tenant(tenant)
+        topups = purchases.of_tenant(account, tenant, now=now)
         carried = balance.carried(past, topups, alive=[part.key for part in parts])
         used = window.settled_nanos if window else 0
         draws = new | window_rows.draws(row)
@@ -78,7 +77,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
         starts_at=starts_at,
         ends_at=row.ends_at,
         limit_nanos=_possible(limit),
-        source_kind=SOURCE,
+        source_kind=past_windows.SOURCE,
         source_id=account.stripe_customer_id,
         actor=STRIPE.name,
         reason=f"{found.state} period of {found.subscription_id or found.plan}",
@@ -146,13 +145,13 @@ def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now:
     ledger.lock_windows(held.pk)
     rows = BillingPeriod.objects.filter(tenant=tenant)
     if last := rows.order_by("starts_at").last():
-        windows = list(held.windows.filter(source_kind=SOURCE).order_by("starts_at"))
+        windows = list(held.windows.filter(source_kind=past_windows.SOURCE).order_by("starts_at"))
         if under_way := [id for window in windows if window.reserved_nanos for id in holds.under_way(window)]:
             last.held, last.seen_nanos = _waiting_for(last, under_way, {}), 0
             last.save(update_fields=["held", "seen_nanos"])
             return
         past = past_windows.spells(account, windows, tenant, before=last.ends_at, facts=facts, now=now)
-        drawn = balance.carried(past, purchases.of_tenant(tenant), alive=()).drawn
+        drawn = balance.carried(past, purchases.of_tenant(account, tenant, now=now), alive=()).drawn
         purchases.uncount(account, tenant, drawn, now=now)
         rows.delete()
         account.window_start = None

@@ -110,7 +110,8 @@ class Purchase:
     """An amount bought in addition; it counts from the window that begins at `starts_at`. `expires` with it.
 
     `refunded_nanos` of it went back or are in dispute, `lost_nanos` of these were lost in one. `used_before_nanos` were
-    used in no window of a subscription. `credited_nanos` were paid with credit, and are held back for what is owed.
+    used in no window of a subscription. `credited_nanos` were paid with credit, and are held back for what is owed, and
+    for `owed_nanos`: what another customer owes that bought it.
     """
 
     key: str
@@ -121,6 +122,7 @@ class Purchase:
     lost_nanos: int = 0
     used_before_nanos: int = 0
     credited_nanos: int = 0
+    owed_nanos: int = 0
 
     def counts_in(self, spell_starts_at: datetime) -> bool:
         return self.starts_at == spell_starts_at or (not self.expires and self.starts_at < spell_starts_at)
@@ -236,8 +238,9 @@ def limit(
     rest += sum(one.stands_nanos for one in sources)
     for one in counting:
         stands = one.left_of(balance.drawn.get(one.key, 0))
-        taken = max(0, min(rest, one.credited_nanos, stands - known[one.key].nanos))
+        taken = max(0, min(rest + one.owed_nanos, one.credited_nanos, stands - known[one.key].nanos))
         others.append(_Source(one.key, known[one.key], stands - taken))
+        taken = max(0, taken - one.owed_nanos)
         rest, held = rest - taken, min(debt, held + taken)
     draws = _drawn(now.used_nanos, sources, others, known[NOTHING].nanos, used)
     frozen, all = {part.key for part in parts if part.frozen}, (*sources, *others)

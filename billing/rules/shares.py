@@ -64,6 +64,14 @@ def paid_for(part: WindowShare, lines: Sequence[Grant], became: Mapping[str, Ref
     return replace(part, paid_nanos=stands, forgiven_nanos=forgiven, disputed_nanos=disputed)
 
 
+def left_behind(part: WindowShare, lines: Sequence[Grant], became: Mapping[str, Refund]) -> WindowShare:
+    """A part that a former customer paid for: what credits took back of it is owed by that one, which has the credit,
+    and by nobody else. It repays no more than what stands."""
+    charged = [one for one in lines if not one.is_credit]
+    nanos = grants.given(charged, part.period, lost=standing.lost(became))
+    return replace(part, given_nanos=max(part.given_nanos, nanos))
+
+
 def owned(parts: Sequence[WindowShare], nanos: int, *, instead_of: int) -> tuple[WindowShare, ...]:
     """Parts of a window with an operator's own limit, shared between them as the plans' was. It is given: an operator
     answers for it."""
