@@ -133,8 +133,10 @@ def test_a_mail_server_that_reads_a_message_through_gets_it_once(
 
 def test_a_mail_server_that_says_no_goodbye_has_the_message(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with mail_server(settings) as sink:
+        closes = EmailBackend.close
 
         def breaks(backend: EmailBackend) -> None:
+            closes(backend)
             raise TimeoutError
 
         monkeypatch.setattr(EmailBackend, "close", breaks)
