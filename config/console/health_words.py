@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils.timesince import timesince
 
 from config import health
-from config.health import CLOCK_DIFFERS, DEGRADED, DOWN, DRIFTED, FAILING, LATE, NOT_RUN, OK, STALE
+from config.health import CLOCK_DIFFERS, DEGRADED, DOWN, DRIFTED, FAILING, LAGGING, LATE, NOT_RUN, OK, STALE
 from governance.models import LedgerCheck
 from governance.queries import jobs, judgement
 
@@ -46,6 +46,9 @@ WORDS: Mapping[tuple[str, str], tuple[str, tuple[str, str] | None]] = {
     ("stripe", STALE): ("Stripe has not been read anew lately: is beat running?", ("What to do", "stripe-health")),
     ("stripe", FAILING): ("Events of Stripe failed or wait for too long.", ("What to do", "stripe-health")),
     ("stripe", DOWN): ("What Stripe said cannot be read from the database.", None),
+    ("replica", OK): ("The replica is read for lists and pages.", None),
+    ("replica", LAGGING): ("The replica is too far behind, so the primary is read in its place.", None),
+    ("replica", DOWN): ("The replica does not answer, so the primary is read in its place.", None),
     ("broker", OK): ("Redis carries the tasks.", None),
     ("broker", "filesystem"): ("Tasks travel through this machine's folders.", None),
     ("broker", DOWN): ("Redis does not answer, so nothing is done in the background: bring it back.", None),
