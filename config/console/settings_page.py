@@ -134,7 +134,8 @@ def _roles(people: list[User]) -> Iterator[RoleLine]:
     for user in people:
         for role in ["superuser"] if user.is_superuser else [group.name for group in user.groups.all()]:
             names.setdefault(role, []).append(user.username)
-    for role, does in {"superuser": "everything, and makes others superusers", **WHAT_THEY_DO}.items():
+    roles: list[tuple[str, str]] = [("superuser", "everything, and makes others superusers"), *WHAT_THEY_DO.items()]
+    for role, does in roles:
         found = names.get(role, [])
         yield RoleLine(role, does, found[:MOST_NAMES], max(0, len(found) - MOST_NAMES))
 

@@ -81,7 +81,7 @@ class GrantsForm(forms.ModelForm):  # type: ignore[type-arg]
                 people.check(user=self.instance, grants=self.grants(), by=self.by)
             except FieldError as error:
                 self.add_error(error.field if error.field in self.fields else None, error.message)
-        return cast("dict[str, Any] | None", cleaned)
+        return cleaned
 
 
 class AddUserForm(GrantsForm, UserCreationForm):

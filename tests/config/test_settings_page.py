@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.http import HttpResponse
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -26,7 +25,7 @@ PAGE = reverse("admin:settings")
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 
-def told(answer: HttpResponse) -> str:
+def told(answer: Any) -> str:
     return " ".join(re.sub("<[^>]*>", " ", answer.content.decode()).split())
 
 
