@@ -118,6 +118,7 @@ SECTIONS = (
         "Settings",
         "settings",
         (
+            ("settings", "Settings"),
             ("auth.user", "People"),
             ("auth.group", "Roles"),
             ("governance.alert", "Alerts"),
@@ -154,7 +155,7 @@ def pages() -> tuple[ConsolePage, ...]:
     """All pages that are no model's."""
     # Not at the top: what registers models needs the site, which is being made while this module is read.
     from billing.console import margin_page, stripe_page, unbound_page
-    from config.console import overview, story_page
+    from config.console import overview, settings_page, story_page
     from governance.console import calls_page, judgement_page, reports_page, spend_page
     from llm.console import advice_page, offers_page, playground_page, routing_page
 
@@ -173,6 +174,7 @@ def pages() -> tuple[ConsolePage, ...]:
         stripe_page.PAGE,
         margin_page.PAGE,
         unbound_page.PAGE,
+        settings_page.PAGE,
         story_page.PAGE,
     )
 
