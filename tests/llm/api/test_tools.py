@@ -10,11 +10,11 @@ from django.utils import timezone
 
 from governance import ledger, ports
 from governance.actions import refusal_log
-from governance.models import AuditEntry, BudgetWindow, RefusedCall, Reservation, SpendEntry
+from governance.models import Alert, AuditEntry, BudgetWindow, RefusedCall, Reservation, SpendEntry
 from governance.rules import price_sentence
 from governance.rules.calls import Usage
 from governance.upkeep import reconcile
-from llm.catalogue import snapshot
+from llm.catalogue import model_alerts, snapshot
 from llm.models import Model, ModelAlias, Price
 from tests import factories
 from tests.factories import nanos
@@ -111,6 +111,14 @@ def test_spend_is_told_by_tool(operator: Api, agent: Api) -> None:
         (SEARCH, "0.025", 2),
     ]
     assert agent.get("/api/spend/summary", group_by="tool", provider="tool").json()["total"] == "0.025"
+
+
+def test_a_tool_in_use_is_no_model_that_is_missing(operator: Api, agent: Api) -> None:
+    price(operator)
+    assert agent.post("/api/spend", {"request_id": "r", "tool": SEARCH}).status_code == 201
+    assert {name for _, name in model_alerts.in_use(now=timezone.now())} & {SEARCH} == set()
+    model_alerts.look(now=timezone.now())
+    assert not Alert.objects.filter(subject__contains=SEARCH).exists()
 
 
 def test_what_has_no_price_is_refused_by_name_and_never_free(operator: Api, agent: Api) -> None:
