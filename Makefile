@@ -163,7 +163,8 @@ clean:
 	rm -rf .venv var dist .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache \
 		tests/clients/node/node_modules
 
-PIP_INSTALL := -m pip install --require-hashes --prefer-binary --quiet --disable-pip-version-check \
+# A lock names all there is to install, so nothing is resolved again.
+PIP_INSTALL := -m pip install --no-deps --require-hashes --prefer-binary --quiet --disable-pip-version-check \
 	--no-input --no-warn-script-location
 PIP := $(BIN)/python $(PIP_INSTALL)
 

@@ -49,10 +49,11 @@ def span_at(kind: WindowKind, at: datetime, tz: ZoneInfo) -> Span:
     today = local.date()
     match kind:
         case WindowKind.HOUR:
-            # Counted back from the instant, not through the wall clock: the repeated hour of autumn is two hours.
-            into = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
-            start = at.astimezone(UTC) - into
-            return Span(start, start + timedelta(hours=1))
+            # Counted from midnight by time that passes, not by the wall clock: the repeated hour of autumn is two, and
+            # where the clocks move by half an hour the day's last one is shorter.
+            midnight, hour = _midnight(today, tz), timedelta(hours=1)
+            start = midnight + (at - midnight) // hour * hour
+            return Span(start, min(start + hour, _midnight(today + timedelta(days=1), tz)))
         case WindowKind.DAY:
             return Span(_midnight(today, tz), _midnight(today + timedelta(days=1), tz))
         case WindowKind.WEEK:

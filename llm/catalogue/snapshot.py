@@ -289,7 +289,7 @@ def _entry(model: Model, *, provider: str, now: datetime, kind: str = "") -> Ent
         status=model.status,
         rates=price_rows.rates(model, at=now, place=PricePlace(zone)),
         batch_rates=price_rows.rates(model, at=now, place=PricePlace(zone, batch=True)),
-        tier_rates={tier: price_rows.rates(model, at=now, place=PricePlace(zone, tier=tier)) for tier in tiers},
+        tier_rates={tier.lower(): price_rows.rates(model, at=now, place=PricePlace(zone, tier=tier)) for tier in tiers},
     )
 
 

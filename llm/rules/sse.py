@@ -21,8 +21,8 @@ from llm.rules.answers import CHUNK, Mended, read_json, token_counts
 DONE = b"data: [DONE]\n\n"
 # Says nothing to a client but that the stream lives.
 COMMENT = b":\n\n"
-# An empty line ends an event; lines end in CRLF, LF or CR. (?>...) keeps CRLF from being read as two ends.
-_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+# An empty line ends an event, and so do several. Lines end in CRLF, LF or CR; (?>...) keeps CRLF from being two ends.
+_END = re.compile(rb"(?>\r\n|\n|\r){2,}")
 _LONGEST_END = 4
 # A line's end and what shows that another line of data begins.
 _LONGEST_START = 8
@@ -125,8 +125,8 @@ class EventReader:
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that `chunk` completes, in order."""
         self._buffer += chunk
-        if self._is_json is None and (begun := self._buffer.lstrip(_BEFORE_JSON)):
-            self._is_json = bytes(begun[:1]) in (b"{", b"[")
+        if self._is_json is None and (begun := chunk.lstrip(_BEFORE_JSON)):
+            self._is_json = begun[:1] in (b"{", b"[")
         if self._is_json:
             return self._lines_of_json()
         events = []

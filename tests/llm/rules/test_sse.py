@@ -57,6 +57,12 @@ def test_line_end_cut_in_two_stays_with_its_event() -> None:
     assert [event.raw for event in reader.feed(b"\ndata: [DO")] == [b'data: {"a":1}\r\n\r\n']
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_however_many_empty_lines_end_one_event(end: bytes) -> None:
+    ends, data = end * 50_000, b'data: {"a":1}'
+    assert [event.raw for event in sse.EventReader().feed(ends + data + ends)] == [ends, data + ends]
+
+
 def test_event_of_several_data_lines_is_one_object() -> None:
     events, rest = read([b'event: x\ndata: {"a":\ndata: 1}\nid: 4\n\n'])
 
