@@ -82,6 +82,7 @@ SECTIONS = (
         "neurology",
         (
             ("llm.model", "Models"),
+            ("tools", "Tools"),
             ("playground", "Playground"),
             ("routing", "Pool and chains"),
             ("llm.price", "Prices"),
@@ -157,7 +158,7 @@ def pages() -> tuple[ConsolePage, ...]:
     from billing.console import margin_page, stripe_page, unbound_page
     from config.console import overview, settings_page, story_page
     from governance.console import calls_page, judgement_page, reports_page, spend_page
-    from llm.console import advice_page, offers_page, playground_page, routing_page
+    from llm.console import advice_page, offers_page, playground_page, routing_page, tools_page
 
     return (
         overview.LIVE,
@@ -171,6 +172,7 @@ def pages() -> tuple[ConsolePage, ...]:
         playground_page.PAGE,
         routing_page.PAGE,
         offers_page.PAGE,
+        tools_page.PAGE,
         stripe_page.PAGE,
         margin_page.PAGE,
         unbound_page.PAGE,
