@@ -75,7 +75,7 @@ run: .venv/runtime
 	@exec $(BIN)/python manage.py serve --demo --port $(PORT)
 
 # Measuring takes time, a third more, so it is done where it decides something.
-test: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/node_clients.installed
+test: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/generated.installed .venv/node_clients.installed
 	$(BIN)/coverage erase
 	$(MEASURED) $(SIDE_BY_SIDE) $(TRIES_MONEY)
 	$(MEASURED) $(SIDE_BY_SIDE) --database=postgres $(KNOWS_POSTGRES)
@@ -87,7 +87,7 @@ test: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/node_clien
 		$(addprefix --ignore=,$(KNOWS_POSTGRES) $(ONE_DATABASE) $(STOPS_POSTGRES))
 	$(BIN)/python -m pytest --database=postgres $(STOPS_POSTGRES)
 
-coverage: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/node_clients.installed
+coverage: .venv/dev .venv/shipped.installed .venv/clients.installed .venv/generated.installed .venv/node_clients.installed
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) --ignore=tests/properties
 	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) --database=postgres $(KNOWS_POSTGRES)
@@ -155,6 +155,7 @@ lock: .venv/dev
 	$(RESOLVE) pyproject.toml --group dev -o requirements/dev.txt
 	$(RESOLVE) pyproject.toml --constraint requirements/dev.txt --no-annotate -o requirements/runtime.txt
 	$(RESOLVE) --group pyproject.toml:clients -o requirements/clients.txt
+	$(RESOLVE) --group pyproject.toml:generated -o requirements/generated.txt
 	$(RESOLVE) pyproject.toml --extra tokenizers --constraint requirements/dev.txt --no-annotate -o requirements/tokenizers.txt
 	$(RESOLVE) pyproject.toml --extra otel --constraint requirements/dev.txt --no-annotate -o requirements/otel.txt
 
@@ -203,6 +204,13 @@ PIP := $(BIN)/python $(PIP_INSTALL)
 	@echo "Installing the locked Python clients of the tests into .venv/clients"
 	@$(BIN)/python -m venv --clear .venv/clients
 	@.venv/clients/bin/python $(PIP_INSTALL) --no-compile -r requirements/clients.txt
+	@touch $@
+
+# What makes a client of the API's description, and that client's libraries.
+.venv/generated.installed: requirements/generated.txt | $(BIN)/python
+	@echo "Installing the locked generator of clients into .venv/generated"
+	@$(BIN)/python -m venv --clear .venv/generated
+	@.venv/generated/bin/python $(PIP_INSTALL) --no-compile -r requirements/generated.txt
 	@touch $@
 
 # Node is asked for by no more than these tests: without it they are skipped, and say so; with REQUIRE_NODE=1 they fail.

@@ -44,7 +44,7 @@ class CompositionConfig(AppConfig):
         from config import checks, metric_files, roles, sessions
         from governance import ports
         from governance.rules import alert_kinds
-        from llm.catalogue import snapshot
+        from llm.catalogue import snapshot, tools
         from llm.providers import cost_reports
         from llm.rules import alert_kinds as of_llm
 
@@ -54,6 +54,8 @@ class CompositionConfig(AppConfig):
                 quote=snapshot.quote,
                 price=snapshot.cost_of,
                 rates=snapshot.rates_of_rule,
+                tool_price=tools.price_of,
+                set_tool_price=tools.set_price,
                 upgrade_link=topups.link,
                 provider_costs=cost_reports.read,
                 stand_in=sync.standing_in,

@@ -29,6 +29,8 @@ class OneAtATime(Task):  # type: ignore[type-arg]
 
         work = partial(super().__call__, *args, **kwargs)
         task_id, parent = self.request.id or "", getattr(self.request, tracing.TRACEPARENT, None) or ""
+        if not self.request.called_directly:
+            tracing.tell_lines()
         with request_ids.known_as(task_id), tracing.of_job(self.name, task_id=task_id, parent=parent):
             if self.name not in PERIODS:
                 return work()

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection
 
 from billing.queries import health as billing_health
-from governance import ledger
+from governance import ledger, replica
 from governance.ledger import clock, writer
 from governance.models import BudgetWindow, LedgerCheck
 from governance.queries import jobs
@@ -27,20 +27,23 @@ ESSENTIAL = ("database", "budget")
 IN_DATABASE = ("budget", "stripe", "database", "jobs")
 OK, DEGRADED, DOWN, DRIFTED = "ok", "degraded", "down", "drifted"
 FAILING, STALE, LATE = "failing", "stale", "late"
+# Of the replica: further behind than it may be to be read.
+LAGGING = replica.LAGGING
 # No job has run yet, as far as the database knows.
 NOT_RUN = "not_run"
 # This process's clock is not the database's, which decides.
 CLOCK_DIFFERS = "clock_differs"
 # Wrong, though calls go through.
-UNWELL = {DOWN, DRIFTED, FAILING, STALE, LATE, CLOCK_DIFFERS}
+UNWELL = {DOWN, DRIFTED, FAILING, STALE, LATE, LAGGING, CLOCK_DIFFERS}
 
 
 def services() -> dict[str, str]:
     """The state of each part.
 
-    ok, configured, sandbox, filesystem, not_configured, not_run, stale, late, failing, drifted, clock_differs or down.
+    ok, configured, sandbox, filesystem, not_configured, not_run, stale, late, lagging, failing, drifted, clock_differs
+    or down.
     """
-    return _states(CHECKS)
+    return _states(name for name in CHECKS if name != "replica" or replica.ALIAS in settings.DATABASES)
 
 
 def essentials() -> dict[str, str]:
@@ -144,6 +147,10 @@ def _jobs() -> str:
     return OK if found else NOT_RUN
 
 
+def _replica() -> str:
+    return replica.watch.known_state()
+
+
 def _broker() -> str:
     if not settings.REDIS_URL:
         return "filesystem"
@@ -167,6 +174,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "mistral": breakers.state,
     "stripe": billing_health.state,
     "database": _database,
+    "replica": _replica,
     "broker": _broker,
     "jobs": _jobs,
 }

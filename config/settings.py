@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from config import __version__, celery, content_policy, installation
+from config import __version__, celery, content_policy, database_urls, installation
 from config import environment as check
 from config.unfold import UNFOLD as UNFOLD
 
@@ -84,6 +84,8 @@ MIDDLEWARE = [
     # It puts the page of who must wait in place of the sign-in page's answer.
     "axes.middleware.AxesMiddleware",
     "config.middleware.PasswordsMiddleware",
+    # The last, as it calls the view itself.
+    "config.replica_reads.ReplicaMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -106,7 +108,11 @@ TEMPLATES = [
     }
 ]
 
-DATABASES = {"default": check.database(env, var_dir=VAR_DIR)}
+DATABASES = {"default": database_urls.database(env, var_dir=VAR_DIR)}
+DATABASES |= database_urls.replica(env, primary=DATABASES["default"])
+DATABASE_ROUTERS = ["governance.replica.Router"] if "replica" in DATABASES else []
+# How far behind a replica may be that lists and pages are read from; it is looked at every two seconds.
+REPLICA_MAX_LAG_S = check.seconds(env, "REPLICA_MAX_LAG_S", default=10, minimum=5)
 # Read by `import_litellm` alone.
 LITELLM_DATABASE_URL = check.url(env, "LITELLM_DATABASE_URL", default="", schemes=("postgresql", "postgres"))
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -1,4 +1,4 @@
-"""Spans of the control plane's requests, of jobs, and of their statements, for OpenTelemetry's collector.
+"""Spans of the control plane's requests, of jobs, and of their statements, and workers' logs, for a collector.
 
 Calls of models have spans of their own (`llm.state.otel`), and nothing here is on their way: a transaction of the
 ledger serves many calls and is no span. Told are routes and statements with their placeholders, never what stands in
@@ -134,12 +134,10 @@ class _Tracing:
 
     def __init__(self, endpoint: str) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import SpanExportResult
 
-        base = endpoint.rstrip("/")
-        resource = Resource.create({"service.name": settings.OTEL_SERVICE_NAME, "service.version": settings.VERSION})
+        base, resource = endpoint.rstrip("/"), _resource()
         self.process_id = os.getpid()
         self._exporter = OTLPSpanExporter(
             endpoint=f"{base}/v1/traces", timeout=otel.EXPORT_TIMEOUT_S, session=otel_lines.session(base)
@@ -175,10 +173,18 @@ class _Tracing:
 
     def _send(self, spans: Sequence[Any]) -> None:
         if self._exporter.export(spans) is not self._taken:
-            raise otel.NotTaken(f"the collector did not take {len(spans)} spans")
+            raise otel_lines.NotTaken(f"the collector did not take {len(spans)} spans")
+
+
+def _resource() -> Any:
+    from opentelemetry.sdk.resources import Resource
+
+    return Resource.create({"service.name": settings.OTEL_SERVICE_NAME, "service.version": settings.VERSION})
 
 
 _tracing: _Tracing | None = None
+# What a worker logs, and the process that it is; web processes tell theirs with their calls.
+_lines: tuple[int, otel_lines.ToldLines] | None = None
 _cannot = False
 _opening = threading.Lock()
 
@@ -199,13 +205,36 @@ def _opened() -> _Tracing | None:
         return _tracing
 
 
+def tell_lines() -> None:
+    """Tell the collector what this worker logs from now on; once for each process."""
+    global _lines
+    # The lock is for the first job alone.
+    if not settings.OTEL_EXPORTER_OTLP_ENDPOINT or (_lines is not None and _lines[0] == os.getpid()):
+        return
+    if _opened() is None:
+        return
+    with _opening:
+        if _lines is not None:
+            if _lines[0] == os.getpid():
+                return
+            # Of the process that this one is a fork of, and whose thread it does not have.
+            _lines[1].leave()
+        base = settings.OTEL_EXPORTER_OTLP_ENDPOINT.rstrip("/")
+        told = otel_lines.ToldLines(base, _resource(), timeout_s=otel.EXPORT_TIMEOUT_S)
+        told.open()
+        _lines = os.getpid(), told
+
+
 def close() -> None:
-    """Send what waits, for two seconds at most."""
-    global _tracing
+    """Send what waits, for two seconds at most each."""
+    global _tracing, _lines
     with _opening:
         ending, _tracing = _tracing, None
+        lines, _lines = _lines, None
     if ending is not None and ending.process_id == os.getpid():
         ending.close()
+    if lines is not None and lines[0] == os.getpid():
+        lines[1].close()
 
 
 def _fail(span: Span, error: str) -> None:

@@ -5,25 +5,26 @@ SQLite's connections are files, and none is short of another.
 
 from __future__ import annotations
 
-from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.db import DEFAULT_DB_ALIAS, connections
 
 
 def give_back() -> None:
-    """Let others have this thread's connection while it waits for anything else; its next query takes one again.
+    """Let others have this thread's connections while it waits for anything else; its next query takes one again.
 
     Nothing where a transaction is open.
     """
-    if not connection.in_atomic_block:
-        connection.close()
+    for each in connections.all(initialized_only=True):
+        if not each.in_atomic_block:
+            each.close()
 
 
-def keep_own() -> None:
+def keep_own(alias: str = DEFAULT_DB_ALIAS) -> None:
     """Give this thread a connection outside the pool, so that it does its work whatever requests do to that."""
-    shared = connections[DEFAULT_DB_ALIAS]
+    shared = connections[alias]
     if not shared.settings_dict["OPTIONS"].get("pool"):
         return
     own = shared.copy()
     own.settings_dict["OPTIONS"].pop("pool")
     # Kept until it breaks: a pool is where one that is closed would go.
     own.settings_dict["CONN_MAX_AGE"] = None
-    connections[DEFAULT_DB_ALIAS] = own
+    connections[alias] = own

@@ -23,6 +23,8 @@ from prometheus_client.core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from governance import replica
+
 log = logging.getLogger(__name__)
 
 PREFIX = "spend_governor"
@@ -140,6 +142,7 @@ class Sampler:
         try:
             self._process()
             self._pool()
+            self._replica()
         except Exception:
             log.exception("this process's own figures could not be read")
 
@@ -175,6 +178,12 @@ class Sampler:
             ("pool_errors", "Times that nobody got one in time.", "requests_errors", 1),
         ):
             counter(name, explained).inc(self._more(name, found.get(told, 0) / unit))
+
+    def _replica(self) -> None:
+        if replica.watch.has_begun:
+            level("replica_lag_seconds", "How far behind the replica is, at most.", of_all="livemax").set(
+                replica.watch.behind_s()
+            )
 
     def _more(self, name: str, value: float) -> float:
         """What was added since it was told last; all of it where it began anew."""

@@ -88,6 +88,31 @@ class ModelNames(Protocol):
     def __call__(self) -> Sequence[str]: ...
 
 
+class ToolPrice(Protocol):
+    """What a call of a tool costs at a moment, by default now, in nanodollars; None where it has no price."""
+
+    def __call__(self, name: str, *, at: datetime | None = None) -> int | None: ...
+
+
+class SetToolPrice(Protocol):
+    """Says what a call of a tool costs from a moment on, by default from now. `by` is an `audit.Actor`.
+
+    Raises FieldError, and ValueError where it has a price from that very moment on.
+    """
+
+    def __call__(
+        self,
+        *,
+        name: str,
+        nanos_per_call: int,
+        by: Any,
+        now: datetime,
+        effective_from: datetime | None = None,
+        source: str = "",
+        reason: str = "",
+    ) -> object: ...
+
+
 @dataclass(frozen=True, slots=True)
 class TriedCall:
     """How a call went that somebody sent to try a key. `status` is HTTP's, `cost` dollars as text, empty where nothing
@@ -172,6 +197,8 @@ class Ports:
     quote: QuoteTokens
     price: PriceUsage
     rates: RatesOfRule
+    tool_price: ToolPrice
+    set_tool_price: SetToolPrice
     upgrade_link: UpgradeLink
     provider_costs: ProviderCosts
     stand_in: StandIn
@@ -199,6 +226,8 @@ UNWIRED = Ports(
     quote=_not_wired,
     price=_not_wired,
     rates=_not_wired,
+    tool_price=_not_wired,
+    set_tool_price=_not_wired,
     upgrade_link=_not_wired,
     provider_costs=_not_wired,
     stand_in=_not_wired,
@@ -238,6 +267,33 @@ def true_cost(usage: Usage, *, at: datetime | None = None) -> tuple[int, str] | 
 def rates_of(rule: str, *, at: datetime) -> UnitRates | None:
     """See `RatesOfRule`."""
     return wired.rates(rule, at=at)
+
+
+def tool_price(name: str, *, at: datetime | None = None) -> int | None:
+    """See `ToolPrice`."""
+    return wired.tool_price(name, at=at)
+
+
+def set_tool_price(
+    *,
+    name: str,
+    nanos_per_call: int,
+    by: Any,
+    now: datetime,
+    effective_from: datetime | None = None,
+    source: str = "",
+    reason: str = "",
+) -> None:
+    """See `SetToolPrice`."""
+    wired.set_tool_price(
+        name=name,
+        nanos_per_call=nanos_per_call,
+        by=by,
+        now=now,
+        effective_from=effective_from,
+        source=source,
+        reason=reason,
+    )
 
 
 def provider_costs(*, since: date, until: date, now: datetime) -> Sequence[CostReport]:

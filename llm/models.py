@@ -10,9 +10,10 @@ from django.db import models
 from django.db.models import Q
 
 from governance.rules import names
+from governance.rules.calls import TOOL_PROVIDER
 from governance.rules.errors import FieldError
 from llm.rules import addresses, price_periods, request_fields
-from llm.rules.capabilities import CAPABILITIES, KINDS
+from llm.rules.capabilities import CAPABILITIES, KINDS, TOOL
 from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS
 
 
@@ -25,7 +26,10 @@ def check_name(name: str) -> None:
 
 
 class Model(models.Model):
-    """A model, named as its provider does; two may use one name. Only a served one (ga, deprecated) can be called."""
+    """A model, named as its provider does; two may use one name. Only a served one (ga, deprecated) can be called.
+
+    A tool that agents run themselves is one as well, at the provider `tool`: see `llm.catalogue.tools`.
+    """
 
     class Status(models.TextChoices):
         GA = "ga", "served"
@@ -75,6 +79,8 @@ class Model(models.Model):
             words = getattr(self, field)
             if not isinstance(words, list) or any(word not in known for word in words):
                 problems[field] = f"A list of any of: {', '.join(known)}."
+        if (self.provider == TOOL_PROVIDER) != (self.kinds == [TOOL]):
+            problems["kinds"] = f"What is priced by the call is of the kind {TOOL} and the provider {TOOL_PROVIDER}."
         if ModelAlias.objects.filter(provider=self.provider, name=self.name).exists():
             problems["name"] = f"{self.name!r} is an alias of another model."
         if problems:
@@ -140,6 +146,7 @@ class Price(models.Model):
         PAGE = "page"
         ANNOTATED_PAGE = "annotated_page", "annotated page"
         AUDIO_SECOND = "audio_second", "second of audio"
+        CALL = "call", "call of a tool"
 
     class Zone(models.TextChoices):
         GLOBAL = "global"
@@ -178,7 +185,9 @@ class Price(models.Model):
             models.CheckConstraint(condition=Q(picos_per_unit__gte=0), name="price_not_negative"),
             models.CheckConstraint(condition=Q(currency="USD"), name="price_in_usd"),
             models.CheckConstraint(
-                condition=Q(unit__in=["input", "cached_input", "output", "page", "annotated_page", "audio_second"]),
+                condition=Q(
+                    unit__in=["input", "cached_input", "output", "page", "annotated_page", "audio_second", "call"]
+                ),
                 name="price_unit_known",
             ),
             models.CheckConstraint(condition=Q(zone__in=["global", "eu", "us"]), name="price_zone_known"),
@@ -277,5 +286,7 @@ class ProviderEndpoint(models.Model):
             problems["extra_fields"] = "Only endpoints that speak OpenAI's dialect, and are not OpenAI, take any."
         if self.name in addresses.RESERVED_NAMES:
             problems["name"] = f"{self.name} is configured by the environment."
+        if self.name == TOOL_PROVIDER:
+            problems["name"] = f"{self.name} is what tools are priced under."
         if found := {field: problem for field, problem in problems.items() if problem}:
             raise ValidationError(found)

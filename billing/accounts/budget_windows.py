@@ -6,7 +6,6 @@ a limit is computed anew each time: what was paid from the mirror, what was used
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, replace
@@ -14,15 +13,14 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, cast
 
-from billing.accounts import mirror, policy, purchases
+from billing.accounts import mirror, past_windows, policy, purchases, window_rows
 from billing.accounts.binding import OWN_BUDGETS, STRIPE
 from billing.models import BillingAccount, BillingPeriod, Plan
-from billing.rules import balance, grants, kept_worths
-from billing.rules.balance import NO_DRAW, Draw, Ended, Fall, Limit, Spell, Undone
+from billing.rules import balance, grants
+from billing.rules.balance import NO_DRAW, Draw, Ended, Limit, Spell
 from billing.rules.entitlement import Entitlement, EntitlementState
 from billing.rules.grants import Period
-from billing.rules.shares import WindowShare, is_due, paid_for
-from billing.rules.valuation import PlanRule, Pricing
+from billing.rules.shares import WindowShare, is_same, stopped
 from governance import audit, ledger
 from governance.actions import budgets
 from governance.ledger.operations import ChangeLimit, OpenPeriod
@@ -33,7 +31,6 @@ from governance.rules import policy as budget_policy
 from governance.rules.errors import Conflict
 from governance.rules.windows import WindowKind
 
-SOURCE = "stripe"
 # What a window's row keeps of how it was found when it was looked at last.
 NOTED = ("draws", "undone", "held", "peak_nanos", "seen_nanos", "past_nanos")
 # What a customer's plan says of its budget, whatever an operator has set since.
@@ -50,23 +47,28 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
     starts_at = _start(account, period, last, now)
     is_new = last is None or starts_at > last.starts_at
     before = {} if last is None else _allowed(last)
+    new = {} if last is None or is_new else _new(last, found)
     row = _row(account, tenant, starts_at, found, None if is_new else last)
     known = {name: getattr(row, name) for name in NOTED}
-    windows = list(budget.windows.filter(source_kind=SOURCE).order_by("starts_at"))
-    past = _past(account, windows, tenant, before=starts_at, facts=facts, now=now)
-    parts = tuple(map(_drawable, (*found.parts, *_over(row, found, facts, now))))
+    windows = list(budget.windows.filter(source_kind=past_windows.SOURCE).order_by("starts_at"))
+    past = past_windows.spells(account, windows, tenant, before=starts_at, facts=facts, now=now)
+    parts = tuple(map(window_rows.drawable, (*found.parts, *_over(row, found, facts, now))))
     settled = sum(one.settled_nanos for one in windows if one.starts_at < starts_at)
     row.past_nanos = min(money.MAX_SUM, settled)
     ended = _ended(row, windows)
-    owes_nothing = "override" in found.reasons or found.state == EntitlementState.TRIAL
+    # An operator's own limit is all there is.
+    own_nanos = found.limit_nanos if "override" in found.reasons else None
+    owes_nothing = own_nanos is not None or found.state == EntitlementState.TRIAL
     lowered = _lowered(before, found)
 
     def looked(window: BudgetWindow | None, **since: Any) -> Limit:
-        topups = purchases.of_tenant(tenant)
+        topups = purchases.of_tenant(account, tenant, now=now)
         carried = balance.carried(past, topups, alive=[part.key for part in parts])
         used = window.settled_nanos if window else 0
-        spell = Spell(row.starts_at, parts, used, _draws(row), _undone(row), **since)
-        return _noted(row, balance.limit(carried, spell, topups, owes_nothing=owes_nothing), window)
+        draws = new | window_rows.draws(row)
+        spell = Spell(row.starts_at, parts, used, draws, window_rows.undone(row), **since)
+        limit = balance.limit(carried, spell, topups, owes_nothing=owes_nothing, at_most_nanos=own_nanos)
+        return _noted(row, limit, window)
 
     opened = next((one for one in windows if one.closed_at is None), None)
     limit = looked(None if is_new else opened, ended=ended, lowered=lowered)
@@ -75,7 +77,7 @@ def apply(account: BillingAccount, tenant: Tenant, found: Entitlement, facts: mi
         starts_at=starts_at,
         ends_at=row.ends_at,
         limit_nanos=_possible(limit),
-        source_kind=SOURCE,
+        source_kind=past_windows.SOURCE,
         source_id=account.stripe_customer_id,
         actor=STRIPE.name,
         reason=f"{found.state} period of {found.subscription_id or found.plan}",
@@ -124,20 +126,14 @@ def end_spending(
     row = BillingPeriod.objects.filter(tenant=tenant, starts_at=begun).first() if begun else None
     bought_at = None if row else purchases.bought_at(account, tenant)
     if row is not None:
-        paid = _paid_parts(row, facts, policy.plan_rules(), now)
-        parts = tuple(_stopped(_part(raw), one) for raw, one in zip(row.parts, paid, strict=True))
+        paid = past_windows.paid_parts(row, facts, policy.plan_rules(), now)
+        parts = tuple(stopped(window_rows.part(raw), one) for raw, one in zip(row.parts, paid, strict=True))
         found = replace(found, period=Period(row.starts_at, row.ends_at), parts=parts, kept={})
     elif bought_at is not None and (account.has_begun or not OWN_BUDGETS.filter(tenant=tenant).exists()):
         found = replace(found, period=grants.month(bought_at, now))
     else:
         return None
     return apply(account, tenant, found, facts, now=now)
-
-
-def _stopped(part: WindowShare, known: WindowShare) -> WindowShare:
-    """A part as it was, that is over, with what became of its payment."""
-    given = min(part.given_nanos, known.given_nanos)
-    return replace(known, period=part.period, cycle=part.cycle, given_nanos=given, frozen=True, is_over=True)
 
 
 def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now: datetime) -> None:
@@ -149,13 +145,13 @@ def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now:
     ledger.lock_windows(held.pk)
     rows = BillingPeriod.objects.filter(tenant=tenant)
     if last := rows.order_by("starts_at").last():
-        windows = list(held.windows.filter(source_kind=SOURCE).order_by("starts_at"))
+        windows = list(held.windows.filter(source_kind=past_windows.SOURCE).order_by("starts_at"))
         if under_way := [id for window in windows if window.reserved_nanos for id in holds.under_way(window)]:
             last.held, last.seen_nanos = _waiting_for(last, under_way, {}), 0
             last.save(update_fields=["held", "seen_nanos"])
             return
-        past = _past(account, windows, tenant, before=last.ends_at, facts=facts, now=now)
-        drawn = balance.carried(past, purchases.of_tenant(tenant), alive=()).drawn
+        past = past_windows.spells(account, windows, tenant, before=last.ends_at, facts=facts, now=now)
+        drawn = balance.carried(past, purchases.of_tenant(account, tenant, now=now), alive=()).drawn
         purchases.uncount(account, tenant, drawn, now=now)
         rows.delete()
         account.window_start = None
@@ -164,11 +160,17 @@ def let_go(account: BillingAccount, tenant: Tenant, facts: mirror.Facts, *, now:
 
 def _allowed(row: BillingPeriod) -> dict[str, tuple[int, bool]]:
     """What each part of a window allowed when that was looked at last, and whether by an operator's own limit."""
-    draws = _draws(row)
+    draws = window_rows.draws(row)
     return {
-        _key(part): (0 if draws.get(_key(part), NO_DRAW).is_stopped else part.limit_nanos, part.is_own)
-        for part in map(_part, row.parts)
+        part.key: (0 if draws.get(part.key, NO_DRAW).is_stopped else part.limit_nanos, part.is_own)
+        for part in window_rows.parts(row)
     }
+
+
+def _new(row: BillingPeriod, found: Entitlement) -> dict[str, Draw]:
+    """What parts had that a window has since it was looked at last: nothing, whatever was used beyond the others."""
+    known = window_rows.parts(row)
+    return {part.key: NO_DRAW for part in found.parts if not any(is_same(part, one) for one in known)}
 
 
 def _lowered(before: Mapping[str, tuple[int, bool]], found: Entitlement) -> dict[str, int]:
@@ -176,8 +178,8 @@ def _lowered(before: Mapping[str, tuple[int, bool]], found: Entitlement) -> dict
     lowered = {}
     for part in found.parts:
         allows = 0 if part.frozen else part.limit_nanos
-        old, was_own = before.get(_key(part), (allows, False))
-        lowered[_key(part)] = old - allows if found.by_operator or was_own or part.is_own else 0
+        old, was_own = before.get(part.key, (allows, False))
+        lowered[part.key] = old - allows if found.by_operator or was_own or part.is_own else 0
     return lowered
 
 
@@ -227,11 +229,11 @@ def _row(
     values: dict[str, Any] = {
         "account_id": account.pk,
         "ends_at": max(ends_at, starts_at + timedelta(microseconds=1)),
-        "parts": [_stored(part) for part in found.parts],
+        "parts": [window_rows.stored(part) for part in found.parts],
         "kept_values": (row.kept_values if row else {}) | {key: list(value) for key, value in found.kept.items()},
     }
-    keys = {_key(part) for part in found.parts}
-    values["parts"] += [raw for raw in (row.parts if row else ()) if _key(_part(raw)) not in keys]
+    keys = {part.key for part in found.parts}
+    values["parts"] += [raw for raw in (row.parts if row else ()) if window_rows.part(raw).key not in keys]
     if row is None:
         return BillingPeriod.objects.create(tenant=tenant, starts_at=starts_at, **values)
     changed = [name for name, value in values.items() if getattr(row, name) != value]
@@ -242,155 +244,17 @@ def _row(
     return row
 
 
-def _past(
-    account: BillingAccount,
-    windows: Sequence[BudgetWindow],
-    tenant: Tenant,
-    *,
-    before: datetime,
-    facts: mirror.Facts,
-    now: datetime,
-) -> list[Spell]:
-    """The tenant's earlier windows with what was paid for them, as is known now."""
-    rows = list(
-        BillingPeriod.objects.filter(tenant=tenant, starts_at__lt=before)
-        .select_related("account")
-        .order_by("starts_at")
-    )
-    if not rows:
-        return []
-    used = _used_since(windows, [*(row.starts_at for row in rows), before])
-    others = {row.account_id: row.account for row in rows if row.account_id != account.pk}
-    known = {account.pk: facts} | {id: mirror.facts(other) for id, other in others.items()}
-    plans = policy.plan_rules()
-    return [
-        # What was used above every limit there was, as a report of spend can be, was no limit's doing: it is not owed.
-        Spell(
-            row.starts_at,
-            tuple(map(_drawable, _paid_parts(row, known[row.account_id], plans, now))),
-            min(nanos, row.peak_nanos),
-            _draws(row),
-            _undone(row),
-            # What was under way when it was looked at last; its draws are as they were then.
-            [Ended(holds.charged(ids), *more) for ids, *more in row.held],
-        )
-        for row, nanos in zip(rows, used, strict=True)
-    ]
-
-
 def _over(row: BillingPeriod, found: Entitlement, facts: mirror.Facts, now: datetime) -> list[WindowShare]:
     """Parts of the current window that do not count any more, however they went (cancelled, unpaid, paused, an item
-    removed): what is used of them stays, and beyond what was paid for is owed. An operator's own limit is all there
-    is."""
-    keys = {_key(part) for part in found.parts}
-    parts = list(map(_part, row.parts))
-    if "override" in found.reasons or all(_key(part) in keys for part in parts):
+    removed): what is used of them stays, and beyond what was paid for is owed."""
+    keys = {part.key for part in found.parts}
+    parts = window_rows.parts(row)
+    if all(part.key in keys for part in parts):
         return []
-    known = zip(parts, _paid_parts(row, facts, policy.plan_rules(), now), strict=True)
-    gone = [(part, paid) for part, paid in known if _key(part) not in keys]
+    known = zip(parts, past_windows.paid_parts(row, facts, policy.plan_rules(), now), strict=True)
+    gone = [(part, paid) for part, paid in known if part.key not in keys]
     # The same time is paid for once, though it is known by now to have begun at another moment.
-    return [_stopped(part, paid) for part, paid in gone if not any(_is_same(paid, one) for one in found.parts)]
-
-
-def _is_same(part: WindowShare, other: WindowShare) -> bool:
-    same = (part.subscription_id, part.cycle) == (other.subscription_id, other.cycle)
-    return same and bool(part.period.overlap(other.period))
-
-
-def _paid_parts(
-    row: BillingPeriod, facts: mirror.Facts, plans: Sequence[PlanRule], now: datetime
-) -> tuple[WindowShare, ...]:
-    """A window's parts with what was paid for each, as is known now."""
-    rates, parts = policy.current().rates, []
-    for part in map(_part, row.parts):
-        kept = kept_worths.of(part.subscription_id, kept_worths.read(row.kept_values, since=row.starts_at))
-        pricing = Pricing(plans, kept, rates=rates)
-        sub = facts.subscriptions.get(part.subscription_id)
-        if sub is not None and kept:
-            # What has become an item since says nothing of then.
-            sub = replace(sub, items=tuple(item for item in sub.items if item.price.id in kept))
-        # Those alone: a price that bills each day has a window and an invoice for each of three years.
-        invoices = grants.about(part.period, facts.invoices)
-        known = grants.of(sub, part.subscription_id, invoices, pricing, set())
-        cycle = part.cycle or grants.cycle_at(known, part.period.starts_at)
-        lines = [one for name, all in known.items() if cycle in ("", str(name)) for one in all]
-        if is_due(part, sub, now):
-            # From here on it counts as far as it was paid for.
-            part = replace(part, given_nanos=0)
-        period = grants.until_next(part.period, lines)
-        parts.append(paid_for(replace(part, cycle=cycle, period=period), lines, facts.refunds))
-    covered = [max(part.paid_nanos, part.given_nanos) for part in parts]
-    # Rows of earlier versions have what an operator had given; it is in `undone` by now.
-    if parts and (missing := row.given_nanos - sum(covered)) > 0:
-        parts[-1] = replace(parts[-1], given_nanos=covered[-1] + missing)
-    return tuple(parts)
-
-
-def _used_since(windows: Sequence[BudgetWindow], starts: Sequence[datetime]) -> list[int]:
-    """What was used or is held between these moments; nothing in a window that was reset, which gave it anew."""
-    used = [(one.starts_at, one.committed_nanos) for one in windows]
-    return [
-        next((nanos for at, nanos in reversed(used) if begins <= at < ends), 0)
-        for begins, ends in itertools.pairwise(starts)
-    ]
-
-
-def _key(part: WindowShare) -> str:
-    return f"{part.subscription_id} {part.cycle} {part.period.starts_at.isoformat()}"
-
-
-def _drawable(part: WindowShare) -> balance.Part:
-    return balance.Part(
-        key=_key(part),
-        ends_at=part.period.ends_at,
-        whole_nanos=part.limit_nanos,
-        paid_nanos=part.paid_nanos,
-        given_nanos=part.given_nanos,
-        frozen=part.frozen,
-        is_over=part.is_over,
-        forgiven_nanos=part.forgiven_nanos,
-        disputed_nanos=part.disputed_nanos,
-        lost_nanos=part.lost_nanos,
-    )
-
-
-def _draws(row: BillingPeriod) -> dict[str, Draw]:
-    return {key: Draw(*draw) for key, draw in row.draws.items()}
-
-
-def _undone(row: BillingPeriod) -> dict[str, Undone]:
-    return {key: Undone(_falls(stored)) for key, stored in row.undone.items()}
-
-
-def _falls(stored: Sequence[Any]) -> tuple[Fall, ...]:
-    """What has gone of a part. Rows of earlier versions have what of it was used, all, what stood, what was given."""
-    if stored and isinstance(stored[0], int):
-        used, gone, stood, given = stored
-        stored = [[gone - given, stood, stood + used], [given, stood, stood + used, True]]
-    return tuple(Fall(*fall) for fall in stored)
-
-
-def _stored(part: WindowShare) -> list[Any]:
-    """A part as JSON; what was paid for it is worked out each time."""
-    until = part.given_until.isoformat() if part.given_until else ""
-    spans = part.period.starts_at.isoformat(), part.period.ends_at.isoformat()
-    return [part.subscription_id, *spans, part.limit_nanos, part.given_nanos, part.cycle, until, part.is_own]
-
-
-def _part(raw: Sequence[Any]) -> WindowShare:
-    subscription_id, starts_at, ends_at, *rest = raw
-    # Rows of earlier versions have the whole that the period was a part of; those before them no cycle, nor an end.
-    limit_nanos, given_nanos, *more = rest[2:] if isinstance(rest[0], str) else rest
-    cycle, until, *own = more if len(more) >= 2 else ("", "")
-    return WindowShare(
-        subscription_id,
-        Period(datetime.fromisoformat(starts_at), datetime.fromisoformat(ends_at)),
-        limit_nanos,
-        cycle,
-        given_nanos=given_nanos,
-        given_until=datetime.fromisoformat(until) if until else None,
-        is_own=any(own),
-    )
+    return [stopped(part, paid) for part, paid in gone if not any(is_same(paid, one) for one in found.parts)]
 
 
 def _set_policy(budget: Budget, account: BillingAccount, found: Entitlement, now: datetime) -> None:

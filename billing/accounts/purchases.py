@@ -18,6 +18,7 @@ from typing import cast
 from django.conf import settings
 from django.db.models import Q, QuerySet
 
+from billing.accounts import past_windows
 from billing.accounts.binding import STRIPE
 from billing.models import BillingAccount, TopUp
 from billing.rules import balance
@@ -88,10 +89,14 @@ def take_back(row: TopUp, payments: Sequence[Known]) -> None:
     _refund(row, refund.gone, refund.undone.lost_in_dispute)
 
 
-def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
-    """The tenant's top-ups that count in its windows."""
+def of_tenant(account: BillingAccount, tenant: Tenant, *, now: datetime) -> list[balance.Purchase]:
+    """The tenant's top-ups that count in its windows, whoever bought them. `account` is its customer."""
     expires = settings.STRIPE_TOPUPS == "expire"
-    rows = TopUp.objects.filter(tenant=tenant, counts_from__isnull=False).order_by("counts_from", "key")
+    rows = (
+        TopUp.objects.filter(tenant=tenant, counts_from__isnull=False)
+        .order_by("counts_from", "key")
+        .select_related("account")
+    )
     return [
         balance.Purchase(
             row.key,
@@ -102,10 +107,18 @@ def of_tenant(tenant: Tenant) -> list[balance.Purchase]:
             row.disputed_nanos,
             _used_before(row),
             row.credited_nanos,
+            _owed_by_former(row, account, now),
         )
         for row in rows
         if row.counts_from is not None
     ]
+
+
+def _owed_by_former(row: TopUp, account: BillingAccount, now: datetime) -> int:
+    """What another customer owes, that bought a top-up with credit: its debts are with it, and not with the tenant."""
+    if not row.credited_nanos or row.account is None or row.account == account:
+        return 0
+    return past_windows.owed_by(row.account, now=now)
 
 
 def uncounted(account: BillingAccount, tenant: Tenant, *, now: datetime) -> list[TopUp]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db.models import F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
-from billing.accounts import budget_windows
+from billing.accounts import past_windows
 from billing.models import BillingPeriod
 from governance.models import BudgetWindow
 from governance.queries import holds
@@ -15,7 +15,7 @@ from governance.queries.sums import LongSum
 def changed() -> list[str]:
     """The customers in whose windows less is used by now, or a call has ended that something waits for; and those of
     whose windows that are over the ledger says something else, as where an operator has corrected a charge."""
-    windows = BudgetWindow.objects.filter(tenant=OuterRef("tenant"), source_kind=budget_windows.SOURCE).order_by()
+    windows = BudgetWindow.objects.filter(tenant=OuterRef("tenant"), source_kind=past_windows.SOURCE).order_by()
     over = windows.filter(starts_at__lt=OuterRef("starts_at")).values("tenant").annotate(nanos=LongSum("settled_nanos"))
     rows = BillingPeriod.objects.filter(account__window_start=F("starts_at"), account__tenant=F("tenant")).annotate(
         used=Subquery(windows.filter(closed_at=None).values("settled_nanos")[:1]),

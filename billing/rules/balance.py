@@ -17,6 +17,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from billing.rules.undone import NONE, Fall, Undone
+
 # What is used beyond all that there is, as a report of spend can be, is drawn on nothing, also when more is bought.
 NOTHING = ""
 
@@ -79,70 +81,6 @@ NO_DRAW = Draw(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Fall:
-    """What of a part went at once, of its payment or, `is_given`, of what an operator had given: what stood of the part
-    then, and what was used of it by then, with what calls that were under way cost once they have ended."""
-
-    nanos: int
-    stood_nanos: int
-    used_nanos: int
-    is_given: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Undone:
-    """What of a part has gone, in the order in which it went. What was used by then beyond what stood is used of what
-    went, and stays so beside whatever is paid for the part afterwards. What comes back stood all along."""
-
-    falls: tuple[Fall, ...] = ()
-
-    @property
-    def used_nanos(self) -> int:
-        return sum(self._used())
-
-    def gone_nanos(self, *, is_given: bool) -> int:
-        return sum(fall.nanos for fall in self.falls if fall.is_given == is_given)
-
-    def forgiven_of(self, forgiven_nanos: int) -> int:
-        """What is used of what an operator gave, and of so much of the payment that was paid back."""
-        given = sum(nanos for fall, nanos in zip(self.falls, self._used(), strict=True) if fall.is_given)
-        return given + min(forgiven_nanos, self.used_nanos - given)
-
-    def _used(self) -> list[int]:
-        found = list[int]()
-        for fall in self.falls:
-            found.append(max(0, min(fall.nanos, fall.used_nanos - fall.stood_nanos - sum(found))))
-        return found
-
-    def heard(self, used_nanos: int, costs: Iterable[tuple[int, int]] = ()) -> Undone:
-        """As it is where calls have ended that were under way at all falls but so many of the first, at their costs,
-        and so much of the part is used by now: use that is voided is none of what went."""
-        falls = self.falls
-        for known, cost in costs:
-            falls = (*falls[:known], *(replace(one, used_nanos=one.used_nanos + cost) for one in falls[known:]))
-        return Undone(tuple(replace(one, used_nanos=min(one.used_nanos, used_nanos)) for one in falls))
-
-    def within(self, gone_nanos: int, *, is_given: bool) -> Undone:
-        """As it is where no more than so much is gone any more: of the rest, what went last comes back first."""
-        falls, back_nanos = list(self.falls), self.gone_nanos(is_given=is_given) - gone_nanos
-        for number, fall in reversed(list(enumerate(self.falls))):
-            back = min(max(0, back_nanos), fall.nanos) if fall.is_given == is_given else 0
-            back_nanos -= back
-            falls[number] = replace(falls[number], nanos=fall.nanos - back)
-            falls[number:] = [replace(one, stood_nanos=one.stood_nanos + back) for one in falls[number:]]
-        # The others keep their numbers.
-        while falls and not falls[-1].nanos:
-            falls.pop()
-        return Undone(tuple(falls))
-
-    def beside(self, *falls: Fall) -> Undone:
-        return Undone((*self.falls, *(one for one in falls if one.nanos > 0)))
-
-
-NONE = Undone()
-
-
-@dataclass(frozen=True, slots=True)
 class Ended:
     """Calls that were under way when something came to allow less, and have ended since: what they cost, the most that
     could be drawn on each part and top-up before, and how many falls of each part were known before they began."""
@@ -172,7 +110,8 @@ class Purchase:
     """An amount bought in addition; it counts from the window that begins at `starts_at`. `expires` with it.
 
     `refunded_nanos` of it went back or are in dispute, `lost_nanos` of these were lost in one. `used_before_nanos` were
-    used in no window of a subscription. `credited_nanos` were paid with credit, and are held back for what is owed.
+    used in no window of a subscription. `credited_nanos` were paid with credit, and are held back for what is owed, and
+    for `owed_nanos`: what another customer owes that bought it.
     """
 
     key: str
@@ -183,6 +122,7 @@ class Purchase:
     lost_nanos: int = 0
     used_before_nanos: int = 0
     credited_nanos: int = 0
+    owed_nanos: int = 0
 
     def counts_in(self, spell_starts_at: datetime) -> bool:
         return self.starts_at == spell_starts_at or (not self.expires and self.starts_at < spell_starts_at)
@@ -265,9 +205,17 @@ def carried(past: Sequence[Spell], topups: Sequence[Purchase], *, alive: Collect
     return balance
 
 
-def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_nothing: bool = False) -> Limit:
+def limit(
+    balance: Balance,
+    now: Spell,
+    topups: Sequence[Purchase],
+    *,
+    owes_nothing: bool = False,
+    at_most_nanos: int | None = None,
+) -> Limit:
     """The current window's limit. `owes_nothing`: no debts are held back from what its parts give, which is given; from
-    top-ups that credit paid for they are."""
+    top-ups that credit paid for they are. `at_most_nanos`: all that parts allow, with what is used of those that are
+    over."""
     parts, counting = _in_order(now.parts), _counting(topups, now.starts_at)
     known, costs = _known(balance, now, parts, counting)
     used = _until_now(balance, now, parts, known)
@@ -281,14 +229,18 @@ def limit(balance: Balance, now: Spell, topups: Sequence[Purchase], *, owes_noth
         undone[part.key], falls[part.key] = _undone(before, part, given, whole, drawn + used[part.key])
         debt += _owed(part, drawn + used[part.key], undone[part.key])
         sources.append(_source(part, known, drawn, whole, undone[part.key]))
+    if at_most_nanos is not None:
+        allowed = sum(max(one.stands_nanos, used[one.key]) for one in sources)
+        sources = _less(sources, used, max(0, allowed - at_most_nanos))
     held = 0 if owes_nothing else max(0, min(debt, sum(one.stands_nanos for one in sources)))
     rest, others = debt - sum(one.stands_nanos for one in sources), list[_Source]()
     sources = _less(sources, used, held)
     rest += sum(one.stands_nanos for one in sources)
     for one in counting:
         stands = one.left_of(balance.drawn.get(one.key, 0))
-        taken = max(0, min(rest, one.credited_nanos, stands - known[one.key].nanos))
+        taken = max(0, min(rest + one.owed_nanos, one.credited_nanos, stands - known[one.key].nanos))
         others.append(_Source(one.key, known[one.key], stands - taken))
+        taken = max(0, taken - one.owed_nanos)
         rest, held = rest - taken, min(debt, held + taken)
     draws = _drawn(now.used_nanos, sources, others, known[NOTHING].nanos, used)
     frozen, all = {part.key for part in parts if part.frozen}, (*sources, *others)

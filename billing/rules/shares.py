@@ -39,6 +39,10 @@ class WindowShare:
     is_own: bool = False
     is_over: bool = False
 
+    @property
+    def key(self) -> str:
+        return f"{self.subscription_id} {self.cycle} {self.period.starts_at.isoformat()}"
+
 
 def paid_for(part: WindowShare, lines: Sequence[Grant], became: Mapping[str, Refund]) -> WindowShare:
     """A part with what was paid for it and stands. What was refunded in part is the business's gift, and what is paid
@@ -58,6 +62,14 @@ def paid_for(part: WindowShare, lines: Sequence[Grant], became: Mapping[str, Ref
     if any(one.cycle.in_arrears for one in lines):
         return replace(part, given_nanos=max(part.given_nanos, stands), forgiven_nanos=forgiven + disputed)
     return replace(part, paid_nanos=stands, forgiven_nanos=forgiven, disputed_nanos=disputed)
+
+
+def left_behind(part: WindowShare, lines: Sequence[Grant], became: Mapping[str, Refund]) -> WindowShare:
+    """A part that a former customer paid for: what credits took back of it is owed by that one, which has the credit,
+    and by nobody else. It repays no more than what stands."""
+    charged = [one for one in lines if not one.is_credit]
+    nanos = grants.given(charged, part.period, lost=standing.lost(became))
+    return replace(part, given_nanos=max(part.given_nanos, nanos))
 
 
 def owned(parts: Sequence[WindowShare], nanos: int, *, instead_of: int) -> tuple[WindowShare, ...]:
@@ -83,3 +95,24 @@ def is_due(part: WindowShare, sub: StripeSubscription | None, now: datetime) -> 
     begun = min((item.starts_at for item in sub.items if item.starts_at), default=part.period.starts_at)
     is_cut = begun > part.period.starts_at
     return now >= (min(part.given_until, begun + timedelta(days=sub.days_until_due)) if is_cut else part.given_until)
+
+
+def stopped(part: WindowShare, known: WindowShare) -> WindowShare:
+    """A part as it was, that is over, with what became of its payment."""
+    given = min(part.given_nanos, known.given_nanos)
+    return replace(known, period=part.period, cycle=part.cycle, given_nanos=given, frozen=True, is_over=True)
+
+
+def once(parts: Sequence[WindowShare]) -> list[WindowShare]:
+    """All but those whose time an earlier one has: that is paid for once, though it is known by now to have begun at
+    another moment, or in a trial that ended as it began."""
+    found = list[WindowShare]()
+    for part in parts:
+        if not any(is_same(part, one) for one in found):
+            found.append(part)
+    return found
+
+
+def is_same(part: WindowShare, other: WindowShare) -> bool:
+    same = (part.subscription_id, part.cycle) == (other.subscription_id, other.cycle)
+    return same and bool(part.period.overlap(other.period))

@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils.timesince import timesince
 
 from config import health
-from config.health import CLOCK_DIFFERS, DEGRADED, DOWN, DRIFTED, FAILING, LATE, NOT_RUN, OK, STALE
+from config.health import CLOCK_DIFFERS, DEGRADED, DOWN, DRIFTED, FAILING, LAGGING, LATE, NOT_RUN, OK, STALE
 from governance.models import LedgerCheck
 from governance.queries import jobs, judgement
 
@@ -46,10 +46,13 @@ WORDS: Mapping[tuple[str, str], tuple[str, tuple[str, str] | None]] = {
     ("stripe", STALE): ("Stripe has not been read anew lately: is beat running?", ("What to do", "stripe-health")),
     ("stripe", FAILING): ("Events of Stripe failed or wait for too long.", ("What to do", "stripe-health")),
     ("stripe", DOWN): ("What Stripe said cannot be read from the database.", None),
+    ("replica", OK): ("The replica is read for lists and pages.", None),
+    ("replica", LAGGING): ("The replica is too far behind, so the primary is read in its place.", None),
+    ("replica", DOWN): ("The replica does not answer, so the primary is read in its place.", None),
     ("broker", OK): ("Redis carries the tasks.", None),
     ("broker", "filesystem"): ("Tasks travel through this machine's folders.", None),
     ("broker", DOWN): ("Redis does not answer, so nothing is done in the background: bring it back.", None),
-    ("jobs", OK): ("Every periodic job has run in time.", None),
+    ("jobs", OK): ("Every periodic job has run in time.", ("Jobs", "settings")),
     ("jobs", NOT_RUN): ("No periodic job has run yet: start a worker and beat.", None),
 }
 # What works, and is not as it is in production.
@@ -106,7 +109,7 @@ def _late(job: jobs.JobStatus, now: datetime) -> HealthLine:
     """What to look at first is said by how it is late: begun by nobody, or failing."""
     since = f"not succeeded for {timesince(job.succeeded_at, now)}" if job.succeeded_at else "never succeeded yet"
     do = f"its last run failed: {job.error}" if job.failures else "are a worker and beat running?"
-    return HealthLine(f"The job {job.name} has {since}: {do}", "warning")
+    return HealthLine(f"The job {job.name} has {since}: {do}", "warning", reverse("admin:settings"), "Jobs")
 
 
 def _ledger(check: LedgerCheck | None, state: str, now: datetime) -> HealthLine:

@@ -82,6 +82,7 @@ SECTIONS = (
         "neurology",
         (
             ("llm.model", "Models"),
+            ("tools", "Tools"),
             ("playground", "Playground"),
             ("routing", "Pool and chains"),
             ("llm.price", "Prices"),
@@ -118,6 +119,7 @@ SECTIONS = (
         "Settings",
         "settings",
         (
+            ("settings", "Settings"),
             ("auth.user", "People"),
             ("auth.group", "Roles"),
             ("governance.alert", "Alerts"),
@@ -154,9 +156,9 @@ def pages() -> tuple[ConsolePage, ...]:
     """All pages that are no model's."""
     # Not at the top: what registers models needs the site, which is being made while this module is read.
     from billing.console import margin_page, stripe_page, unbound_page
-    from config.console import overview, story_page
+    from config.console import overview, settings_page, story_page
     from governance.console import calls_page, judgement_page, reports_page, spend_page
-    from llm.console import advice_page, offers_page, playground_page, routing_page
+    from llm.console import advice_page, offers_page, playground_page, routing_page, tools_page
 
     return (
         overview.LIVE,
@@ -170,9 +172,11 @@ def pages() -> tuple[ConsolePage, ...]:
         playground_page.PAGE,
         routing_page.PAGE,
         offers_page.PAGE,
+        tools_page.PAGE,
         stripe_page.PAGE,
         margin_page.PAGE,
         unbound_page.PAGE,
+        settings_page.PAGE,
         story_page.PAGE,
     )
 

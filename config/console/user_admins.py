@@ -25,6 +25,7 @@ from governance.actions import people
 from governance.actions.people import Grants
 from governance.console import reasons
 from governance.console.base import OfferedLookups, OpenedForms, actor
+from governance.console.moments import LocalMoments
 from governance.models import Tenant
 from governance.rules.errors import FieldError
 from governance.staff import StaffRole
@@ -47,8 +48,8 @@ class RolesField(forms.ModelMultipleChoiceField):  # type: ignore[type-arg]
         return f"{group.name}: {WHAT_THEY_DO[StaffRole(group.name)]}"
 
 
-class UserForm(UserChangeForm):
-    """What people are called, and what they are given; `people.grant` says what does not go together."""
+class GrantsForm(forms.ModelForm):  # type: ignore[type-arg]
+    """What a user is given: `people` says what does not go together."""
 
     groups = RolesField(
         Group.objects.filter(name__in=list(StaffRole)).order_by("id"),
@@ -66,6 +67,29 @@ class UserForm(UserChangeForm):
     )
     # Set by the page: who gives.
     by: Any = None
+
+    def grants(self) -> Grants:
+        """Of a new user: the roles, and what whoever has one needs to sign in."""
+        given = self.cleaned_data
+        roles = frozenset(StaffRole(group.name) for group in given["groups"])
+        return Grants(roles=roles, tenant=given["tenant"])
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        if not self.errors:
+            try:
+                people.check(user=self.instance, grants=self.grants(), by=self.by)
+            except FieldError as error:
+                self.add_error(error.field if error.field in self.fields else None, error.message)
+        return cleaned
+
+
+class AddUserForm(GrantsForm, UserCreationForm):
+    """A new user with their roles: one form, one act."""
+
+
+class UserForm(GrantsForm, UserChangeForm):
+    """What people are called, and what they are given."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -85,21 +109,16 @@ class UserForm(UserChangeForm):
             tenant=given["tenant"],
         )
 
-    def clean(self) -> dict[str, Any] | None:
-        cleaned = super().clean()
-        if not self.errors:
-            try:
-                people.check(user=self.instance, grants=self.grants(), by=self.by)
-            except FieldError as error:
-                self.add_error(error.field if error.field in self.fields else None, error.message)
-        return cast("dict[str, Any] | None", cleaned)
 
-
-class UserAdmin(OfferedLookups, OpenedForms, DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
+class UserAdmin(LocalMoments, OfferedLookups, OpenedForms, DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     """Nobody is deleted: the audit trail names them. Who has left is made inactive."""
 
     form = UserForm
-    add_form = UserCreationForm
+    add_form = AddUserForm
+    add_fieldsets = (
+        (None, {"fields": ("username", "usable_password", "password1", "password2")}),
+        ("What they may do", {"fields": ("groups", "tenant")}),
+    )
     change_password_form = AdminPasswordChangeForm
     list_display = ("username", "roles", "is_active", "is_staff", "has_second_factor", "last_login")
     list_filter = ("is_active", "is_staff", "is_superuser", "groups")
@@ -130,7 +149,7 @@ class UserAdmin(OfferedLookups, OpenedForms, DjangoUserAdmin, ModelAdmin):  # ty
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         made = super().get_form(request, obj, change=change, **kwargs)
-        return type(made.__name__, (made,), {"by": actor(request)}) if obj else made
+        return type(made.__name__, (made,), {"by": actor(request)})
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return is_owner(request)
@@ -152,7 +171,7 @@ class UserAdmin(OfferedLookups, OpenedForms, DjangoUserAdmin, ModelAdmin):  # ty
         if change:
             people.rename(user=obj, by=actor(request), now=timezone.now())
         else:
-            people.create(user=obj, grants=Grants(), by=actor(request), now=timezone.now())
+            people.create(user=obj, grants=form.grants(), by=actor(request), now=timezone.now())
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         if change:

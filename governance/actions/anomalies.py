@@ -9,7 +9,7 @@ them leaves it to the next look.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
@@ -57,7 +57,7 @@ def look(*, now: datetime, known: Known) -> int:
         judged = [(subject, (bounds := known.get((subject, at))) and bounds.judge(seen[subject])) for subject in seen]
         beyond = {subject: found for subject, found in judged if found}
         owners = anomalies.tenants(beyond)
-        for subject, finding in _unexplained(beyond):
+        for subject, finding in sorted(_unexplained(beyond), key=_urgency):
             name = anomaly_words.subject_name(subject, owners)
             if finding.observed > usual.get((subject.kind, name, finding.metric), 0):
                 _found(subject, owners, finding, seen[subject], at, now)
@@ -129,9 +129,10 @@ def _is_worth(seen: HourFigures) -> bool:
     return seen.cost_nanos > floor.cost_nanos or seen.calls > floor.calls or seen.failures >= FEWEST_FAILURES
 
 
-def _reckon(seen: Iterable[Watched], hour: datetime, known: Known) -> None:
-    """Make known what those may have that are not known yet."""
-    new = [subject for subject in seen if (subject, hour) not in known][:MOST_NEW]
+def _reckon(seen: Mapping[Watched, HourFigures], hour: datetime, known: Known) -> None:
+    """Make known what those may have that are not known yet: agents, who may be held, and the dearest first."""
+    unknown = [subject for subject in seen if (subject, hour) not in known]
+    new = sorted(unknown, key=lambda one: (one.kind != Kind.AGENT, -seen[one].cost_nanos))[:MOST_NEW]
     owners, floor = anomalies.tenants(new), least()
     for subject, hours in anomalies.histories(new, before=hour).items():
         zone = anomalies.zone_of(subject, owners)
@@ -155,6 +156,12 @@ def _unexplained(beyond: Mapping[Watched, Sequence[Excess]]) -> Iterator[tuple[W
         for finding in found:
             if subject.kind == Kind.AGENT or is_held or not rules.explains(parts, finding):
                 yield subject, finding
+
+
+def _urgency(one: tuple[Watched, Excess]) -> tuple[bool, int]:
+    """What costs most comes first: each takes a moment to be written, and a runaway spends meanwhile."""
+    _, finding = one
+    return finding.metric != Metric.COST, finding.expected - finding.observed
 
 
 def _called_usual(now: datetime) -> Mapping[Key, int]:
@@ -196,6 +203,8 @@ def _again(subject: Watched, name: str, finding: Excess, now: datetime) -> Anoma
 
 def _open(subject: Watched, owners: Mapping[int, Tenant], finding: Excess, hour: datetime, now: datetime) -> Anomaly:
     name = anomaly_words.subject_name(subject, owners)
+    # It takes a moment, and no call waits for that: on SQLite a transaction is one at a time.
+    evidence = _evidence(subject, owners, finding, hour)
     try:
         with transaction.atomic():
             made = Anomaly.objects.create(
@@ -209,7 +218,7 @@ def _open(subject: Watched, owners: Mapping[int, Tenant], finding: Excess, hour:
                 observed=_kept(finding.observed),
                 expected=_kept(finding.expected),
                 bound=_kept(finding.bound),
-                evidence=_evidence(subject, owners, finding, hour),
+                evidence=evidence,
                 started_at=now,
                 last_at=now,
             )

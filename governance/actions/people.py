@@ -38,6 +38,10 @@ class Grants:
         }
 
 
+# What somebody has who is not there yet.
+NOTHING = Grants(is_active=False, is_staff=False)
+
+
 def grants_of(user: User) -> Grants:
     bound = TenantStaff.objects.select_related("tenant").filter(user=user).first()
     names = user.groups.filter(name__in=list(StaffRole)).values_list("name", flat=True)
@@ -53,7 +57,7 @@ def grants_of(user: User) -> Grants:
 @transaction.atomic
 def create(*, user: User, grants: Grants, by: audit.Actor, now: datetime) -> User:
     """Keeps a new user, who has a password already, with what they are given."""
-    _check(user, Grants(is_active=False, is_staff=False), grants, by)
+    _check(user, NOTHING, grants, by)
     user.is_active, user.is_staff, user.is_superuser = grants.is_active, grants.is_staff, grants.is_superuser
     user.save(force_insert=True)
     _bind(user, grants)
@@ -109,8 +113,8 @@ def record_password(*, user: User, by: audit.Actor, now: datetime) -> None:
 
 
 def check(*, user: User, grants: Grants, by: audit.Actor) -> None:
-    """What `grant` would raise. Writes nothing."""
-    _check(user, grants_of(user), grants, by)
+    """What `grant`, or of a new user `create`, would raise. Writes nothing."""
+    _check(user, grants_of(user) if user.pk else NOTHING, grants, by)
 
 
 def _check(user: User, old: Grants, new: Grants, by: audit.Actor) -> None:

@@ -25,6 +25,9 @@ LONGEST_MESSAGE, LONGEST_SUBJECT = 1000, 255
 # So long after its last report a machine is taken to be gone. Each minute one of the workers looks, whichever is free,
 # so of many each one's turn may take a while to come.
 GONE_AFTER = timedelta(hours=1)
+# What is seen again after such a silence is told again: an alert that nobody ended does not swallow what comes later.
+# Longer than between two looks of whatever looks least often.
+NEWS_AFTER = timedelta(days=3)
 # Each further round needs an alert that was opened and cleared between two statements.
 ROUNDS = 5
 GRAVITY = Case(When(severity="critical", then=Value(0)), When(severity="warning", then=Value(1)), default=Value(2))
@@ -57,8 +60,8 @@ def report(
 ) -> Alert:
     """Tell the operators. One open alert for each (kind, subject): a repeat counts up and renews its message.
 
-    A repeat is told again where it is graver, or `is_news`, such as what was done about it: in the place of what nobody
-    was told yet, else as another message.
+    A repeat is told again where it is graver, comes days after the last one, or `is_news`, such as what was done about
+    it: in the place of what nobody was told yet, else as another message.
 
     `severity` is info, warning or critical; `tenant` the customer whom it is about, who is told of it as well where it
     `is_for_tenant`; `path` that of the page where one acts, by default its kind's. Runs in the caller's transaction, if
@@ -95,13 +98,15 @@ def clear(*, kind: str, subject: str, now: datetime) -> bool:
     return True
 
 
-def clear_others(*, kind: str, found: Collection[str], now: datetime, host: str = "") -> None:
-    """A look found these subjects: other alerts of the kind are over.
+def clear_others(
+    *, kind: str, found: Collection[str], now: datetime, host: str = "", unseen_for: timedelta = timedelta(0)
+) -> None:
+    """A look found these subjects: other alerts of the kind are over, unless they were seen lately (`unseen_for`).
 
     `host`: what it looked at is this machine's, and subjects end in "at HOST". Those of others are theirs to judge,
     unless nothing is heard of them any more: the container of yesterday does not come back.
     """
-    rows = open_ones().order_by().filter(kind=kind)
+    rows = open_ones().order_by().filter(kind=kind, last_at__lte=now - unseen_for)
     if host:
         rows = rows.filter(Q(subject__endswith=f" at {host}") | Q(last_at__lt=now - GONE_AFTER))
     kept = {_fitting(subject, LONGEST_SUBJECT) for subject in found}
@@ -149,10 +154,11 @@ def _repeat(
         if not AlertNotice.objects.filter(incident=incident_of(graver), severity=severity).exists():
             _tell(graver, now=now, about=about)
         return graver
-    if not found.update(**changes):
+    is_back = bool(found.filter(last_at__lt=now - NEWS_AFTER).update(**changes))
+    if not is_back and not found.update(**changes):
         return None
     same = found.get()
-    if is_news and not notices.reword(incident=incident_of(same), message=message):
+    if (is_news or is_back) and not notices.reword(incident=incident_of(same), message=message):
         _tell(same, now=now, about=about)
     return same
 

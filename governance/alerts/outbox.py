@@ -21,7 +21,7 @@ from django.db.models import Min, Q, QuerySet
 
 from governance import sealing
 from governance.alerts import channels, conditions, messages, notices
-from governance.alerts.channels import NotSent, Target
+from governance.alerts.channels import Away, NotSent, Target
 from governance.alerts.messages import Message
 from governance.models import AlertChannel, AlertDelivery, AlertNotice
 from governance.rules import alerting
@@ -36,6 +36,10 @@ NOTICES, GROUP = 200, 200
 FLOOD, SPACING = 10, timedelta(minutes=1)
 # Longer than a message can take to leave: then its worker is dead.
 LEASE = timedelta(minutes=2)
+# Whoever answers, and does not take a message, may take the next one, which is not to wait for a day behind it.
+NEXT_IN_LINE = timedelta(seconds=10)
+# No wait of a channel is so long: a clock was ahead when it was set.
+IMPOSSIBLE_WAIT = timedelta(hours=2)
 # So many channels are sent to at a time, and a run ends by itself.
 AT_A_TIME, LONGEST_RUN = 8, timedelta(seconds=45)
 UNDELIVERED = "alerts_undelivered"
@@ -45,13 +49,13 @@ KEPT = timedelta(days=90)
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """Deliveries of a channel that go in one message, and are ours until the lease ends. `problem`: why it cannot."""
+    """Deliveries of a channel that go in one message, and are ours until the lease ends. `problem`: why they cannot."""
 
     channel: AlertChannel
     deliveries: Sequence[AlertDelivery]
     message: Message | None = None
     target: Target | None = None
-    problem: str = ""
+    problem: NotSent | None = None
 
 
 def rule_of(channel: AlertChannel) -> ChannelRule:
@@ -82,6 +86,8 @@ def _spread_some(now: datetime) -> tuple[int, int]:
     """(notices, deliveries)"""
     rows = AlertNotice.objects.filter(spread_at=None).order_by("id")
     found = list(_locked(rows).select_related("tenant", "channel")[:NOTICES])
+    elsewhere = _begun_elsewhere(found)
+    found = [notice for notice in found if notice.incident not in elsewhere]
     if not found:
         return 0, 0
     all_channels = _channels()
@@ -101,6 +107,16 @@ def _spread_some(now: datetime) -> tuple[int, int]:
         made += len(deliveries)
     AlertNotice.objects.filter(pk__in=[notice.pk for notice in found]).update(spread_at=now)
     return len(found), made
+
+
+def _begun_elsewhere(found: Sequence[AlertNotice]) -> set[str]:
+    """Incidents that are over of which another worker puts the beginning before the channels at this moment.
+
+    Until it has, nobody knows who is to be told that they are.
+    """
+    over = {notice.incident for notice in found if notice.what == What.OVER}
+    begun = AlertNotice.objects.filter(incident__in=over, what=What.OPENED, spread_at=None)
+    return set(begun.exclude(pk__in=[notice.pk for notice in found]).values_list("incident", flat=True))
 
 
 Ruled = tuple[AlertChannel, ChannelRule | None]
@@ -164,7 +180,7 @@ def drain(*, clock: Callable[[], datetime], only: AlertChannel | None = None) ->
             # Nothing but the sending itself is in the threads, which have no database.
             for one, error in zip(claimed, pool.map(_send, claimed), strict=True):
                 mark(one, error=error, now=clock())
-                arrived += not error
+                arrived += error is None
     return arrived
 
 
@@ -174,21 +190,20 @@ def send_first(*, channel: AlertChannel, now: datetime) -> None:
         mark(one, error=_send(one), now=now)
 
 
-def _send(claimed: Claimed) -> str:
-    """Why it did not leave; empty where it did."""
+def _send(claimed: Claimed) -> NotSent | None:
+    """Why it did not leave; None where it did."""
     if claimed.target is None or claimed.message is None:
         return claimed.problem
     try:
         channels.send(claimed.target, claimed.message)
     except NotSent as error:
-        return str(error)
-    return ""
+        return error
+    return None
 
 
 def claim(*, now: datetime, only: AlertChannel | None = None) -> list[Claimed]:
     """Take what is due for some channels, and commit that it is being sent."""
-    free = Q(channel__retry_at=None) | Q(channel__retry_at__lte=now)
-    due = _due(now).filter(free, channel__enabled=True)
+    due = _due(now).filter(channel__in=_free(now))
     if only is not None:
         due = due.filter(channel=only)
     order = due.values("channel_id").annotate(first=Min("next_at")).order_by("first", "channel_id")
@@ -205,18 +220,17 @@ def _written(channel: AlertChannel, group: Sequence[AlertDelivery], now: datetim
         target = target_of(channel)
         message = messages.of([one.notice for one in group], id=str(group[0].message_id), channel=channel, now=now)
     except NotSent as error:
-        return Claimed(channel, group, problem=str(error))
+        return Claimed(channel, group, problem=error)
     except Exception:
         log.exception("an alert for %s cannot be written", channel.name)
-        return Claimed(channel, group, problem="It cannot be written; the log says why.")
+        return Claimed(channel, group, problem=NotSent("It cannot be written; the log says why."))
     return Claimed(channel, group, message, target)
 
 
 @transaction.atomic
 def _claim(channel_id: int, now: datetime) -> tuple[AlertChannel, list[AlertDelivery]] | None:
-    rows = AlertChannel.objects.filter(Q(retry_at=None) | Q(retry_at__lte=now), pk=channel_id, enabled=True)
     # Looked at again under the lock: another worker may have taken it since.
-    channel = _locked(rows).select_related("tenant").first()
+    channel = _locked(_free(now).filter(pk=channel_id)).select_related("tenant").first()
     if channel is None:
         return None
     group = _group(channel, now)
@@ -235,20 +249,50 @@ def _claim(channel_id: int, now: datetime) -> tuple[AlertChannel, list[AlertDeli
 
 def _group(channel: AlertChannel, now: datetime) -> list[AlertDelivery]:
     """What goes in the next message: what went together before, one alone, or a digest of all that waits."""
-    due = _due(now).filter(channel=channel).select_related("notice__tenant").order_by("notice_id")
+    # Whatever is due longest: what was refused stands in line anew.
+    due = _due(now).filter(channel=channel).select_related("notice__tenant").order_by("next_at", "notice_id")
     # Somebody waits for it, and whatever else stands in line may fail.
     if test := due.filter(notice__what=What.TEST).first():
         return [test]
+    quiet_until = _quiet_until(channel, now)
     for first in due[:GROUP]:
         if _waits_for_its_beginning(first, now):
             continue
         if first.message_id is not None:
-            return list(due.filter(message_id=first.message_id)[:GROUP])
-        if _keeps(channel):
-            return [first]
-        fresh = due.filter(message_id=None)[:GROUP]
-        return [one for one in fresh if not _waits_for_its_beginning(one, now)]
+            group = list(due.filter(message_id=first.message_id)[:GROUP])
+        elif _keeps(channel):
+            group = [first]
+        else:
+            fresh = due.filter(message_id=None)[:GROUP]
+            group = [one for one in fresh if not _waits_for_its_beginning(one, now)]
+        if quiet_until > now:
+            group = _awake(group, quiet_until)
+        if group:
+            return group
     return []
+
+
+def _quiet_until(channel: AlertChannel, now: datetime) -> datetime:
+    """When the quiet hours end that a channel has now; `now` where it has none."""
+    try:
+        return alerting.quiet_ends(rule_of(channel), now)
+    except (ValueError, KeyError, OSError):
+        # A time zone that is gone: whatever waits for it goes with the next message.
+        return now
+
+
+def _awake(group: Sequence[AlertDelivery], quiet_until: datetime) -> list[AlertDelivery]:
+    """What of a group breaks the quiet hours that it has come into, as a receiver was away before; the rest waits.
+
+    That is what is critical, what went with it in one message before, and what a person sends again.
+    """
+    grave = [one for one in group if one.notice.severity == alerting.GRAVEST]
+    if grave and grave[0].message_id is not None:
+        return list(group)
+    awake = grave + [one for one in group if one not in grave and one.tries == 0 and one.tried_at is not None]
+    asleep = [one.pk for one in group if one not in awake]
+    AlertDelivery.objects.filter(pk__in=asleep).update(state=State.PENDING, next_at=quiet_until)
+    return awake
 
 
 def _waits_for_its_beginning(delivery: AlertDelivery, now: datetime) -> bool:
@@ -258,35 +302,44 @@ def _waits_for_its_beginning(delivery: AlertDelivery, now: datetime) -> bool:
     began = AlertDelivery.objects.filter(
         channel=delivery.channel_id, notice__incident=delivery.notice.incident, notice__what=What.OPENED
     )
-    return began.filter(state__in=(State.PENDING, State.SENDING), next_at__gt=now).exists()
+    return began.filter(Q(next_at__gt=now) | Q(tries__gt=0), state__in=(State.PENDING, State.SENDING)).exists()
 
 
-def mark(claimed: Claimed, *, error: str, now: datetime) -> None:
+def mark(claimed: Claimed, *, error: NotSent | None, now: datetime) -> None:
     """Note what came of a message, unless a later claim took it over; and let the channel go."""
+    failures = claimed.channel.failures + 1
+    given_up = [one for one in claimed.deliveries if error and _is_given_up(one, error, failures, now)]
     with transaction.atomic():
         for one in claimed.deliveries:
             rows = AlertDelivery.objects.filter(pk=one.pk, state=State.SENDING, claim=one.claim)
-            if not error:
+            if error is None:
                 rows.update(state=State.SENT, sent_at=now, next_at=None, error="")
-            elif alerting.is_given_up(one.tries) or one.notice.what == What.TEST:
+            elif one in given_up or one.notice.what == What.TEST:
                 # Whoever pressed the button has the answer, and may press again.
-                rows.update(state=State.DEAD, next_at=None, error=error[:500])
+                rows.update(state=State.DEAD, next_at=None, error=str(error)[:500])
             else:
-                rows.update(state=State.PENDING, next_at=now + alerting.delay(one.tries), error=error[:500])
+                rows.update(state=State.PENDING, next_at=now + alerting.delay(one.tries), error=str(error)[:500])
         channel = AlertChannel.objects.filter(pk=claimed.channel.pk)
-        if not error:
+        if error is None:
             next_at = now + SPACING if len(claimed.deliveries) >= FLOOD else None
             channel.update(retry_at=next_at, failures=0, last_error="", last_sent_at=now)
             conditions.clear(kind=UNDELIVERED, subject=claimed.channel.name, now=now)
             return
-        failures = claimed.channel.failures + 1
-        channel.update(retry_at=now + alerting.delay(failures), failures=failures, last_error=error[:500])
+        wait = alerting.delay(failures) if isinstance(error, Away) else NEXT_IN_LINE
+        channel.update(retry_at=now + wait, failures=failures, last_error=str(error)[:500])
         log.warning("an alert did not reach %s: %s", claimed.channel.name, error)
-        if any(alerting.is_given_up(one.tries) for one in claimed.deliveries):
-            message = f"{claimed.channel.name} has not taken alerts for a day: {error} They can be replayed."
+        if given_up:
+            message = f"{claimed.channel.name} has not taken an alert for a day: {error} It can be replayed."
             conditions.report(
                 kind=UNDELIVERED, subject=claimed.channel.name, message=message, severity="critical", now=now
             )
+
+
+def _is_given_up(delivery: AlertDelivery, error: NotSent, failures: int, now: datetime) -> bool:
+    """Whether a day was enough: of a receiver that does not answer, for all that wait, whoever's turn each try was."""
+    is_old = delivery.created_at <= now - timedelta(days=1)
+    tries = max(delivery.tries, failures) if isinstance(error, Away) and is_old else delivery.tries
+    return alerting.is_given_up(tries)
 
 
 def target_of(channel: AlertChannel) -> Target:
@@ -297,12 +350,12 @@ def target_of(channel: AlertChannel) -> Target:
     if channel.digest_of_url:
         url = environment.urls().get(channel.digest_of_url)
         if url is None:
-            raise NotSent("ALERT_URLS names it no more.")
+            raise Away("ALERT_URLS names it no more.")
         return environment.target(url)
     try:
         secret = sealing.unseal(channel.sealed) if channel.sealed else ""
     except sealing.Unreadable as error:
-        raise NotSent("Its secret was sealed under another SECRET_KEY; enter it again.") from error
+        raise Away("Its secret was sealed under another SECRET_KEY; enter it again.") from error
     return Target(channel.kind, channel.target, secret, private_allowed)
 
 
@@ -314,6 +367,12 @@ def purge(*, now: datetime, limit: int = 5_000) -> int:
         AlertNotice.objects.filter(pk__in=ids).delete()
         total += len(ids)
     return total
+
+
+def _free(now: datetime) -> QuerySet[AlertChannel]:
+    """Channels in use for which nobody waits, or holds them."""
+    waits = Q(retry_at__gt=now, retry_at__lte=now + IMPOSSIBLE_WAIT)
+    return AlertChannel.objects.filter(Q(retry_at=None) | ~waits, enabled=True)
 
 
 def _due(now: datetime) -> QuerySet[AlertDelivery]:

@@ -73,7 +73,7 @@ class Scopes(serializers.Field[dict[str, str], Any, Any, Any]):
 
 def said(kind: type[Serializer[Any]], body: Any) -> dict[str, Any]:
     """What a body says of a call and of whom it is for, as `kind` reads it, without what it would refuse."""
-    found = readable(kind, body, (*SCOPE_KINDS, "scopes", "model", "tools"))
+    found = readable(kind, body, (*SCOPE_KINDS, "scopes", "model", "tool", "tools"))
     scopes: dict[str, Any] = found.pop("scopes", {})
     return scopes | {name: value for name, value in found.items() if value}
 

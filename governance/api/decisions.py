@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -21,8 +22,8 @@ from governance.api.views import ControlView
 from governance.models import Tenant
 from governance.queries import forecasts
 from governance.rules import money, refusals
-from governance.rules.calls import Caller
-from governance.rules.decision import Action, Call, Decision, Downgrade, fixed
+from governance.rules.calls import LONGEST_TOOL, Caller, tool_usage
+from governance.rules.decision import Action, Call, Decision, Downgrade, Quote, Reason, fixed
 from governance.rules.visibility import Audience, ShownWindow
 
 
@@ -30,7 +31,9 @@ class DecisionRequest(CallerFields):
     """A call one thinks of making: who, which model, and how much at most."""
 
     scopes = Scopes(required=False)
-    model = Name("model")
+    model = Name("model", required=False)
+    tool = Name("tool", required=False, max_length=LONGEST_TOOL, help_text="In place of a model: one that has a price.")
+    calls = Count(required=False, least=1, help_text="Of the tool; one, where it is left out.")
     tools = Names(required=False, default=list, max_length=500)
     forced_tool = Name("tool", required=False, default="", allow_blank=True)
     allow_downgrade = serializers.BooleanField(required=False, default=True)
@@ -39,15 +42,36 @@ class DecisionRequest(CallerFields):
     max_tokens = Count(required=False, least=1)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        for kind, key in attrs.pop("scopes", {}).items():
-            if attrs.get(kind) not in (None, "", key):
-                raise serializers.ValidationError({"scopes": [f"{kind} is given twice, and differently."]})
-            attrs[kind] = key
+        _check_scopes(attrs)
+        if "tool" in attrs:
+            _check_tool(attrs)
+            return attrs
+        if "model" not in attrs:
+            raise missing("model", "give it, or tool.")
+        if "calls" in attrs:
+            raise surplus("calls", "are of a tool.")
         if "estimated_cost" in attrs and ("input_tokens" in attrs or "max_tokens" in attrs):
             raise surplus("estimated_cost", "give either it or token counts, not both.")
         if "estimated_cost" not in attrs and "input_tokens" not in attrs:
             raise missing("estimated_cost", "give it, or input_tokens and max_tokens.")
         return attrs
+
+
+def _check_scopes(attrs: dict[str, Any]) -> None:
+    """Takes what `scopes` names for the caller's own fields."""
+    for kind, key in attrs.pop("scopes", {}).items():
+        if attrs.get(kind) not in (None, "", key):
+            raise serializers.ValidationError({"scopes": [f"{kind} is given twice, and differently."]})
+        attrs[kind] = key
+
+
+def _check_tool(attrs: dict[str, Any]) -> None:
+    """Of a call of a tool: its price is all that it costs."""
+    others = ("model", "estimated_cost", "input_tokens", "max_tokens", "tools", "forced_tool")
+    for name in others:
+        if attrs.get(name) not in (None, "", []):
+            raise surplus(name, "is of a call of a model, not of a tool.")
+    attrs.setdefault("calls", 1)
 
 
 class ViewBody(serializers.Serializer[ShownWindow]):
@@ -86,7 +110,8 @@ class DecisionBody(serializers.Serializer[Any]):
     action = serializers.ChoiceField(choices=[action.value for action in Action])
     reason = serializers.CharField(allow_null=True)
     warning = serializers.CharField(allow_null=True)
-    model = serializers.CharField()
+    model = serializers.CharField(help_text="Of a tool, the tool.")
+    tool = serializers.CharField(allow_null=True, help_text="The tool, where it is one that is asked for.")
     suggested_model = serializers.CharField(allow_null=True)
     downgrades = DowngradeBody(many=True)
     disabled_tools = serializers.ListField(child=serializers.CharField())
@@ -117,7 +142,7 @@ class Decisions(ControlView):
         caller = caller_of(self.by, asked)
         decision = ledger.dry_run(caller, call_of(asked, caller, self.by.audience), now=self.now)
         ahead = runs_out_at(decision, now=self.now)
-        return Response(decided(decision, asked["model"], audience=self.by.audience, ahead=ahead))
+        return Response(decided(decision, asked, audience=self.by.audience, ahead=ahead))
 
 
 def runs_out_at(decision: Decision, *, now: datetime) -> datetime | None:
@@ -129,30 +154,49 @@ def runs_out_at(decision: Decision, *, now: datetime) -> datetime | None:
     return forecasts.runs_out_at(kept.get(view.budget_id), view, now=now)
 
 
-def decided(decision: Decision, asked_model: str, *, audience: Audience, ahead: datetime | None) -> dict[str, Any]:
-    """A decision as it is printed for whoever asks. `ahead`: what `runs_out_at` found."""
-    return dict(DecisionBody(_answer(decision, asked_model, audience, ahead)).data)
+def decided(
+    decision: Decision, asked: Mapping[str, Any], *, audience: Audience, ahead: datetime | None
+) -> dict[str, Any]:
+    """A decision as it is printed for whoever asks, for the `model` or `tool` in `asked`.
+
+    `ahead`: what `runs_out_at` found.
+    """
+    return dict(DecisionBody(_answer(decision, asked, audience, ahead)).data)
 
 
 def refused(
-    decision: Decision, request: Request, *, model: str, audience: Audience, now: datetime, ahead: datetime | None
+    decision: Decision,
+    request: Request,
+    *,
+    asked: Mapping[str, Any],
+    audience: Audience,
+    now: datetime,
+    ahead: datetime | None,
 ) -> Response:
     """The answer to a call that may not go; the whole decision is in it, and where its owner may ask for more."""
-    refusal = _refusal(decision, audience, ahead)
+    refusal = _refusal(decision, asked, audience, ahead)
     answer = errors.body(refusal.code, refusal.message, refusal.param, request)
-    answer["error"]["decision"] = decided(decision, model, audience=audience, ahead=ahead)
+    answer["error"]["decision"] = decided(decision, asked, audience=audience, ahead=ahead)
     answer["error"]["raise_url"] = raise_links.link(decision, now=now)
     return Response(answer, status=refusal.status, headers=dict(refusal.headers))
 
 
-def _refusal(decision: Decision, audience: Audience, ahead: datetime | None) -> refusals.Refusal:
+def _refusal(
+    decision: Decision, asked: Mapping[str, Any], audience: Audience, ahead: datetime | None
+) -> refusals.Refusal:
     return refusals.refusal(
-        decision, over_budget_status=settings.OVER_BUDGET_STATUS, audience=audience, runs_out_at=ahead
+        decision,
+        over_budget_status=settings.OVER_BUDGET_STATUS,
+        audience=audience,
+        fields=refusals.OF_A_TOOL if "tool" in asked else refusals.FIELDS,
+        runs_out_at=ahead,
     )
 
 
 def call_of(asked: dict[str, Any], caller: Caller, audience: Audience) -> Call:
-    """The call that a request describes, priced by its estimate or by its token counts."""
+    """The call that a request describes, priced by its estimate, by its token counts or as so many of a tool."""
+    if "tool" in asked:
+        return _call_of_tool(asked["tool"], asked["calls"], allow_downgrade=asked["allow_downgrade"], audience=audience)
     overrun_quote = None
     if "estimated_cost" in asked:
         quote = fixed(asked["estimated_cost"])
@@ -180,7 +224,23 @@ def call_of(asked: dict[str, Any], caller: Caller, audience: Audience) -> Call:
     )
 
 
-def _answer(decision: Decision, asked_model: str, audience: Audience, ahead: datetime | None) -> dict[str, Any]:
+def _call_of_tool(tool: str, calls: int, *, allow_downgrade: bool, audience: Audience) -> Call:
+    """No model takes its place. Held is what it will be charged, to the last nanodollar: nothing of it is a guess."""
+    priced = ports.true_cost(tool_usage(tool, calls=calls))
+    if priced is not None:
+        money.refuse_beyond("calls", priced[0], most=money.MAX_AMOUNT_NANOS)
+    return Call(
+        model=tool,
+        quote=lambda name: Quote(name, priced[0]) if priced is not None and name == tool else None,
+        tools=(tool,),
+        forced_tool=tool,
+        allow_downgrade=allow_downgrade,
+        unpriced=Reason.TOOL_NOT_PRICED,
+        shows_amounts=audience.show_amounts,
+    )
+
+
+def _answer(decision: Decision, asked: Mapping[str, Any], audience: Audience, ahead: datetime | None) -> dict[str, Any]:
     because, quote = decision.because, decision.quote
     if because is None or (decision.allowed and not audience.is_own(because.scope)):
         because, ahead = audience.tightest(decision.views), None
@@ -189,8 +249,9 @@ def _answer(decision: Decision, asked_model: str, audience: Audience, ahead: dat
         "allowed": decision.allowed,
         "action": decision.action.value,
         "reason": decision.reason.value or None,
-        "warning": _warning(decision, audience, ahead),
-        "model": asked_model,
+        "warning": _warning(decision, asked, audience, ahead),
+        "model": asked.get("tool") or asked["model"],
+        "tool": asked.get("tool"),
         "suggested_model": decision.model if decision.action == Action.DEGRADE else None,
         "downgrades": [_downgrade(step, audience) for step in decision.downgrades],
         "disabled_tools": decision.disabled_tools,
@@ -220,10 +281,10 @@ def _downgrade(step: Downgrade, audience: Audience) -> dict[str, Any]:
     }
 
 
-def _warning(decision: Decision, audience: Audience, ahead: datetime | None) -> str | None:
+def _warning(decision: Decision, asked: Mapping[str, Any], audience: Audience, ahead: datetime | None) -> str | None:
     """A sentence for people, where anything but a plain yes is answered."""
     if decision.reason not in refusals.NO_REFUSALS:
-        return _refusal(decision, audience, ahead).message
+        return _refusal(decision, asked, audience, ahead).message
     if decision.because is None:
         return None
     window = audience.window(decision.because, ahead)

@@ -54,7 +54,7 @@ class RefusingView(ControlView):
 
     def asker(self, by: Principal, said: Mapping[str, Any]) -> tuple[Caller | None, str]:
         """Who calls, and which model, as far as it is known; no one for a call that is for no tenant."""
-        return callers.known_caller(by, said), said.get("model", "")
+        return callers.known_caller(by, said), said.get("model") or said.get("tool", "")
 
     def _note(self, request: Request, response: Any) -> None:
         # What is replayed from under an Idempotency-Key was noted the first time, and has no data.
@@ -72,7 +72,7 @@ class RefusingView(ControlView):
                 request_id=error["request_id"] or "",
                 caller=caller,
                 model=model,
-                tools=said.get("tools", ()),
+                tools=[said["tool"]] if "tool" in said else said.get("tools", ()),
                 reason=self.decision.reason.value if self.decision else error["code"],
                 status=response.status_code,
                 at=self.now,

@@ -21,12 +21,12 @@ from governance.api.once import PARAMETER, OnceView, once
 from governance.api.permissions import CALLERS, EVERYONE
 from governance.api.refusing import RefusingView
 from governance.api.reviews import needs_review
-from governance.api.spend import TOKENS, cost_of, refuse_misdated, trust_in
+from governance.api.spend import OF_MODELS, TOKENS, cost_of, provider_of, refuse_misdated, trust_in
 from governance.api.views import ControlView
 from governance.ledger.operations import Extend, Release, Reserve, Settle
 from governance.ledger.results import AlreadyResolved, ExtendRefused, ReserveAnew, SettleResult
 from governance.models import PendingReport, Reservation, Tenant
-from governance.rules.calls import Caller, Usage
+from governance.rules.calls import TOOL_PROVIDER, Caller, Usage, tool_usage
 from governance.rules.decision import Decision, Reason
 from governance.rules.errors import Conflict
 from governance.rules.judgement import AGENT_SETTLED
@@ -41,10 +41,15 @@ class Lifetime(serializers.IntegerField):
 
 
 class ReserveRequest(DecisionRequest):
-    """A call about to be made: who, which model, and how much at most."""
+    """A call about to be made: who, which model, and how much at most; or which tool, and how many calls of it."""
 
-    provider = Name("provider", required=False, default="mistral")
+    provider = Name("provider", required=False, help_text=OF_MODELS)
     ttl_s = Lifetime(help_text="How long the hold lasts; the platform's default where it is left out.")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        attrs = super().validate(attrs)
+        attrs["provider"] = provider_of(attrs)
+        return attrs
 
 
 class UsageBody(Strict):
@@ -54,9 +59,10 @@ class UsageBody(Strict):
 
 
 class SettleRequest(UsageBody):
-    """What the call cost, or the tokens that it used."""
+    """What the call cost, or the tokens that it used; of a tool, how many calls ran."""
 
     cost = Dollars(required=False)
+    calls = Count(required=False, least=1, help_text="Of the tool; where none ran, release the hold.")
     usage = UsageBody(required=False, help_text="The token counts, for those who have them in one object.")
     model = Name("model", required=False, help_text="The model that served, where it was another.")
     provider = Name("provider", required=False)
@@ -70,8 +76,8 @@ class SettleRequest(UsageBody):
             attrs |= usage
         if attrs["cached_tokens"] > attrs["input_tokens"]:
             raise serializers.ValidationError({"cached_tokens": ["are part of input_tokens, so cannot be more."]})
-        if "cost" not in attrs and not any(attrs[name] for name in TOKENS):
-            raise missing("cost", "give the cost, or input_tokens and output_tokens.")
+        if "cost" not in attrs and not any(attrs.get(name) for name in (*TOKENS, "calls")):
+            raise missing("cost", "give the cost, or input_tokens and output_tokens, or of a tool calls.")
         return attrs
 
 
@@ -88,7 +94,7 @@ class ExtendRequest(Strict):
 
 
 class ReservationBody(serializers.Serializer[Reservation]):
-    """A hold. `model` is the one to call; `cost` what was charged in the end, corrections included."""
+    """A hold. `model` is the one to call, or the tool; `cost` what was charged in the end, corrections included."""
 
     id = serializers.UUIDField()
     status = serializers.ChoiceField(choices=Reservation.Status.choices)
@@ -103,9 +109,13 @@ class ReservationBody(serializers.Serializer[Reservation]):
     provider = serializers.CharField()
     model = serializers.CharField(source="model_served")
     model_requested = serializers.CharField()
+    tool = serializers.SerializerMethodField(help_text="The tool, where it is one that is held for.")
     reserved_at = serializers.DateTimeField()
     expires_at = serializers.DateTimeField()
     resolved_at = serializers.DateTimeField(allow_null=True)
+
+    def get_tool(self, row: Reservation) -> str | None:
+        return row.model_served if row.provider == TOOL_PROVIDER else None
 
     def get_cost(self, row: Reservation) -> str | None:
         if row.status not in (Reservation.Status.SETTLED, Reservation.Status.EXPIRED):
@@ -115,7 +125,7 @@ class ReservationBody(serializers.Serializer[Reservation]):
 
 
 class ReservedBody(DecisionBody):
-    """The hold, and the decision that allowed it. `model` is the one to call."""
+    """The hold, and the decision that allowed it. `model` is the one to call, or the tool."""
 
     id = serializers.UUIDField()
     status = serializers.CharField()
@@ -149,7 +159,10 @@ class Reservations(RefusingView, OnceView):
     )
     @once
     def post(self, request: Request) -> Response:
-        """Decide on a call and hold what it may cost. A refusal is an error, with the decision in it."""
+        """Decide on a call and hold what it may cost. A refusal is an error, with the decision in it.
+
+        A call of a tool or a search of your own names the `tool` in place of a model, and how many `calls` of it.
+        """
         asked = self.valid(ReserveRequest, request.data)
         caller = caller_of(self.by, asked)
         id = reservations.new_id(now=self.now)
@@ -173,20 +186,18 @@ class Reservations(RefusingView, OnceView):
         if not decision.allowed:
             self.decision = decision
             ahead = runs_out_at(decision, now=self.now)
-            return refused(
-                decision, request, model=asked["model"], audience=self.by.audience, now=self.now, ahead=ahead
-            )
-        return self._reserved(id, decision, asked["model"])
+            return refused(decision, request, asked=asked, audience=self.by.audience, now=self.now, ahead=ahead)
+        return self._reserved(id, decision, asked)
 
-    def _reserved(self, id: UUID, decision: Decision, model: str) -> Response:
+    def _reserved(self, id: UUID, decision: Decision, asked: Mapping[str, Any]) -> Response:
         row = Reservation.objects.get(pk=id)
         ahead = runs_out_at(decision, now=self.now)
-        answer = decided(decision, model, audience=self.by.audience, ahead=ahead) | {
+        answer = decided(decision, asked, audience=self.by.audience, ahead=ahead) | {
             "id": str(id),
             "status": row.status,
             "amount": Dollars().to_representation(row.amount_nanos),
             "model": row.model_served,
-            "model_requested": model,
+            "model_requested": row.model_requested,
             "reserved_at": _moment(row.reserved_at),
             "expires_at": _moment(row.expires_at),
         }
@@ -262,7 +273,10 @@ class ReservationSettle(ReservationAct):
 
 
 def _has_price(asked: dict[str, Any]) -> bool:
-    usage = Usage(provider=asked["provider"], model=asked["model"], input_tokens=1)
+    if "tool" in asked:
+        usage = tool_usage(asked["tool"], calls=1)
+    else:
+        usage = Usage(provider=asked["provider"], model=asked["model"], input_tokens=1)
     return ports.true_cost(usage) is not None
 
 
@@ -327,7 +341,7 @@ class ReservationExtend(RefusingView, ReservationAct):
             return refused(
                 error.decision,
                 request,
-                model=held.model_requested,
+                asked={"tool" if held.provider == TOOL_PROVIDER else "model": held.model_requested},
                 audience=self.by.audience,
                 now=self.now,
                 ahead=ahead,
@@ -364,11 +378,7 @@ def _carry_out(view: ControlView, operation: reservations.Act, tenant: str) -> A
 
 
 def _settlement(held: Reservation, asked: dict[str, Any], *, trust: ReportTrust | None) -> Settle:
-    usage = Usage(
-        provider=asked.get("provider", held.provider),
-        model=asked.get("model", held.model_served),
-        **{name: asked[name] for name in TOKENS},
-    )
+    usage = _used(held, asked)
     cost_nanos, rule = cost_of(asked, usage, at=asked.get("occurred_at", held.reserved_at))
     return Settle(
         reservation_id=held.pk,
@@ -379,6 +389,22 @@ def _settlement(held: Reservation, asked: dict[str, Any], *, trust: ReportTrust 
         request_id=asked.get("request_id", str(held.pk)),
         occurred_at=asked.get("occurred_at"),
         trust=trust,
+    )
+
+
+def _used(held: Reservation, asked: dict[str, Any]) -> Usage:
+    """What the call is said to have used, in the unit that it was held in."""
+    if held.provider == TOOL_PROVIDER:
+        for name in (*TOKENS, "model", "provider"):
+            if asked.get(name):
+                raise surplus(name, "is of a model, and the hold is of a tool: give its calls, or the cost.")
+        return tool_usage(held.model_served, calls=asked.get("calls", 0))
+    if "calls" in asked:
+        raise surplus("calls", "are of a tool, and the hold is of a model: give its tokens, or the cost.")
+    return Usage(
+        provider=asked.get("provider", held.provider),
+        model=asked.get("model", held.model_served),
+        **{name: asked[name] for name in TOKENS},
     )
 
 

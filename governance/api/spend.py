@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -30,6 +31,7 @@ from governance.api.fields import (
     Text,
     looked_for,
     missing,
+    surplus,
 )
 from governance.api.once import PARAMETER, OnceView, once
 from governance.api.pagination import ByPlace
@@ -43,7 +45,7 @@ from governance.models import PendingReport, SpendEntry
 from governance.queries import spend
 from governance.queries.spend import GROUPS, MEASURES, TimeRange
 from governance.rules import money
-from governance.rules.calls import Usage
+from governance.rules.calls import LONGEST_TOOL, TOOL_PROVIDER, Usage, tool_usage
 from governance.rules.errors import OverBound
 from governance.rules.reports import OLDEST_REPORT, ReportTrust
 
@@ -51,15 +53,18 @@ from governance.rules.reports import OLDEST_REPORT, ReportTrust
 CLOCK_SKEW = timedelta(minutes=5)
 # Of a summary as CSV, which comes as one table or not at all.
 MOST_LINES = 10_000
+OF_MODELS = "Of a model; mistral, where it is left out."
 TOKENS = ("input_tokens", "cached_tokens", "output_tokens")
 
 
 class ReportBody(CallerFields):
-    """A call already made: what it cost, or the tokens it used."""
+    """A call already made: what it cost, or the tokens it used; or so many calls of a tool."""
 
     request_id = Name("request_id", help_text="Yours; a repeat is a no-op.")
     model = Name("model", required=False, default="", allow_blank=True)
-    provider = Name("provider", required=False, default="mistral")
+    provider = Name("provider", required=False, help_text=OF_MODELS)
+    tool = Name("tool", required=False, max_length=LONGEST_TOOL, help_text="In place of a model.")
+    calls = Count(required=False, least=1, help_text="Of the tool; one, where it is left out.")
     cost = Dollars(required=False)
     input_tokens = Count(required=False, default=0)
     cached_tokens = Count(required=False, default=0)
@@ -69,6 +74,14 @@ class ReportBody(CallerFields):
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if attrs["cached_tokens"] > attrs["input_tokens"]:
             raise serializers.ValidationError({"cached_tokens": ["are part of input_tokens, so cannot be more."]})
+        attrs["provider"] = provider_of(attrs)
+        if "tool" in attrs:
+            for name in ("model", *TOKENS):
+                if attrs[name]:
+                    raise surplus(name, "is of a call of a model, not of a tool.")
+            return attrs
+        if "calls" in attrs:
+            raise surplus("calls", "are of a tool.")
         if "cost" in attrs:
             return attrs
         if not any(attrs[name] for name in TOKENS):
@@ -76,6 +89,16 @@ class ReportBody(CallerFields):
         if not attrs["model"]:
             raise missing("model", "is needed to price the tokens.")
         return attrs
+
+
+def provider_of(attrs: Mapping[str, Any]) -> str:
+    """Whose model a body names; a tool is nobody's."""
+    said: str | None = attrs.get("provider")
+    if "tool" not in attrs and said != TOOL_PROVIDER:
+        return "mistral" if said is None else said
+    if said is not None:
+        raise surplus("provider", "is of a call of a model: tools have none, and are named by tool.")
+    return TOOL_PROVIDER
 
 
 class ReportedBody(serializers.Serializer[Any]):
@@ -117,7 +140,7 @@ class EntryBody(serializers.Serializer[SpendEntry]):
 
 
 class EntryQuery(CallQuery):
-    """Filters of the ledger's lines; `model` is the one that served."""
+    """Filters of the ledger's lines; `model` is the one that served, or the tool that ran."""
 
     provider = NameFilter("provider", required=False)
     scope = Text(required=False, help_text="`platform`, or a kind and its key: `agent:invoices`.")
@@ -131,6 +154,7 @@ class SummaryQuery(PeriodQuery):
     group_by = Text(default="day", help_text=f"Comma-separated: {', '.join(GROUPS)}.")
     tenant = NameFilter("tenant", required=False)
     agent = NameFilter("agent", required=False)
+    provider = NameFilter("provider", required=False)
     model = NameFilter("model", required=False)
 
     def validate_group_by(self, value: str) -> list[str]:
@@ -149,6 +173,7 @@ class SummaryRow(serializers.Serializer[Any]):
     agent = serializers.CharField(required=False)
     provider = serializers.CharField(required=False)
     model = serializers.CharField(required=False)
+    tool = serializers.CharField(required=False, help_text="Empty for calls of models.")
     hour = serializers.DateTimeField(required=False)
     day = serializers.DateField(required=False)
     month = serializers.CharField(required=False)
@@ -218,7 +243,7 @@ class Spend(OnceView, ListView):
         return reviews.report(report=report, now=self.now)
 
     def _operation(self, asked: dict[str, Any]) -> Record:
-        usage = Usage(provider=asked["provider"], model=asked["model"], **{name: asked[name] for name in TOKENS})
+        usage = _used(asked)
         cost_nanos, rule = cost_of(asked, usage, at=asked.get("occurred_at"))
         return Record(
             entry_id=uuids.uuid7(),
@@ -226,7 +251,7 @@ class Spend(OnceView, ListView):
             request_id=asked["request_id"],
             cost_nanos=cost_nanos,
             usage=usage,
-            model_requested=asked["model"],
+            model_requested=usage.model,
             price_rule=rule,
             occurred_at=asked.get("occurred_at"),
             trust=trust_in(self.by),
@@ -302,10 +327,18 @@ def cost_of(asked: dict[str, Any], usage: Usage, *, at: datetime | None) -> tupl
     if "cost" in asked:
         return asked["cost"], "reported"
     priced = ports.true_cost(usage, at=at)
+    if priced is None and usage.provider == TOOL_PROVIDER:
+        raise Refused("tool_not_priced", f"The tool {usage.model!r} has no price; report the cost.", param="tool")
     if priced is None:
         raise Refused("model_not_priced", f"The model {usage.model!r} has no price; report the cost.", param="model")
     money.refuse_beyond("cost", priced[0], most=money.MAX_AMOUNT_NANOS)
     return priced
+
+
+def _used(asked: Mapping[str, Any]) -> Usage:
+    if "tool" in asked:
+        return tool_usage(asked["tool"], calls=asked.get("calls", 1))
+    return Usage(provider=asked["provider"], model=asked["model"], **{name: asked[name] for name in TOKENS})
 
 
 def _scope(scope: str | None) -> Q:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 
+from django.conf import settings
 from django.db.models import QuerySet
 from django.http import Http404
 from django.utils import timezone
@@ -19,12 +21,16 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 from rest_framework.views import APIView
 
+from governance import replica
 from governance.api import tables
 from governance.api.authentication import Principal, principal
 from governance.api.pagination import LARGEST_ID, NewestFirst
 from governance.api.parsing import ExactJson, check_query
+from governance.models.tenancy import Role
 
 CHUNK = 500
+# RFC 9111, 5.2.1.2: how many seconds old an answer may be; without a number, however old.
+MAX_STALE = re.compile(r"\bmax-stale(?:=(\d{1,9}))?", re.IGNORECASE)
 
 Present = Callable[[Sequence[Any]], list[dict[str, Any]]]
 Found = TypeVar("Found")
@@ -73,6 +79,8 @@ class ControlView(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.now = timezone.now()
         super().initial(request, *args, **kwargs)
+        if _may_have_written(request):
+            replica.read_primary()
         check_query(request.query_params)
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
@@ -109,7 +117,8 @@ class ListView(ControlView):
 
     def listed(self, rows: QuerySet[Any], present: Present, *, columns: Iterable[str]) -> Any:
         if tables.wanted(self.request):
-            every = _presented(rows, present)
+            # From one database to its end, also after this view.
+            every = _presented(rows.using(rows.db), present)
             return tables.streamed(self.request, every, columns=list(columns), name=self.table_name)
         paginator = NewestFirst()
         page = paginator.paginate_queryset(rows, self.request, view=self)
@@ -120,6 +129,18 @@ class ListView(ControlView):
         if tables.wanted(self.request):
             return tables.streamed(self.request, rows, columns=list(columns), name=self.table_name)
         return Response({**extra, "results": rows})
+
+
+def _may_have_written(request: Request) -> bool:
+    """Whether a key may just have written what it reads now, and has not said that an older answer will do.
+
+    Programs keep no cookie by which the next process would know that they have.
+    """
+    key = request.auth.key if isinstance(request.auth, Principal) else None
+    if key is None or key.role == Role.VIEWER:
+        return False
+    stale = MAX_STALE.search(request.headers.get("Cache-Control", ""))
+    return stale is None or int(stale[1] or settings.REPLICA_MAX_LAG_S) < settings.REPLICA_MAX_LAG_S
 
 
 def presenter(kind: type[Serializer[Any]]) -> Present:

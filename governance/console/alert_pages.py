@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Case, QuerySet, Value, When
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 
 from governance import alerts
+from governance.alerts.conditions import GRAVITY
+from governance.alerts.notices import kind_of
+from governance.console import display as show
 from governance.console import reasons
 from governance.console.base import ReadOnlyAdmin, actor
 from governance.models import Alert
@@ -21,13 +25,19 @@ COLOURS = {"info": "info", "warning": "warning", "critical": "danger"}
 EXPLANATION = "It leaves the overview. If what is wrong comes back, or goes on and is seen again, a new alert opens."
 
 
+# What is open comes first.
+IS_OVER = Case(When(cleared_at=None, then=Value(0)), default=Value(1))
+
+
 class AlertAdmin(ReadOnlyAdmin):
     list_display = ("named", "severity_label", "message", "count", "first_at", "last_at", "state")
     list_filter = ("severity", "kind", ("cleared_at", admin.EmptyFieldListFilter))
     search_fields = ("kind", "subject", "message")
+    ordering = (IS_OVER, GRAVITY, "-last_at", "-id")
     fields = (
-        ("kind", "subject"),
+        ("what", "subject"),
         "message",
+        "to_do",
         ("severity_label", "count"),
         ("first_at", "last_at"),
         ("cleared_at", "cleared_by"),
@@ -37,7 +47,21 @@ class AlertAdmin(ReadOnlyAdmin):
 
     @display(description="Alert", header=True)
     def named(self, obj: Alert) -> list[str]:
-        return [obj.subject, obj.kind.replace("_", " ")]
+        return [obj.subject, kind_of(obj.kind).title]
+
+    @display(description="Alert")
+    def what(self, obj: Alert) -> str:
+        return kind_of(obj.kind).title
+
+    @display(description="What to do")
+    def to_do(self, obj: Alert) -> Any:
+        """The advice of its kind, and the page where that is followed."""
+        kind = kind_of(obj.kind)
+        try:
+            page = show.link(reverse(f"admin:{kind.page}"), kind.button) if kind.page else ""
+        except NoReverseMatch:
+            page = ""
+        return format_html("{} {}", kind.advice, page) if kind.advice or page else "Acknowledge it when it is seen to."
 
     @display(description="Severity", label=COLOURS, ordering="severity")
     def severity_label(self, obj: Alert) -> str:

@@ -17,6 +17,7 @@ from governance import staff
 from governance.audit import Actor
 from governance.console import opened, presses
 from governance.console.amounts import AmountField, WholeField
+from governance.console.moments import LocalMoments
 from governance.queries.spend import Reader
 from governance.rules import names
 
@@ -115,7 +116,7 @@ class OpenedForms:
         return opened.form(made) if obj is not None else made
 
 
-class ConsoleAdmin(OfferedLookups, OpenedForms, ModelAdmin):
+class ConsoleAdmin(LocalMoments, OfferedLookups, OpenedForms, ModelAdmin):
     """Seen and changed by whoever has the permission, deleted by nobody.
 
     `tenant_path` leads from a row to its tenant: "budget__tenant"; "pk" for the tenant itself. Whoever is bound to a

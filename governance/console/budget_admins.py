@@ -21,7 +21,7 @@ from unfold.widgets import UnfoldAdminSelectWidget
 
 from governance.actions import allowances, budgets, goals
 from governance.audit import Actor
-from governance.console import allowance_pages, budget_list, budget_page, budget_preview, reasons, saved_views
+from governance.console import allowance_pages, budget_list, budget_page, budget_preview, changes, reasons, saved_views
 from governance.console import display as show
 from governance.console.base import ConsoleAdmin, LongTableAdmin, ReadOnlyAdmin, actor, may
 from governance.console.budget_list import BudgetList
@@ -296,7 +296,7 @@ class BudgetWindowAdmin(ReadOnlyAdmin):
 
 class BudgetEventAdmin(LongTableAdmin):
     tenant_path = "tenant"
-    list_display = ("occurred_at", "kind_label", "whose", "change", "spent", "limit", "reason", "actor")
+    list_display = ("occurred_at", "kind_label", "whose", "change", "spent", "limit", "because")
     list_filter = ("kind", "tenant", "budget")
     search_fields = ("reason", "actor", "tenant__slug")
     list_select_related = ("budget__tenant", "window__budget__tenant", "tenant")
@@ -308,8 +308,8 @@ class BudgetEventAdmin(LongTableAdmin):
     )
 
     @display(description="Event", label=show.KIND_COLOURS, ordering="kind")
-    def kind_label(self, obj: BudgetEvent) -> str:
-        return obj.kind
+    def kind_label(self, obj: BudgetEvent) -> tuple[str, str]:
+        return obj.kind, obj.kind.replace("-", " ")
 
     @display(description="Budget", header=True)
     def whose(self, obj: BudgetEvent) -> list[str]:
@@ -317,9 +317,12 @@ class BudgetEventAdmin(LongTableAdmin):
 
     @display(description="Change")
     def change(self, obj: BudgetEvent) -> str:
-        if obj.threshold:
-            return f"reached {obj.threshold}"
-        return f"{obj.old_state} → {obj.new_state}" if obj.old_state else obj.new_state
+        return changes.of_events([obj])
+
+    @display(description="By")
+    def because(self, obj: BudgetEvent) -> str:
+        """Who reset it, and why; what happened by itself was done by nobody."""
+        return ": ".join(part for part in (obj.actor, obj.reason) if part) or "–"
 
     @display(description="Spent", ordering="settled_nanos")
     def spent(self, obj: BudgetEvent) -> Any:

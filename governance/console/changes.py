@@ -50,27 +50,33 @@ def of_audit(row: AuditEntry) -> SafeString | str:
     if row.action == "budget.create":
         return format_html("{}: limit {}", words, value("limit_nanos", new.get("limit_nanos")))
     if row.action in ("budget.raise", "budget.top_up"):
-        until = new.get("ends_at")
-        lasting = format_html(" until {}", display.moment(datetime.fromisoformat(until), "day")) if until else ""
-        return format_html("{} by {}{}", words, display.dollars(new.get("amount_nanos")), lasting)
+        return format_html("{} by {}", words, given(new))
     if row.action == "budget.change":
         return format_html("{} {}", words, differences(old, new))
     return words
 
 
+def given(new: Mapping[str, Any]) -> SafeString:
+    """What a raise or a top-up gives: "$5.00 until Fri, Dec 4, 18:00"."""
+    until = new.get("ends_at")
+    lasting = format_html(" until {}", display.moment(datetime.fromisoformat(until), "day")) if until else ""
+    return format_html("{}{}", display.dollars(new.get("amount_nanos")), lasting)
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> SafeString | str:
     """Each field that differs, with what it was and what it became."""
-    found = list(_differing(old, new))
+    found = list(differing(old, new))
     return format_html_join(", ", "{} <del>{}</del> → <ins>{}</ins>", found) if found else "nothing"
 
 
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(what, before, after) of each field that differs."""
     # PostgreSQL keeps no order of its own.
     said = {**old, **new}
     for name in [*(name for name in FIELDS if name in said), *sorted(said.keys() - FIELDS.keys())]:
         before, after = value(name, old.get(name)), value(name, new.get(name))
         if before != after:
-            yield FIELDS.get(name, name.replace("_", " ")), before, after
+            yield FIELDS.get(name, name.removesuffix("_nanos").replace("_", " ")), before, after
 
 
 def value(name: str, kept: Any) -> str:
@@ -91,7 +97,9 @@ def value(name: str, kept: Any) -> str:
         return "; ".join(_rule(each) for each in kept)
     if isinstance(kept, bool):
         return "yes" if kept else "no"
-    return ", ".join(map(str, kept)) if isinstance(kept, list) else str(kept)
+    if isinstance(kept, dict):
+        return ", ".join(f"{key} {value(key, part)}" for key, part in kept.items()) or "none"
+    return ", ".join(map(str, kept)) or "none" if isinstance(kept, list) else str(kept)
 
 
 def shown(share: Decimal | str) -> str:

@@ -1,4 +1,4 @@
-"""What the ledger keeps beside its entries, in the console: reservations, sums, checks and the audit trail."""
+"""What the ledger keeps beside its entries, in the console: reservations, sums and checks."""
 
 from __future__ import annotations
 
@@ -108,10 +108,3 @@ class LedgerJudgementAdmin(LongTableAdmin):
     @display(description="On its own word")
     def own_word(self, obj: LedgerJudgement) -> str:
         return f"${obj.details['own_word']} of ${obj.details['ledger']}"
-
-
-class AuditEntryAdmin(LongTableAdmin):
-    list_display = ("occurred_at", "actor", "action", "target", "reason")
-    list_filter = (latest_values("action"),)
-    search_fields = ("actor", "action", "target", "reason")
-    list_select_related = ("user", "key")

@@ -76,7 +76,7 @@ def _as_text(field: str, value: Any) -> str:
         return policy.NONE
     if isinstance(value, bool):
         return str(value).lower()
-    if field in ("limit", "dollars_per_minute"):
+    if field in ("limit", "dollars_per_minute", "usd_per_call"):
         return f"${value}"
     if field in policy.COLUMNS and isinstance(value, list):
         return policy.to_text(field, value).replace("\n", "; ")

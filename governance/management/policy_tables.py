@@ -19,13 +19,14 @@ from governance import ports
 from governance.actions import anomaly_rules, budgets, rate_limits, tenancy
 from governance.actions.scoped_rules import ScopedRules, stored_scope
 from governance.api.budgets import RENAMED, BudgetBody
-from governance.api.fields import CallName, Name, Strict, Text
+from governance.api.fields import CallName, Dollars, Moment, Name, Strict, Text
 from governance.api.rate_limits import RateLimitBody
 from governance.api.tenants import TenantBody
 from governance.audit import Actor
 from governance.models import Agent, AnomalyRule, Budget, RateLimit, ScopeType, Tenant
 from governance.models.anomalies import AnomalyAct
 from governance.rules import money
+from governance.rules.calls import DEAREST_CALL_NANOS, LONGEST_TOOL
 from governance.rules.errors import Conflict, FieldError
 from governance.rules.windows import WindowKind
 
@@ -77,6 +78,13 @@ class AnomalyRuleEntry(Strict):
     agent = Text(required=False, allow_blank=True, default="", max_length=100)
     act = serializers.ChoiceField(choices=AnomalyAct.values)
     degrade_to = Name("model", required=False, allow_blank=True)
+
+
+class ToolEntry(Strict):
+    name = Name("tool", max_length=LONGEST_TOOL)
+    usd_per_call = Dollars(most=DEAREST_CALL_NANOS)
+    effective_from = Moment(required=False)
+    source = Text(required=False, allow_blank=True, default="", max_length=200)  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +231,28 @@ def _anomaly_rule(asked: dict[str, Any]) -> PolicyChange:
     )
 
 
+def _tool(asked: dict[str, Any]) -> PolicyChange:
+    """What it costs from now on, or from a moment on. A price is added; what calls were charged stays as it is."""
+    name, nanos, since = asked["name"], asked["usd_per_call"], asked.get("effective_from")
+    known = ports.tool_price(name, at=since)
+
+    def act(by: Actor, now: datetime, reason: str) -> None:
+        source = asked.get("source", "")
+        try:
+            ports.set_tool_price(
+                name=name, nanos_per_call=nanos, effective_from=since, source=source, by=by, now=now, reason=reason
+            )
+        except FieldError:
+            raise
+        except ValueError as error:
+            raise Conflict("", f"tool {name}: {error}") from error
+
+    was = None if known is None else money.format_dollars(known)
+    differences = (FieldDifference("usd_per_call", was, money.format_dollars(nanos)),) if known != nanos else ()
+    action = CREATED if known is None else CHANGED if differences else UNCHANGED
+    return PolicyChange("tools", (name, since), f"tool {name}", action, differences, act)
+
+
 def _scope(given: dict[str, Any]) -> dict[str, Any]:
     """Takes the scope out of an entry."""
     return {
@@ -238,6 +268,7 @@ def _owner(given: dict[str, Any]) -> Tenant | None:
 
 
 TABLES = {
+    "tools": PolicyTable(ToolEntry, ("name", "usd_per_call"), _tool),
     "rate_limits": PolicyTable(RateLimitBody, ("scope_type",), _rate_limit),
     "anomaly_rules": PolicyTable(AnomalyRuleEntry, ("act",), _anomaly_rule),
     "budgets": PolicyTable(BudgetBody, ("scope_type", "window"), _budget),

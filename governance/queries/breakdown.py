@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from django.db import connection
+from django.db import connection, connections, router
 from django.db.models import Case, Count, F, Func, Q, QuerySet, TextField, Value, When
 from django.db.models.functions import Coalesce
 
@@ -368,7 +368,8 @@ def _whole(name: str) -> str:
 
 
 def _rows(sql: str, params: Sequence[Any]) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
+    # Not by the ORM, so it asks for itself which database this request reads.
+    with connections[router.db_for_read(SpendRollup)].cursor() as cursor:
         cursor.execute(sql, params)
         return list(cursor.fetchall())
 

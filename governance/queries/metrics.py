@@ -16,10 +16,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from governance.models import (
     Alert,
+    AlertDelivery,
     BudgetWindow,
     EmergencyStop,
     LedgerCheck,
     PendingReport,
+    ReportMail,
     Reservation,
     ScopeType,
     SpendEntry,
@@ -46,6 +48,7 @@ def collect(now: datetime) -> Iterator[Metric]:
     yield from _jobs(now)
     yield from _spend()
     yield _alerts()
+    yield _outboxes()
     yield from _reports()
     yield _gauge(
         "emergency_stops", "Emergency stops that are active.", EmergencyStop.objects.filter(lifted_at=None).count()
@@ -155,6 +158,19 @@ def _alerts() -> Metric:
     rows = Alert.objects.filter(cleared_at=None).order_by().values_list("kind").annotate(count=Count("pk"))
     for kind, count in rows:
         family.add_metric([kind], count)
+    return family
+
+
+def _outboxes() -> Metric:
+    """Of an only channel that takes nothing no alert could tell."""
+    family = GaugeMetricFamily(
+        f"{PREFIX}_outbox_messages", "Alerts and reports by e-mail that are to leave.", labels=["of", "state"]
+    )
+    for of, rows in (("alerts", AlertDelivery.objects.all()), ("reports", ReportMail.objects.all())):
+        unsent = rows.filter(state__in=("pending", "sending")).order_by()
+        failing = unsent.exclude(error="").count()
+        family.add_metric([of, "waiting"], unsent.count() - failing)
+        family.add_metric([of, "failing"], failing)
     return family
 
 

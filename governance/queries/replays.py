@@ -17,6 +17,7 @@ from governance.models import ApiKey, Budget, BudgetWindow, RefusedCall, ScopeTy
 from governance.models.budgets import EACH
 from governance.queries.sums import LongSum
 from governance.rules import names, policy, replay
+from governance.rules.calls import TOOL_PROVIDER
 from governance.rules.decision import Quote, Quoter, Reason, WindowView
 from governance.rules.policy import Policy
 from governance.rules.replay import PastCall, ReplayOutcome
@@ -33,6 +34,7 @@ _COLUMNS = (
     "recorded_at",
     "model_requested",
     "model_served",
+    "provider",
     "input_tokens",
     "output_tokens",
     "reservation__amount_nanos",
@@ -190,7 +192,11 @@ def _quoter(row: Mapping[str, Any], asked: str, quoted: Quote | None, *, is_as_a
     first = quoted if quoted and not is_as_asked else replace(quoted or Quote(asked, 0), cost_nanos=held_nanos)
 
     def quote(model: str) -> Quote | None:
-        return first if model == asked else _quoted(model, row["input_tokens"], _most_tokens(row))
+        if model == asked:
+            return first
+        # No model does what a tool does.
+        is_tool = row["provider"] == TOOL_PROVIDER
+        return None if is_tool else _quoted(model, row["input_tokens"], _most_tokens(row))
 
     return quote
 

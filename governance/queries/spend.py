@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db.models import Count, F, Q, QuerySet
+from django.db.models import Case, Count, F, Q, QuerySet, Value, When
 from django.db.models.functions import TruncDay, TruncMonth
 
 from governance.models import ApiKey, SpendEntry, SpendRollup, Tenant
 from governance.queries.sums import LongSum
 from governance.rules import names
+from governance.rules.calls import TOOL_PROVIDER
 from governance.rules.errors import OverBound
 
 # What a summary can be grouped by: the rollups' columns, and calendar units of UTC.
@@ -21,6 +22,7 @@ GROUPS: dict[str, Any] = {
     "agent": F("agent"),
     "provider": F("provider"),
     "model": F("model"),
+    "tool": Case(When(provider=TOOL_PROVIDER, then=F("model")), default=Value("")),
     "hour": F("hour"),
     "day": TruncDay("hour", tzinfo=UTC),
     "month": TruncMonth("hour", tzinfo=UTC),

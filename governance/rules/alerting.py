@@ -140,8 +140,11 @@ def one_line(text: str, length: int) -> str:
 
 
 def calls_nobody(text: str) -> str:
-    """The text, in which no name of a chat (@everyone, <!channel>, <@U1>) rings anybody."""
-    return text.replace("@", "@\u2060").replace("<!", "<\u2060!")
+    """The text, in which no name of a chat (@everyone, <!channel>, <@U1>) rings anybody, and nothing is markup.
+
+    A name or a reason could else be a link that says something other than where it leads ([Approve](https://...)).
+    """
+    return text.replace("@", "@\u2060").replace("<", "<\u2060").replace("](", "]\u2060(")
 
 
 def graver_than(severity: str) -> tuple[str, ...]:

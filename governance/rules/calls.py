@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# Tools and searches that agents run themselves are priced by the call, in the place of a provider's models.
+TOOL_PROVIDER = "tool"
+CALL_UNIT = "call"
+# As long as the catalogue's names are.
+LONGEST_TOOL = 100
+# A million dollars, in nanodollars: a column of the database holds its picodollars.
+DEAREST_CALL_NANOS = 10**15
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -31,3 +39,8 @@ class Usage:
     output_tokens: int = 0
     unit: str = "token"
     units: int = 0
+
+
+def tool_usage(tool: str, *, calls: int) -> Usage:
+    """So many calls of a tool."""
+    return Usage(provider=TOOL_PROVIDER, model=tool, unit=CALL_UNIT, units=calls)

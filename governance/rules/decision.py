@@ -38,6 +38,7 @@ class Reason(StrEnum):
     AGENT_PAUSED = "agent_paused"
     KEY_INVALID = "key_invalid"
     MODEL_NOT_PRICED = "model_not_priced"
+    TOOL_NOT_PRICED = "tool_not_priced"
     BUDGET_EXHAUSTED = "budget_exhausted"
     DOWNGRADE_REFUSED = "downgrade_refused"
     TOOL_DISABLED = "tool_disabled"
@@ -189,6 +190,8 @@ class WindowView:
 class Call:
     """What is asked: the model, its price at any model, and what may be changed about it.
 
+    Of a call of a tool `model` is the tool, which forces itself, so that it is refused where it is taken away.
+
     `alternatives` are models that would do as well, in order of preference: the first that the money allows is taken.
     """
 
@@ -204,6 +207,8 @@ class Call:
     booked: Amount = NOTHING
     # Whether the caller may know what its tenant's budgets have left.
     shows_amounts: bool = True
+    # What is said where it has no price.
+    unpriced: Reason = Reason.MODEL_NOT_PRICED
     # The prices where models are known to pass their bounds; None: nobody asks for that.
     overrun_quote: Callable[[Sequence[ModelOverrun]], Quoter] | None = None
 
@@ -301,7 +306,7 @@ def _decide(call: Call, views: Sequence[WindowView], buckets: Sequence[BucketVie
         return refuse(Action.HARD_STOP, Reason.BUDGET_CLOSED, closed)
     asked = call.quote(call.model)
     if asked is None:
-        return refuse(Action.HARD_STOP, Reason.MODEL_NOT_PRICED)
+        return refuse(Action.HARD_STOP, call.unpriced)
     pressed = tightest(view for view in views if view.pressed_by(asked.cost_nanos))
     reached = _candidates(call, asked, views)
     candidates = [quote for quote, _ in reached]

@@ -30,6 +30,7 @@ NO_REFUSALS = {
 }
 # What the fields of a `decision.Call` are called in a request, unless an envelope has its own word for them.
 FIELDS = {name: name for name in ("model", "forced_tool", "allow_downgrade")}
+OF_A_TOOL = {**FIELDS, "model": "tool", "forced_tool": "tool"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +110,17 @@ TABLE = (
         param="model",
     ),
     Row(
+        Reason.TOOL_NOT_PRICED,
+        400,
+        "tool_not_priced",
+        "No price is known for this tool, so it is not run: {asked!r}",
+        param="model",
+    ),
+    Row(
         Reason.TOOL_DISABLED,
         400,
         "tool_disabled",
-        "{forced_tool} forces a tool that is taken away near the budget's limit",
+        "{forced_tool} names a tool that is taken away near the budget's limit",
         param="forced_tool",
     ),
     Row(Reason.BUDGET_EXHAUSTED, 402, BUDGET_EXHAUSTED, "The budget is used up"),

@@ -22,6 +22,7 @@ ACTS = {
     Reason.TENANT_SUSPENDED: "with an active subscription",
     Reason.KEY_INVALID: "with a key that is neither revoked nor expired",
     Reason.MODEL_NOT_PRICED: "with a model that has a price",
+    Reason.TOOL_NOT_PRICED: "with a tool that has a price",
     Reason.TOOL_DISABLED: "with the tool not forced",
     Reason.DOWNGRADE_REFUSED: "with a cheaper model allowed",
     Reason.BUDGET_CLOSED: "under another task or session",

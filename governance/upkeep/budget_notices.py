@@ -217,6 +217,9 @@ def _end(now: datetime) -> int:
     ended = 0
     for incident in list(on.filter(closed).order_by().values_list("incident", flat=True).distinct()[:EVENTS]):
         ended += _end_incident(incident, "Its window is over; a new one has begun, or begins with the next call.", now)
+    off = on.filter(window__budget__enabled=False).order_by().values_list("incident", flat=True)
+    for incident in list(off.distinct()[:EVENTS]):
+        ended += _end_incident(incident, "The budget was deleted, or is switched off.", now)
     # Without a raise or a correction no window ever has less behind it.
     raised = Q(window__limit_nanos__gt=F("event__limit_nanos"))
     corrected = Q(window__settled_nanos__lt=F("event__settled_nanos"))

@@ -25,6 +25,9 @@ from governance.upkeep.budget_notices import capital, dollars, name_of, resets
 
 VELOCITY, RUNS_OUT, OVERAGE, LATE = "velocity", "budget_runs_out", "overage", "job_late"
 DISK, DATABASE = "disk_full", "database_trouble"
+# What comes and goes between two looks is one alert, and no message each time: it is over when so many did not see it.
+# Of forecasts, which are looked at each quarter of an hour, two in a row.
+UNSEEN_FOR, UNFORESEEN_FOR = timedelta(minutes=5), timedelta(minutes=29)
 # What is spent in so long says how fast money goes.
 LATELY = timedelta(minutes=15)
 DAY = timedelta(days=1)
@@ -56,15 +59,15 @@ class Found:
 def look(*, now: datetime) -> int:
     """What is quickly seen, each minute; how many alerts are open of it."""
     kinds = {VELOCITY: velocity, OVERAGE: overages, LATE: late_jobs, DISK: disk, DATABASE: database}
-    return sum(_keep(kind, look_at(now), now) for kind, look_at in kinds.items())
+    return sum(_keep(kind, look_at(now), now, UNSEEN_FOR) for kind, look_at in kinds.items())
 
 
 def look_ahead(*, now: datetime) -> int:
     """Budgets that will not last until their reset; how many."""
-    return _keep(RUNS_OUT, running_out(now), now)
+    return _keep(RUNS_OUT, running_out(now), now, UNFORESEEN_FOR)
 
 
-def _keep(kind: str, found: Mapping[str, Found], now: datetime) -> int:
+def _keep(kind: str, found: Mapping[str, Found], now: datetime, unseen_for: timedelta) -> int:
     """Open an alert for each thing that is found, by its subject, and end those of what is not any more."""
     for subject, one in found.items():
         alerts.report(
@@ -77,7 +80,8 @@ def _keep(kind: str, found: Mapping[str, Found], now: datetime) -> int:
             path=one.path,
             now=now,
         )
-    alerts.clear_others(kind=kind, found=found, now=now, host=socket.gethostname() if kind == DISK else "")
+    host = socket.gethostname() if kind == DISK else ""
+    alerts.clear_others(kind=kind, found=found, now=now, host=host, unseen_for=unseen_for)
     return len(found)
 
 

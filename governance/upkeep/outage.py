@@ -1,13 +1,16 @@
 """A database that is away cannot keep what there is to tell of it: ALERT_URLS are told straight away, once a machine.
 
 What is known of an outage is a file under VAR_DIR that says since when. Its name says whether anybody was told: of
-several processes one alone can rename it, and that one tells.
+several processes one alone can rename it, and that one tells. Where it is killed over that, another one tells, after
+LEASE: twice rather than never.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -25,7 +28,9 @@ log = logging.getLogger(__name__)
 
 # A database that is restarted is back by then.
 PATIENCE = timedelta(minutes=1)
-UNTOLD, TOLD = "database-away", "database-away-told"
+UNTOLD, TELLING, TOLD = "database-away", "database-away-telling", "database-away-told"
+# Longer than a dozen messages take that do not leave.
+LEASE = timedelta(minutes=5)
 # Classes of PostgreSQL's errors in which the connection or the server is lost or full. With any other it answered.
 LOST = ("08", "53", "57P")
 
@@ -34,8 +39,8 @@ def seen(error: Exception, *, now: datetime) -> bool:
     """A job met an error of the database; True where it is away, and ALERT_URLS were told of it now."""
     if not (getattr(error.__cause__, "sqlstate", None) or LOST[0]).startswith(LOST):
         return False
-    untold, told = _file(UNTOLD), _file(TOLD)
-    if told.exists():
+    untold, telling, told = _file(UNTOLD), _file(TELLING), _file(TOLD)
+    if told.exists() or (telling.exists() and not _is_left(telling, untold)):
         return False
     since = _since(untold)
     if since is None:
@@ -44,7 +49,8 @@ def seen(error: Exception, *, now: datetime) -> bool:
     if now - since < PATIENCE:
         return False
     try:
-        untold.rename(told)
+        untold.rename(telling)
+        os.utime(telling)
     except OSError:
         # Another process tells.
         return False
@@ -53,21 +59,20 @@ def seen(error: Exception, *, now: datetime) -> bool:
         f" {type(error).__name__}. Calls are refused with 503 until it does; nothing is charged twice or lost."
     )
     message = _message(words, since, now)
-    # Whoever is killed over it tells nobody twice.
     taken = [url for url in settings.ALERT_URLS if _is_sent(url, message)]
     if settings.ALERT_URLS and not taken:
         # The next job that fails tries again: one that did not answer in time may hear of it twice.
-        told.rename(untold)
+        _renamed(telling, untold)
         return False
-    return True
+    return _renamed(telling, told)
 
 
 def over(*, now: datetime) -> None:
     """It answers. Whoever was told that it did not is told so, and all others of both."""
-    since = _since(_file(TOLD))
+    since = _since(_file(TOLD)) or _since(_file(TELLING))
     if since is not None:
         _tell(since, now)
-    for name in (TOLD, UNTOLD):
+    for name in (TOLD, TELLING, UNTOLD):
         _file(name).unlink(missing_ok=True)
 
 
@@ -79,6 +84,23 @@ def _tell(since: datetime, now: datetime) -> None:
     opened = alerts.tell(kind=kind, incident=incident, title=title, message=words, now=now)
     outbox.note_sent(opened, AlertChannel.objects.filter(digest_of_url__in=environment.urls()), now=now)
     alerts.tell(kind=kind, incident=incident, title=title, message=words, now=now, what=AlertNotice.What.OVER)
+
+
+def _is_left(telling: Path, untold: Path) -> bool:
+    """Whether whoever tells is dead; then it is for anybody to tell again."""
+    try:
+        return time.time() - telling.stat().st_mtime > LEASE.total_seconds() and _renamed(telling, untold)
+    except OSError:
+        return False
+
+
+def _renamed(path: Path, new: Path) -> bool:
+    """False where another process, or the end of the outage, was first."""
+    try:
+        path.rename(new)
+    except OSError:
+        return False
+    return True
 
 
 def _is_sent(url: str, message: Message) -> bool:

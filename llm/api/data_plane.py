@@ -13,7 +13,7 @@ from django.conf import settings
 
 from governance import idempotency as kept
 from governance.rules import names, refusals
-from governance.rules.decision import State
+from governance.rules.decision import Reason, State
 from llm.gateway import errors
 from llm.gateway import idempotency as repeats
 from llm.gateway.routes import CHAT, EMBEDDINGS, FIM, MODERATIONS, OCR, ROUTES, TRANSCRIPTIONS, Route
@@ -265,7 +265,9 @@ def _read(name: str, says: str, schema: Schema, *, named: str = "", names_itself
 
 
 def _refusals() -> list[tuple[int, str]]:
-    return [(row.answered(over_budget_status=settings.OVER_BUDGET_STATUS), row.code) for row in refusals.TABLE]
+    # Tools that an agent runs itself are none of the gateway's calls.
+    rows = [row for row in refusals.TABLE if row.reason is not Reason.TOOL_NOT_PRICED]
+    return [(row.answered(over_budget_status=settings.OVER_BUDGET_STATUS), row.code) for row in rows]
 
 
 def _errors(found: Iterable[tuple[int, str]], *, relayed: Collection[int] = ()) -> dict[str, Schema]:

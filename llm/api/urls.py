@@ -1,7 +1,7 @@
 """Paths below /api/."""
 
 from governance.api.routes import both
-from llm.api import models, prices, route
+from llm.api import models, prices, route, tools
 
 urlpatterns = [
     *both("models", models.Models.as_view(), name="models"),
@@ -11,5 +11,6 @@ urlpatterns = [
     *both("prices", prices.Prices.as_view(), name="prices"),
     *both("prices/<int:id>", prices.OnePrice.as_view(), name="price"),
     *both("prices/<int:id>/correct", prices.PriceCorrect.as_view(), name="price-correct"),
+    *both("tools", tools.Tools.as_view(), name="tools"),
     *both("llm/route", route.RouteView.as_view(), name="llm-route"),
 ]

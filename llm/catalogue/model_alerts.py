@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from governance import alerts
 from governance.models import Alert, AuditEntry, Budget, RefusedCall, SpendRollup
+from governance.rules.calls import TOOL_PROVIDER
 from llm.catalogue import comparison, snapshot
 from llm.catalogue.comparison import Difference
 from llm.models import Model, ModelAlias
@@ -37,8 +38,11 @@ def look(*, now: datetime) -> int:
 
 def in_use(*, now: datetime) -> set[tuple[str, str]]:
     """(provider, name) of the models that were called lately or that a downgrade rule leads to, and of lost aliases."""
-    recent = SpendRollup.objects.filter(hour__gte=now - timedelta(days=USED_DAYS)).order_by()
-    used = {(provider, name) for provider, name in recent.values_list("provider", "model").distinct() if name}
+    # Not of tools that agents run themselves, which no call of a model names.
+    recent = SpendRollup.objects.filter(hour__gte=now - timedelta(days=USED_DAYS)).exclude(provider=TOOL_PROVIDER)
+    used = {
+        (provider, name) for provider, name in recent.order_by().values_list("provider", "model").distinct() if name
+    }
     for rules in Budget.objects.filter(enabled=True).values_list("downgrade_rules", flat=True):
         used |= {("", rule["to"]) for rule in rules}
     return used | _lost_aliases(used, now=now)

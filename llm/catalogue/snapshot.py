@@ -13,8 +13,8 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from urllib.parse import urlsplit
 
@@ -24,7 +24,7 @@ from django.db.models import Q
 
 from governance import database, ledger
 from governance.ledger import clock
-from governance.rules.calls import Usage
+from governance.rules.calls import TOOL_PROVIDER, Usage
 from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun
 from governance.rules.price_sentence import UnitRates
@@ -51,13 +51,15 @@ _ENVIRONMENTS_KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """An immutable snapshot. `by_name` holds every name of the models that are served.
+    """An immutable snapshot. `by_name` holds every name of the models that are served, `tools` those of tools.
 
     "provider/model" is a provider's model, by its id or an alias; a bare name is the default provider's or, where
     that one has none and only one other has, that other's.
     """
 
     by_name: dict[str, Entry]
+    # Apart: no call of a model may name one, and no model's bare name is in doubt because of one.
+    tools: Mapping[str, Entry] = field(default_factory=dict)
     # When the last of its prices began, and the next does; None where none did, or will.
     last_change_at: datetime | None = None
     next_change_at: datetime | None = None
@@ -118,7 +120,9 @@ class Catalogue:
         return None if nanos is None else (nanos, rates.of(usage.input_tokens).rule)
 
     def used(self, usage: Usage) -> Entry | None:
-        """The model that was used: of its own provider, never another's of the same name."""
+        """The model, or tool, that was used: of its own provider, never another's of the same name."""
+        if usage.provider == TOOL_PROVIDER:
+            return self.tools.get(usage.model)
         if not usage.provider:
             return self.by_name.get(usage.model)
         entry = self.by_name.get(f"{usage.provider}/{usage.model}") or self.by_name.get(usage.model)
@@ -236,7 +240,8 @@ def read(*, now: datetime, named: str | None = None) -> Catalogue:
     ]
     changes = {price.effective_from for model in served for price in model.prices.all() if price.effective_from}
     return Catalogue(
-        _by_name(entries),
+        _by_name([entry for entry in entries if entry.provider != TOOL_PROVIDER]),
+        {entry.upstream: entry for entry in entries if entry.provider == TOOL_PROVIDER},
         last_change_at=max((at for at in changes if at <= now), default=None),
         next_change_at=min((at for at in changes if at > now), default=None),
     )
@@ -284,7 +289,7 @@ def _entry(model: Model, *, provider: str, now: datetime, kind: str = "") -> Ent
         status=model.status,
         rates=price_rows.rates(model, at=now, place=PricePlace(zone)),
         batch_rates=price_rows.rates(model, at=now, place=PricePlace(zone, batch=True)),
-        tier_rates={tier: price_rows.rates(model, at=now, place=PricePlace(zone, tier=tier)) for tier in tiers},
+        tier_rates={tier.lower(): price_rows.rates(model, at=now, place=PricePlace(zone, tier=tier)) for tier in tiers},
     )
 
 

@@ -277,7 +277,7 @@ class HeldAttempt:
         turn, answers = self.call.exchange.turn, self.call.request.n
         data, broken = await whole_answers.read(answer, share, turn, most_bytes=MOST_OF_REFUSAL)
         await sign.end()
-        is_event_stream = answer.headers.get("content-type", "").startswith("text/event-stream")
+        is_event_stream = answer.headers.get("content-type", "").lower().startswith("text/event-stream")
         streamed = await whole_answers.read_events(data, self.hold, turn, answers=answers)
         said = whole_answers.json_object(data) if streamed is None else streamed.answer
         choices = sse.choices_of(said)

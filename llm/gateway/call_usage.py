@@ -13,10 +13,10 @@ from llm.catalogue import snapshot
 from llm.catalogue.snapshot import Catalogue
 from llm.gateway.routes import BELIEVED_TIMES, Route
 from llm.rules import estimates, pricing, usage
-from llm.rules.estimates import HIDDEN_PROMPT_TOKENS, LONGEST_CONTEXT, Estimate
+from llm.rules.estimates import LONGEST_CONTEXT, Estimate
 from llm.rules.exact_count import Tokenizer
 from llm.rules.models import is_same_line, is_same_model
-from llm.rules.pricing import Entry
+from llm.rules.pricing import HIDDEN_PROMPT_TOKENS, Entry
 from llm.rules.routing import Candidate
 from llm.rules.stream_count import StreamCount
 

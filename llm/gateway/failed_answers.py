@@ -58,6 +58,6 @@ async def settle_error(
     elif is_free and work.text_bytes and not work.is_told and hold.quote.answers == 1:
         await hold.settle_seen("upstream_failed")
     elif is_free and not (work.is_told or work.text_bytes or hold.was_told):
-        await hold.release()
+        await (hold.settle_told() if hold.has_price else hold.release())
     else:
         await hold.settle_whole("upstream_failed")

@@ -59,10 +59,10 @@ class Holds:
         *,
         ttl_s: int,
         tokenizers: Tokenizers,
-        doubt: Callable[[str, str, Usage | None], None],
+        doubt: Callable[..., None],
         overran: Callable[[ModelOverrun], None],
     ) -> None:
-        """`doubt` tells operators of a usage that cannot be charged as reported: (`provider/id`, reason, usage);
+        """`doubt` tells operators of a usage that cannot be charged as reported: (`provider/id`, reason, usage, tiers);
         `overran` of a model that its request did not bound.
         """
         self.commits = commits
@@ -137,9 +137,9 @@ class Hold:
         self._told = ToldUsage(usage.quote.answers)
         self._believed: Usage | None = None
         self._shown: Usage | None = None
-        # The dearer tiers that it names, and the most that it says it cost.
+        # The dearer tiers that it names, the most that it says it cost, and what it costs as the refusal that it is.
         self._tiers: set[str] = set()
-        self._told_nanos = 0
+        self._told_nanos = self._fee_nanos = 0
         # The models that it named: ids of the catalogue, and why another has no price.
         self._named: set[str] = set()
         self._unpriced = self._last_name = ""
@@ -192,6 +192,11 @@ class Hold:
         """Whether the answer said anything of what was used."""
         return self._reported is not None
 
+    @property
+    def has_price(self) -> bool:
+        """Whether it is known to cost something, whatever was used."""
+        return bool(self._told_nanos or self._fee_nanos)
+
     def reported(self, answer: Mapping[str, Any]) -> Usage | None:
         """What an answer, or a stream's event, says the call has used: however it ends, at least that was.
 
@@ -205,9 +210,7 @@ class Hold:
             self._reported = larger(self._reported, shown)
         for name in named_models(answer):
             self._note_name(name)
-        if (tier := told_price.dearer_tier(answer)) and len(self._tiers) < MOST_TIERS:
-            self._tiers.add(tier)
-        self._told_nanos = max(self._told_nanos, told_price.cost_nanos(answer))
+        self._note_price(answer)
         return found
 
     def failed(self, said: dict[str, Any], *, size_bytes: int) -> None:
@@ -215,6 +218,14 @@ class Hold:
         self.count.has_failed = True
         self.failures.append(said)
         self.failure_bytes += size_bytes
+        self._note_price(said)
+        self._fee_nanos = max(self._fee_nanos, told_price.fee_nanos(said))
+
+    def _note_price(self, said: Mapping[str, Any]) -> None:
+        for tier in told_price.dearer_tiers(said):
+            if len(self._tiers) < MOST_TIERS:
+                self._tiers.add(tier)
+        self._told_nanos = max(self._told_nanos, told_price.cost_nanos(said))
 
     def _note_name(self, name: str) -> None:
         """Keep which model it is, however many are named."""
@@ -263,13 +274,14 @@ class Hold:
             self._holds.doubt(self.usage.served.place, USAGE_IMPLAUSIBLE, found)
         if charge.usage.input_tokens > self.quote.input_tokens and self.usage.served.entry is not None:
             self._holds.tokenizers.distrust(self.usage.served.entry)
-        charge, unpriced = self._in_tiers(charge)
-        if unpriced:
-            self._holds.doubt(self.usage.served.place, unpriced, found)
-        reason = USAGE_IMPLAUSIBLE if falls_short else unpriced
+        reason = USAGE_IMPLAUSIBLE if falls_short else ""
         return await self._settle(
             self._settlement(charge.cost_nanos, charge.usage, price_rule=charge.price_rule, reason=reason)
         )
+
+    async def settle_told(self) -> tuple[int, SettleResult | None]:
+        """Charge what its price is said to be: nothing was read and nothing written."""
+        return await self._settle(self._settlement(0, replace(self.usage.estimated(0), input_tokens=0, units=0)))
 
     async def settle_whole(self, reason: str) -> tuple[int, SettleResult | None]:
         """Charge the whole hold: something may have been spent, and nobody says how much."""
@@ -370,6 +382,16 @@ class Hold:
         return operation.cost_nanos if result is None else result.charged_nanos, result
 
     def _settlement(self, cost_nanos: int, usage: Usage, *, price_rule: str = "", reason: str = "") -> Settle:
+        """`price_rule`: what priced the usage that was reported; without one it was counted here."""
+        charge, unpriced = self._in_tiers(PricedUsage(usage, cost_nanos, price_rule))
+        if unpriced:
+            self._holds.doubt(self.usage.served.place, unpriced, usage, ", ".join(sorted(self._tiers)))
+            reason = reason or unpriced
+        if price_rule:
+            cost_nanos, price_rule = charge.cost_nanos, charge.price_rule
+        else:
+            # Nobody but us says that it was as much, so it costs no more than its hold.
+            cost_nanos = max(cost_nanos, min(charge.cost_nanos, self.held_nanos))
         told: dict[str, Any] = {}
         if self._told_nanos > cost_nanos:
             # Whoever bills it says so. Beyond what was held for it is one number of an answer: that is looked at.
@@ -380,7 +402,7 @@ class Hold:
             told = {"told_cost_usd": money.format_dollars(min(self._told_nanos, money.MAX_AMOUNT_NANOS))}
         self.charge = Settle(
             reservation_id=self.id,
-            cost_nanos=cost_nanos,
+            cost_nanos=max(cost_nanos, self._fee_nanos),
             usage=usage,
             certainty="estimated" if reason else "confirmed",
             reason=reason,

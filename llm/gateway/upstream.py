@@ -193,11 +193,12 @@ class ProviderFailures:
         kinds = {code for code, _ in _OURS.values()}
         await self._keep(lambda: [alerts.clear(kind=kind, subject=provider, now=timezone.now()) for kind in kinds])
 
-    def doubted(self, place: str, reason: str, used: Usage | None) -> None:
-        """A model reported a usage that cannot be charged as it is: operators are to look at it."""
+    def doubted(self, place: str, reason: str, used: Usage | None, tiers: str = "") -> None:
+        """A model reported a usage that cannot be charged as it is: operators are to look. `tiers`: what served."""
         said = f"It reported {used}." if used else "It reported none."
         charged = _CHARGED.get(reason, "The call is charged at its whole hold.")
-        message = f"{place}: {_DOUBTS.get(reason, reason)} {charged} {said}"
+        named = f"Its tier: {tiers}. " if tiers else ""
+        message = f"{place}: {_DOUBTS.get(reason, reason)} {named}{charged} {said}"
         self._tell(self._alert(place, reason, message[:1000]))
 
     def overran(self, overrun: ModelOverrun) -> None:

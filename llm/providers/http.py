@@ -328,7 +328,7 @@ class HttpAnswer:
 
     @property
     def is_stream(self) -> bool:
-        return self.headers.get("content-type", "").startswith("text/event-stream")
+        return self.headers.get("content-type", "").lower().startswith("text/event-stream")
 
     def parts(self) -> AsyncIterator[bytes]:
         return self.chunks()

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from llm.rules import sse
+from llm.rules import sse, told_price
 from llm.rules.usage import anthropic_input, count
 
 # What says how much was written into a cache, and for how long it is kept there.
@@ -74,6 +74,8 @@ def usage(counted: Any) -> dict[str, Any]:
     details = counted.get("output_tokens_details")
     if isinstance(details, dict):
         counts["completion_tokens_details"] = {"reasoning_tokens": count(details.get("thinking_tokens")) or 0}
+    if counts:
+        counts |= {name: counted[name] for name in told_price.IN_USAGE if name in counted}
     return counts
 
 

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import orjson
 
-from llm.rules.estimates import HIDDEN_PROMPT_TOKENS, PROMPTED, UNMEASURED, Estimate
-from llm.rules.pricing import GUARDS
+from llm.rules.estimates import PROMPTED, UNMEASURED, Estimate
+from llm.rules.pricing import GUARDS, HIDDEN_PROMPT_TOKENS
 from llm.rules.request_checks import MEDIA, holds_no_media
 from llm.rules.usage import WRITE_1H_E2, WRITE_E2
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun, Side
 from llm.rules import pricing
-from llm.rules.pricing import UNKNOWN_IMAGE_TOKENS, Entry
+from llm.rules.pricing import HIDDEN_PROMPT_TOKENS, UNKNOWN_IMAGE_TOKENS, Entry
 
-# The provider's own prompt for reasoning, safety and JSON modes.
-HIDDEN_PROMPT_TOKENS = 1_024
 # Needs for which providers put a prompt of their own before the client's.
 PROMPTED = frozenset({"json", "reasoning", "safe_prompt"})
 # Of a document or sound nobody here knows how long it is: it is held for at the most that is allowed.

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from llm.rules import client_requests, sse, thinking
+from llm.rules.answers import read_json
 from llm.rules.client_requests import Request, load_object
 from llm.rules.mistral_dialect import OTHERS_IN_MESSAGES
 from llm.rules.request_checks import DialectError, holds_no_media
@@ -46,6 +47,8 @@ _NOT_TAKEN = re.compile(
     r"(?:unrecogni[sz]ed|unknown|unexpected|unsupported|extra)\W+(?:\w+\W+)?(?:argument|parameter|field|keyword|input)"
     r"|extra_forbidden|parameter is not supported"
 )
+# Where a refusal says in its own words what is wrong, and how deep in it.
+_OWN, _DEEPEST = ("error", "errors", "message", "msg", "detail", "details", "param", "loc", "code", "type"), 6
 # OpenAI's error codes that say that our account has no money, although the status says "rate limit".
 _OUT_OF_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
@@ -118,13 +121,30 @@ def out_of_money(body: bytes) -> bool:
 
 
 def renamed_length(body: bytes, refusal: bytes) -> bytes | None:
-    """A body whose bound has its newer name, where a refusal says that the older one is not taken; else None."""
-    said = refusal.decode(errors="replace").lower()
-    payload = orjson.loads(body)
-    if OLDER not in payload or not (NEWER in said or (OLDER in said and _NOT_TAKEN.search(said))):
+    """A body whose bound has its newer name, where a refusal says that the older one is not taken; else None.
+
+    Where the request has such words itself, the refusal may have them of it: whoever asks would decide for everybody.
+    """
+    payload, said, asked = orjson.loads(body), _own_words(refusal), body.decode().lower()
+    names_newer = NEWER in said and NEWER not in asked
+    refuses_older = OLDER in said and _NOT_TAKEN.search(said) and not _NOT_TAKEN.search(asked)
+    if OLDER not in payload or not (names_newer or refuses_older):
         return None
     payload[NEWER] = payload.pop(OLDER)
     return orjson.dumps(payload)
+
+
+def _own_words(refusal: bytes) -> str:
+    """What a refusal says in its own words, in small letters: not what it quotes under other names, as `input`."""
+    waiting, words = [(read_json(refusal), 0)], list[str]()
+    while waiting:
+        said, depth = waiting.pop()
+        if isinstance(said, str):
+            words.append(said[:1_000])
+        elif depth < _DEEPEST:
+            inside = [said[name] for name in _OWN if name in said] if isinstance(said, dict) else said
+            waiting += [(one, depth + 1) for one in (inside if isinstance(inside, list) else [])[:100]]
+    return " ".join(words).lower()
 
 
 def model_of(body: bytes) -> str:
@@ -329,8 +349,9 @@ class Shaper:
         kept, self._kept = self._kept, None
         if kept is None:
             return sse.write_event({**data, "choices": []})
-        named = {"model": data["model"]} if data.get("model") else {}
-        return sse.write_event({**kept, **named, "usage": data["usage"]})
+        # All that it says beside: of a router, what served at the last.
+        said = {name: value for name, value in data.items() if value is not None and name != "choices"}
+        return sse.write_event({**kept, **said})
 
     def flush(self) -> bytes:
         kept, self._kept = self._kept, None

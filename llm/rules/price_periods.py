@@ -18,6 +18,7 @@ LISTED_BY: Mapping[str, tuple[int, str]] = {
     "page": (1_000, "per 1,000 pages"),
     "annotated_page": (1_000, "per 1,000 annotated pages"),
     "audio_second": (60, "a minute of audio"),
+    "call": (1, "a call"),
 }
 TOKENS: Mapping[str, str] = {"input": "in", "cached_input": "cached", "output": "out"}
 _EVER = datetime.min.replace(tzinfo=UTC)

@@ -22,6 +22,8 @@ ZONE_PROVIDERS: Mapping[str, str] = {"mistral-eu": "eu", "mistral-us": "us"}
 STANDARD_TIER = "standard"
 # Kinds whose answer is made of output tokens: without an output rate they have no price.
 WRITING_KINDS = frozenset({"chat", "fim"})
+# The provider's own prompt for reasoning, safety and JSON modes.
+HIDDEN_PROMPT_TOKENS = 1_024
 # What Mistral alone watches over a prompt with.
 GUARDS = frozenset({"guardrails", "safe_prompt"})
 # A picture costs at most this at Mistral where the model is not known to take less: 64 rows of 64 patches and their
@@ -191,7 +193,8 @@ def quote_tokens(
     """
     if entry.rates is None or not entry.rates.by_token:
         return None
-    rates = entry.rates.of(input_tokens)
+    # A prompt that its provider puts before the client's may take a call to the price of longer ones.
+    rates = entry.rates.of(input_tokens + HIDDEN_PROMPT_TOKENS)
     fixed_picos = input_tokens * max(rates.input_picos, rates.cached_picos)
     output_picos = n * rates.output_picos
     return Quote(

@@ -1,4 +1,4 @@
-"""What an answer says of its own price: the tier that served it, and what it cost. Pure.
+"""What an answer, or a refusal, says of its own price: the tier that served it, and what it cost. Pure.
 
 Endpoints tell these because they may differ from what tokens come to at one rate. Neither makes a call cheaper.
 """
@@ -13,17 +13,32 @@ from governance.rules import money
 
 # Tiers that cost the standard price or less. All others may cost more.
 _NOT_DEARER = frozenset({"auto", "default", "standard", "standard_only", "on_demand", "flex", "batch", "scale"})
+# Where Anthropic may have served an answer at its usual price; within the US alone costs a tenth more
+# (https://platform.claude.com/docs/en/build-with-claude/data-residency).
+_ANYWHERE = frozenset({"global", "not_available"})
 # A dollar has 10^10 of them: https://docs.x.ai/developers/cost-tracking
 _TICKS_PER_NANO = 10
+# What a usage has of all this beside its tokens.
+IN_USAGE = ("service_tier", "inference_geo", "cost", "cost_details", "cost_in_usd_ticks", "is_byok")
+# What xAI charges for a request that it refuses by its guidelines, and how it says so
+# (https://docs.x.ai/docs/models#usage-guidelines-violation-fee).
+_VIOLATION, _VIOLATION_NANOS = "Failed check: SAFETY_CHECK", money.NANOS_PER_DOLLAR // 20
 
 
-def dearer_tier(answer: Mapping[str, Any]) -> str:
-    """The service tier that served an answer, where it may cost more than the standard one; else empty."""
-    for holder in (answer, *_blocks(answer)):
-        tier = holder.get("service_tier")
-        if isinstance(tier, str) and tier and tier.lower() not in _NOT_DEARER:
-            return tier.lower()
-    return ""
+def dearer_tiers(answer: Mapping[str, Any]) -> Iterator[str]:
+    """The service tiers that served an answer, where they may cost more than the standard one; "geo-us": the place."""
+    for holder in (*_holders(answer), *_blocks(answer)):
+        tier = _word(holder, "service_tier")
+        if tier and tier not in _NOT_DEARER:
+            yield tier
+        place = _word(holder, "inference_geo")
+        if place and place not in _ANYWHERE:
+            yield f"geo-{place}"
+
+
+def fee_nanos(refusal: Mapping[str, Any]) -> int:
+    """What a refusal costs by its provider's price list, though nothing was read and nothing written."""
+    return _VIOLATION_NANOS if any(_VIOLATION in str(holder.get("error")) for holder in _holders(refusal)) else 0
 
 
 def cost_nanos(answer: Mapping[str, Any]) -> int:
@@ -47,11 +62,20 @@ def _block_nanos(block: Mapping[str, Any]) -> int:
     return int(nanos.to_integral_value(ROUND_HALF_UP))
 
 
+def _holders(answer: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Everything in an answer, or in a refusal, that may have a usage."""
+    for holder in (answer, answer.get("response"), answer.get("message"), answer.get("error")):
+        if isinstance(holder, dict):
+            yield holder
+
+
 def _blocks(answer: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Everything in an answer that may count its usage."""
-    for holder in (answer, answer.get("response"), answer.get("message")):
-        if isinstance(holder, dict) and isinstance(block := holder.get("usage"), dict):
-            yield block
+    return (block for holder in _holders(answer) if isinstance(block := holder.get("usage"), dict))
+
+
+def _word(holder: Mapping[str, Any], name: str) -> str:
+    said = holder.get(name)
+    return said.lower() if isinstance(said, str) else ""
 
 
 def _amount(value: Any) -> Decimal:

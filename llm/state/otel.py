@@ -7,7 +7,6 @@ does not take in time is dropped, and counted.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from llm.state import call_log, otel_lines
 from llm.state.aside import Aside
+from llm.state.otel_lines import NotTaken
 from llm.state.telemetry import Attempt, EndedCall, TraceSpan
 
 if TYPE_CHECKING:
@@ -30,10 +30,6 @@ SCOPE = "spend_governor"
 # Bounds that the conventions name for these two histograms.
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-
-
-class NotTaken(Exception):
-    """The collector did not take a batch."""
 
 
 def exporter() -> Exporter | None:
@@ -77,10 +73,8 @@ class Exporter:
         self._meters = MeterProvider(
             resource=resource, metric_readers=[PeriodicExportingMetricReader(told)], shutdown_on_exit=False
         )
-        self._lines = otel_lines.LineExporter(f"{base}/v1/logs", resource, timeout_s=EXPORT_TIMEOUT_S)
+        self._lines = otel_lines.ToldLines(base, resource, timeout_s=EXPORT_TIMEOUT_S)
         self._calls: Aside[EndedCall] = Aside("otel", self._take)
-        self._logged: Aside[otel_lines.LogLine] = Aside("otel_lines", self._take_lines)
-        self._handler = otel_lines.LogLines(self._logged.put)
         meter = self._meters.get_meter(SCOPE, settings.VERSION)
         self._tokens = meter.create_histogram(
             "gen_ai.client.token.usage", "{token}", "Tokens of a call.", explicit_bucket_boundaries_advisory=TOKENS
@@ -95,8 +89,7 @@ class Exporter:
     def open(self) -> None:
         """Begin to tell, of what is logged too."""
         self._calls.start()
-        self._logged.start()
-        logging.getLogger().addHandler(self._handler)
+        self._lines.open()
 
     def put(self, call: EndedCall) -> None:
         """An observer of whole calls; it waits for nothing."""
@@ -109,13 +102,11 @@ class Exporter:
         ending.join(CLOSE_TIMEOUT_S)
 
     def _close(self) -> None:
-        logging.getLogger().removeHandler(self._handler)
         self._calls.close()
-        self._logged.close()
+        self._lines.close()
         self._meters.shutdown(timeout_millis=EXPORT_TIMEOUT_S * 1000)
         self._spans.shutdown()
         self._tracers.shutdown()
-        self._lines.close()
 
     def _take(self, calls: Sequence[EndedCall]) -> None:
         for call in calls:
@@ -125,10 +116,6 @@ class Exporter:
         spans = self._ended.all()
         if spans and self._spans.export(spans) is not self._taken:
             raise NotTaken(f"the collector did not take {len(spans)} spans")
-
-    def _take_lines(self, lines: Sequence[otel_lines.LogLine]) -> None:
-        if not self._lines.take(lines):
-            raise NotTaken(f"the collector did not take {len(lines)} lines")
 
     def _tell(self, call: EndedCall) -> None:
         if call.span is not None:

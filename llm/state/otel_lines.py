@@ -9,6 +9,7 @@ from typing import Any
 
 from governance import proxies, request_ids
 from governance.rules import names
+from llm.state.aside import Aside
 
 # What tells of the telling: a line about a collector that is away would bring the next one.
 OWN = ("opentelemetry", "urllib3", "requests", "llm.state.aside")
@@ -69,6 +70,37 @@ def session(base: str) -> Any:
     if proxy := proxies.proxy_for(base):
         found.proxies = {"http": proxy, "https": proxy}
     return found
+
+
+class NotTaken(Exception):
+    """The collector did not take a batch."""
+
+
+class ToldLines:
+    """What a process logs, told by a thread of its own. What there is no room for is dropped, and counted."""
+
+    def __init__(self, base: str, resource: Any, *, timeout_s: float) -> None:
+        self._exporter = LineExporter(f"{base}/v1/logs", resource, timeout_s=timeout_s)
+        self._waiting: Aside[LogLine] = Aside("otel_lines", self._take)
+        self._handler = LogLines(self._waiting.put)
+
+    def open(self) -> None:
+        self._waiting.start()
+        logging.getLogger().addHandler(self._handler)
+
+    def leave(self) -> None:
+        """Take no more."""
+        logging.getLogger().removeHandler(self._handler)
+
+    def close(self) -> None:
+        """Tell what waits, and end."""
+        self.leave()
+        self._waiting.close()
+        self._exporter.close()
+
+    def _take(self, lines: Sequence[LogLine]) -> None:
+        if not self._exporter.take(lines):
+            raise NotTaken(f"the collector did not take {len(lines)} lines")
 
 
 class LineExporter:

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect, sync_playwright
 
 from config.supervisor import answers, free_port
 from tests.environment import ROOT
@@ -28,6 +28,9 @@ CHROMIUM_FLAGS = [
     # Pages of made-up origins call this machine, which a browser of people asks them about.
     "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests",
 ]
+# A page may wait for a machine that runs four tests at once on two cores.
+PATIENCE_MS = 15_000
+expect.set_options(timeout=PATIENCE_MS)
 # A web page that may call the data plane.
 APP_ORIGIN = "https://app.example.test"
 OPERATOR, PASSWORD = "olivia", "a-password-for-tests"
@@ -170,7 +173,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 def stranger(browser: Browser, site: Site) -> Iterator[Visit]:
     """A visit by somebody who has not signed in."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE_MS)
     visit = Visit(page=context.new_page(), site=site)
     visit.watch()
     yield visit

@@ -92,6 +92,23 @@ def test_a_view_is_saved_opened_renamed_and_deleted(demo: Visit) -> None:
     assert demo.problems == []
 
 
+def test_on_a_phone_windows_are_filtered_by_a_budget_that_is_typed(demo: Visit) -> None:
+    demo.page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    page = demo.open("/admin/governance/budgetwindow/")
+    page.get_by_role("button", name="Filters").click()
+    sheet = page.locator("#changelist-filter")
+    expect(sheet).to_be_visible()
+    assert not is_wider_than_the_screen(demo)
+    sheet.locator(".select2-selection[aria-label^='By budget']").click()
+    page.locator(".select2-search__field").fill("initech")
+    page.get_by_role("option", name=re.compile("initech")).first.click()
+    sheet.get_by_role("button", name="Apply Filters").click()
+    page.wait_for_url("**budget__id__exact=*")
+    expect(page.locator("#result_list tbody th").first).to_contain_text("initech")
+    assert not is_wider_than_the_screen(demo)
+    assert demo.problems == []
+
+
 def test_on_a_phone_budgets_are_two_lines_each_and_nothing_is_wider_than_it(demo: Visit) -> None:
     demo.page.set_viewport_size(PHONE)  # type: ignore[arg-type]
     page = demo.open("/admin/governance/budget/")

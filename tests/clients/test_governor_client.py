@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from django.utils import timezone
 from spend_governor_client import (
     AsyncGovernor,
     Conflict,
@@ -28,7 +29,9 @@ from spend_governor_client import (
     usage_of,
 )
 
+from governance.audit import Actor
 from governance.models import Reservation, SpendEntry
+from llm.catalogue import snapshot, tools
 from tests import factories as make
 from tests.environment import ROOT
 from tests.product import Product
@@ -211,6 +214,52 @@ def test_a_decorated_function_gets_the_model_to_call(governor: Governor) -> None
     assert statuses() == ["settled", "pending"]
 
 
+@pytest.fixture
+def priced(db: None) -> Iterator[None]:
+    """A call of the tool `web-search` costs half a cent."""
+    tools.set_price(name="web-search", nanos_per_call=make.nanos("0.005"), by=Actor("olga"), now=timezone.now())
+    snapshot.forget()
+    yield
+    snapshot.forget()
+
+
+@pytest.mark.usefixtures("priced")
+def test_a_tool_is_held_by_the_call_and_settled_by_what_ran(governor: Governor) -> None:
+    hold = governor.reserve(tool="web-search", calls=3)
+    assert (hold.tool, hold.model, hold.held.amount) == ("web-search", "web-search", Decimal("0.015"))
+    assert hold.settle(calls=2).cost == Decimal("0.01")
+    with governor.hold(tool="web-search", calls=2) as whole:
+        assert whole.settle().cost == Decimal("0.01")
+    # An answer has no usage to be read.
+    with governor.hold(tool="web-search") as one:
+        assert one.settle({"hits": []}).cost == Decimal("0.005")
+
+    @governor.governed(tool="web-search", task="t1")
+    def search(text: str) -> list[str]:
+        if not text:
+            raise KeyError("the search failed")
+        return [text]
+
+    assert search("this") == ["this"]
+    with pytest.raises(KeyError):
+        search("")
+    assert governor.report("job-1", tool="web-search", calls=4).cost == Decimal("0.02")
+    assert governor.report("job-2", tool="web-search", cost="0.5").cost == Decimal("0.5")
+    assert statuses() == ["settled"] * 4 + ["released"]
+    assert set(SpendEntry.objects.values_list("provider", "unit", "model_served")) == {("tool", "call", "web-search")}
+
+
+def test_a_tool_without_a_price_is_not_run(governor: Governor) -> None:
+    with pytest.raises(Invalid) as caught:
+        governor.governed(tool="web-search")(pytest.fail)("it was run")
+    assert (caught.value.code, caught.value.param) == ("tool_not_priced", "tool")
+    for wrong in (lambda: governor.reserve(LARGE, calls=2), lambda: governor.report("job", calls=2, cost="1")):
+        with pytest.raises(TypeError, match="calls are of a tool"):
+            wrong()
+    with pytest.raises(TypeError, match="tokens are of a model"):
+        governor.report("job", tool="web-search", usage=Usage(1, 1))
+
+
 def test_a_call_that_cannot_be_changed_is_held_as_it_is(governor: Governor) -> None:
     rules = [{"from": [LARGE], "to": SMALL}]
     make.budget("0.50", window="lifetime", scope_type="agent", scope_key="invoices", downgrade_rules=rules)
@@ -222,6 +271,7 @@ def test_a_call_that_cannot_be_changed_is_held_as_it_is(governor: Governor) -> N
 SMALL = "mistral-small-latest"
 
 
+@pytest.mark.usefixtures("priced")
 async def test_asyncio_has_the_same(product: Product) -> None:
     from asgiref.sync import sync_to_async
 
@@ -236,13 +286,19 @@ async def test_asyncio_has_the_same(product: Product) -> None:
             return {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}
 
         await ask()
+
+        @governor.governed(tool="web-search", calls=2)
+        async def search(text: str) -> str:
+            return text
+
+        assert await search("this") == "this"
         assert (await governor.report("job-9", cost="0.01")).cost == Decimal("0.01")
         with pytest.raises(Refused):
             await governor.reserve(LARGE, estimated_cost="2")
         with pytest.raises(KeyError):
             async with governor.hold(LARGE, estimated_cost="0.01"):
                 raise KeyError
-    assert await sync_to_async(statuses)() == ["settled", "settled", "released"]
+    assert await sync_to_async(statuses)() == ["settled", "settled", "settled", "released"]
 
 
 def test_a_key_that_is_none_and_a_request_that_is_wrong(product: Product, governor: Governor) -> None:
@@ -333,11 +389,12 @@ def test_amounts_are_exact_or_refused() -> None:
             governor.settle("id", cost=amount)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no amount"):
         governor.settle("id", cost="NaN")
-    with pytest.raises(TypeError, match="one of both"):
+    with pytest.raises(TypeError, match="one of these"):
         governor.settle("id")
     assert at_most([{"content": "é"}]) >= 2
 
 
+@pytest.mark.usefixtures("priced")
 def test_the_readme_runs_as_it_stands(governor: Governor) -> None:
     # What frameworks need is run with them: test_callbacks.py.
     told = (ROOT / "clients/python/README.md").read_text().partition("## In LangChain")[0]
@@ -346,5 +403,5 @@ def test_the_readme_runs_as_it_stands(governor: Governor) -> None:
     exec("\n".join(blocks).replace("http://127.0.0.1:8000", governor._url), names)
     names["governor"].close()
 
-    assert statuses() == ["settled"] * 3
-    assert SpendEntry.objects.count() == 4
+    assert statuses() == ["settled"] * 5
+    assert SpendEntry.objects.count() == 7

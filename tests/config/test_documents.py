@@ -51,6 +51,7 @@ ELSEWHERE = {
     ("clients/python/README.md", "from spend_governor_client"): "tests/clients/test_governor_client.py",
     ("clients/python/README.md", "@governor.governed"): "tests/clients/test_governor_client.py",
     ("clients/python/README.md", "hold = governor.reserve"): "tests/clients/test_governor_client.py",
+    ("clients/python/README.md", "def search"): "tests/clients/test_governor_client.py",
     ("clients/python/README.md", "from langchain_mistralai"): "tests/clients/test_callbacks.py",
     ("clients/python/README.md", "from llama_index"): "tests/clients/test_callbacks.py",
 }

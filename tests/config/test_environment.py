@@ -3,7 +3,6 @@
 import base64
 import os
 import secrets
-import sqlite3
 import string
 import traceback
 from decimal import Decimal
@@ -384,95 +383,6 @@ class TestDirectory:
 
         with pytest.raises(ImproperlyConfigured, match="VAR_DIR must be a folder that can be made"):
             environment.directory(env(VAR_DIR=f"{tmp_path}/file"), "VAR_DIR", default=tmp_path)
-
-
-class TestDatabase:
-    def test_default_is_sqlite_under_var_dir(self, tmp_path: Path) -> None:
-        found = environment.database(env(), var_dir=tmp_path)
-
-        assert found["NAME"] == str(tmp_path / "governor.sqlite3")
-        assert found["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
-
-    def test_sqlites_files_are_closed_to_others_from_the_first_moment(self, tmp_path: Path) -> None:
-        open_one = tmp_path / "open.sqlite3"
-        open_one.touch(mode=0o644)
-        before = os.umask(0)
-        try:
-            for name in ("new.sqlite3", "open.sqlite3"):
-                found = environment.database(env(DATABASE_URL=f"sqlite:///{tmp_path / name}"), var_dir=tmp_path)
-                with sqlite3.connect(found["NAME"]) as connection:
-                    connection.executescript("PRAGMA journal_mode=WAL; CREATE TABLE t (x); INSERT INTO t VALUES (1);")
-                    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.glob(f"{name}*")}
-                connection.close()
-                assert modes == dict.fromkeys((name, f"{name}-wal", f"{name}-shm"), 0o600)
-        finally:
-            os.umask(before)
-
-    def test_postgres(self, tmp_path: Path) -> None:
-        found = environment.database(env(DATABASE_URL="postgres://u:p%40@db:5433/money"), var_dir=tmp_path)
-
-        assert (found["HOST"], found["PORT"], found["NAME"], found["PASSWORD"]) == ("db", 5433, "money", "p@")
-        assert found["CONN_HEALTH_CHECKS"] is True
-        # Within two seconds of its return the server is found, however long it was away.
-        assert found["OPTIONS"]["pool"]["reconnect_timeout"] <= 2
-
-    def test_a_password_of_any_characters_stands_beside_the_url(self, tmp_path: Path) -> None:
-        beside = {"DATABASE_PASSWORD": ANY_PASSWORD}
-        found = [
-            environment.database(env(DATABASE_URL=url, **beside), var_dir=tmp_path)["PASSWORD"]
-            for url in ("postgres://u@db/money", "postgres://u:own@db/money")
-        ]
-        assert found == [ANY_PASSWORD, "own"]
-        unset = env(DATABASE_URL="postgres://u@db/money", DATABASE_PASSWORD="change-me")
-        assert environment.database(unset, var_dir=tmp_path)["PASSWORD"] == ""
-
-    @pytest.mark.parametrize(
-        ("query", "options"),
-        [
-            ("", "-c idle_in_transaction_session_timeout=30s -c random_page_cost=1.1"),
-            (
-                "?options=-c%20work_mem%3D64MB",
-                "-c idle_in_transaction_session_timeout=30s -c random_page_cost=1.1 -c work_mem=64MB",
-            ),
-        ],
-    )
-    def test_parameters_of_the_url_come_after_ours(self, query: str, options: str, tmp_path: Path) -> None:
-        found = environment.database(env(DATABASE_URL=f"postgres://u:p@db/money{query}"), var_dir=tmp_path)
-
-        assert found["OPTIONS"]["options"] == options
-
-    @pytest.mark.parametrize(("raw", "threshold"), [("none", None), ("5", 5), ("", 2)])
-    def test_prepared_statements_can_be_turned_off(self, raw: str, threshold: int | None, tmp_path: Path) -> None:
-        query = f"?prepare_threshold={raw}" if raw else ""
-        found = environment.database(env(DATABASE_URL=f"postgres://u:p@db/money{query}"), var_dir=tmp_path)
-
-        assert found["OPTIONS"]["prepare_threshold"] == threshold
-
-    @pytest.mark.parametrize("query", ["prepare_threshold=soon", "connect_timeout=3s", "tcp_user_timeout=true"])
-    def test_a_parameter_of_the_wrong_type_is_named(self, query: str, tmp_path: Path) -> None:
-        with pytest.raises(ImproperlyConfigured, match=f"DATABASE_URL: {query.split('=')[0]} must be a whole number"):
-            environment.database(env(DATABASE_URL=f"postgres://u:p@db/money?{query}"), var_dir=tmp_path)
-
-    @pytest.mark.parametrize("raw", ["sqlite:///governor.sqlite3", "sqlite:///var/governor.sqlite3"])
-    def test_sqlites_file_is_the_same_in_every_folder(self, raw: str, tmp_path: Path) -> None:
-        with pytest.raises(ImproperlyConfigured, match="DATABASE_URL must name SQLite's file from the root on"):
-            environment.database(env(DATABASE_URL=raw), var_dir=tmp_path)
-
-    @pytest.mark.parametrize(
-        "raw",
-        [
-            "mysql://u:hunter2@db/money",
-            "postgres://u:hunter2@db:port/money",
-            "postgres://u:hunter2@db",
-            "hunter2",
-        ],
-    )
-    def test_malformed_names_the_variable_but_no_password(self, raw: str, tmp_path: Path) -> None:
-        with pytest.raises(ImproperlyConfigured) as raised:
-            environment.database(env(DATABASE_URL=raw), var_dir=tmp_path)
-
-        assert str(raised.value).startswith("DATABASE_URL must look like")
-        assert "hunter2" not in told(raised.value)
 
 
 class TestAddresses:

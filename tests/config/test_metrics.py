@@ -21,7 +21,7 @@ from governance import ledger
 from governance.actions import stops
 from governance.audit import Actor
 from governance.ledger.operations import Release
-from governance.models import LedgerCheck, LedgerJudgement
+from governance.models import AlertChannel, AlertDelivery, AlertNotice, LedgerCheck, LedgerJudgement
 from governance.queries import metrics as governance_metrics
 from governance.upkeep import jobs, judgement, reconcile
 from tests import factories as make
@@ -218,6 +218,21 @@ def test_jobs_say_when_they_succeeded_how_long_it_took_and_whether_they_are_late
     assert (late["reconcile_ledger"], late["roll_windows"], late["sync_models"]) == (1, 1, 0)
     assert found[labelled("job_failures", task="sync_models")] == 1
     assert len(late) == len(PERIODS)
+
+
+def test_messages_that_do_not_leave_are_counted(scrape: Any) -> None:
+    channel = AlertChannel.objects.create(name="owner", kind="email", target="owner@example.com")
+    for number, error in enumerate(("", "", "It answers 500.")):
+        notice = AlertNotice.objects.create(
+            kind="test", incident=f"i-{number}", severity="info", title="T", message="M", occurred_at=make.NOON
+        )
+        AlertDelivery.objects.create(
+            notice=notice, channel=channel, created_at=make.NOON, next_at=make.NOON, error=error
+        )
+    found = scrape()
+    assert found[labelled("outbox_messages", of="alerts", state="waiting")] == 2
+    assert found[labelled("outbox_messages", of="alerts", state="failing")] == 1
+    assert found[labelled("outbox_messages", of="reports", state="failing")] == 0
 
 
 def test_active_emergency_stops_are_counted(scrape: Any) -> None:

@@ -13,8 +13,8 @@ from tests.environment import ROOT, documented_variables
 
 # Both spellings of reading a variable in settings.py: a checked reader, or django-environ's own.
 READ = re.compile(r"""(?:check\.\w+\(\s*env,\s*|env\.\w+\(\s*|environ\.get\(\s*)"([A-Z][A-Z0-9_]+)\"""")
-# Read by helpers of config/environment.py that know their variable.
-READ_BY_NAME = {"SECRET_KEY", "DATABASE_URL", "DATABASE_PASSWORD"}
+# Read by helpers of config/environment.py and config/database_urls.py that know their variable.
+READ_BY_NAME = {"SECRET_KEY", "DATABASE_URL", "DATABASE_REPLICA_URL", "DATABASE_PASSWORD"}
 
 STRONG = "7h1s-15-a-l0ng-k3y-f0r-t35t5-wh1ch-n0b0dy-e1se-u5ed-y3t"
 

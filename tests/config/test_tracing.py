@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -162,6 +163,31 @@ def test_a_collector_that_takes_nothing_changes_nothing_and_what_it_missed_is_co
     tracing.close()
     assert dropped
     assert {of for of, _ in dropped} == {"otel_spans"}
+
+
+def test_what_a_worker_logs_is_told_once(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = logging.getLogger("governance.tasks")
+    monkeypatch.setattr(tasks.purge_alerts, "run", lambda: log.warning("the disk is slow"))
+    # In a web process, which tells its own lines.
+    tasks.purge_alerts()
+    assert tracing._lines is None
+    tasks.purge_alerts.apply()
+    tasks.purge_alerts.apply()
+    tracing.close()
+    assert [line.body.string_value for line in collector.lines] == ["the disk is slow"] * 2
+    assert "spend_governor.request_id" in attributes(collector.lines[0])
+
+
+def test_a_fork_of_a_worker_tells_its_lines_by_itself(collector: Collector) -> None:
+    tracing.tell_lines()
+    assert tracing._lines is not None
+    _, inherited = tracing._lines
+    tracing._lines = 0, inherited
+    tracing.tell_lines()
+    logging.getLogger("governance").warning("once")
+    tracing.close()
+    inherited.close()
+    assert [line.body.string_value for line in collector.lines] == ["once"]
 
 
 def test_without_a_collector_there_is_no_span(settings: Any) -> None:

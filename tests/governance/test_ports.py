@@ -11,7 +11,7 @@ from billing.console import customer_part
 from config import apps
 from governance import ports
 from governance.rules.calls import Usage
-from llm.catalogue import snapshot
+from llm.catalogue import snapshot, tools
 from llm.providers import cost_reports
 from tests.factories import NOON
 from tests.governance.api import prices
@@ -23,6 +23,8 @@ def test_the_product_wires_prices_and_the_link_to_buy_more() -> None:
         quote=snapshot.quote,
         price=snapshot.cost_of,
         rates=snapshot.rates_of_rule,
+        tool_price=tools.price_of,
+        set_tool_price=tools.set_price,
         upgrade_link=topups.link,
         provider_costs=cost_reports.read,
         stand_in=sync.standing_in,
@@ -42,6 +44,8 @@ def test_governance_alone_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
         lambda: ports.by_tokens(input_tokens=1, max_tokens=1)("large"),
         lambda: ports.true_cost(Usage("mistral", "large", 1, 0, 1), at=NOON),
         lambda: ports.rates_of("mistral/large@seed", at=NOON),
+        lambda: ports.tool_price("web-search"),
+        lambda: ports.set_tool_price(name="web-search", nanos_per_call=1, by=None, now=NOON),
         lambda: ports.upgrade_url(tenant="acme", window="billing_cycle", now=NOON),
         lambda: ports.provider_costs(since=NOON.date(), until=NOON.date(), now=NOON),
         lambda: ports.standing_in(tenant="acme", now=NOON),

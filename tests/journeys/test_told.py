@@ -247,14 +247,32 @@ def test_a_disk_that_is_nearly_full_and_one_that_is_not_any_more(
     Alert.objects.create(
         kind="disk_full", subject="/var at elsewhere", severity="critical", message="x", first_at=NOON, last_at=NOON
     )
-    conditions.look(now=NOON)
-    assert letter(mail).startswith("Over: The disk is nearly full")
+    later = NOON + conditions.UNSEEN_FOR
+    conditions.look(now=later)
+    assert letter(mail, now=later).startswith("Over: The disk is nearly full")
     assert Alert.objects.get(cleared_at=None).subject == "/var at elsewhere"
     # It may be gone altogether.
     conditions.look(now=NOON + HOUR)
     assert Alert.objects.filter(cleared_at=None).exists()
     conditions.look(now=NOON + HOUR + MINUTE)
     assert not Alert.objects.filter(cleared_at=None).exists()
+
+
+def test_what_comes_and_goes_between_two_looks_is_told_once(mail: MailSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(total=100 * 2**30, free=2**28)
+    monkeypatch.setattr(conditions.shutil, "disk_usage", lambda path: usage)
+
+    def look(minute: int) -> None:
+        conditions.look(now=NOON + minute * MINUTE)
+        telling.run(clock=lambda: NOON + minute * MINUTE)
+
+    for minute in range(12):
+        usage.free = 2**28 if minute % 3 else 50 * 2**30
+        look(minute)
+    assert [told["subject"].partition(":")[0] for told in mail.got] == ["The disk is nearly full"]
+    usage.free = 50 * 2**30
+    look(16)
+    assert [told["subject"].partition(":")[0] for told in mail.got][1:] == ["Over"]
 
 
 def test_a_job_that_did_not_run(mail: MailSink) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import smtplib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.mail import EmailMultiAlternatives, get_connection
+from django.core.mail.backends.base import BaseEmailBackend
 from django.core.validators import validate_email
 
 from governance.alerts.channels import Away, NotSent, Target
 from governance.alerts.messages import Message
 
 MOST_ADDRESSES = 20
+# A server may read a whole message through before it says that it has it; whoever does not wait sends it again.
+READS_FOR_S = 60.0
 
 
 def problem_with(address: str) -> str:
@@ -69,9 +73,8 @@ def post(mail: EmailMultiAlternatives) -> None:
     """Hand it to the server that EMAIL_URL names. Raises NotSent, and Away where it takes nothing from anybody."""
     if not settings.EMAIL_URL:
         raise Away("EMAIL_URL is not set, so no e-mail can be sent.")
-    mail.connection = get_connection(timeout=settings.EMAIL_TIMEOUT)
     try:
-        mail.send()
+        _send(mail, get_connection(timeout=settings.EMAIL_TIMEOUT))
     except smtplib.SMTPRecipientsRefused as error:
         raise NotSent("The mail server refuses the addresses.") from error
     except smtplib.SMTPAuthenticationError as error:
@@ -86,3 +89,24 @@ def post(mail: EmailMultiAlternatives) -> None:
     except ValueError as error:
         # Such as a domain whose form in ASCII is too long.
         raise NotSent("No message can be written to this address.") from error
+
+
+def _send(mail: EmailMultiAlternatives, backend: BaseEmailBackend) -> None:
+    """A server that does not let us in is waited for as long as EMAIL_TIMEOUT says, and one that does for longer."""
+    mail.connection = backend
+    try:
+        backend.open()
+        server = getattr(backend, "connection", None)
+        if server is not None:
+            server.sock.settimeout(READS_FOR_S)
+        mail.send()
+        if server is not None:
+            server.sock.settimeout(settings.EMAIL_TIMEOUT)
+    except Exception:
+        # What went wrong first is what is told.
+        with suppress(OSError, smtplib.SMTPException):
+            backend.close()
+        raise
+    # It has the message: how it says goodbye changes nothing.
+    with suppress(OSError, smtplib.SMTPException):
+        backend.close()

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from django.utils import timezone
 
 from governance import proxies
-from governance.alerts.channels import NotSent, Target
+from governance.alerts.channels import Away, NotSent, Target
 from governance.alerts.messages import Message
 from governance.rules import addresses
 
@@ -71,7 +71,7 @@ def send(target: Target, message: Message) -> None:
     try:
         status = _post(parts, body, headers, private_allowed=target.private_allowed)
     except (OSError, http.client.HTTPException) as error:
-        raise NotSent(f"It cannot be reached ({type(error).__name__}).") from error
+        raise Away(f"It cannot be reached ({type(error).__name__}).") from error
     # A redirect is not followed: it would lead anywhere, with what is signed.
     if not 200 <= status < 300:
         raise NotSent(f"It answers {status}.")
@@ -93,13 +93,17 @@ def _post(parts: SplitResult, body: bytes, headers: dict[str, str], *, private_a
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     proxy = proxies.proxy_for(parts.geturl())
     opened = _through(proxy, host, port) if proxy else _connected(host, port, private_allowed=private_allowed)
+    connection.sock = opened
     # A receiver that sends a byte now and then keeps every timeout; this one it does not.
-    end = threading.Timer(WHOLE_S, _shut, [opened])
+    end = threading.Timer(WHOLE_S, _shut, [connection])
     end.start()
     try:
         if parts.scheme == "https":
-            opened = ssl.create_default_context().wrap_socket(opened, server_hostname=host)
-        connection.sock = opened
+            # From here on the connection is this one, and the other is none.
+            connection.sock = opened = ssl.create_default_context().wrap_socket(
+                opened, server_hostname=host, do_handshake_on_connect=False
+            )
+            opened.do_handshake()
         connection.request("POST", path, body, headers)
         return connection.getresponse().status
     finally:
@@ -128,6 +132,9 @@ def _through(proxy: str, host: str, port: int) -> socket.socket:
     return tunnel.sock
 
 
-def _shut(opened: socket.socket) -> None:
-    with suppress(OSError):
-        opened.shutdown(socket.SHUT_RDWR)
+def _shut(connection: http.client.HTTPConnection) -> None:
+    opened = connection.sock
+    if opened is not None:
+        with suppress(OSError):
+            # Not TLS's own, which takes from whoever reads what is read with.
+            socket.socket.shutdown(opened, socket.SHUT_RDWR)

@@ -22,9 +22,9 @@ MOST_PROBLEMS = 20
 
 class Command(TerminalCommand):
     help = (
-        "Bring budgets, rate limits, anomaly rules, agents and tenants to what policy files say. Everything is checked"
-        " first, the difference is shown, and it is applied as a whole when it is agreed to. What the files do not name"
-        " stays as it is. See docs/policies.md."
+        "Bring budgets, rate limits, anomaly rules, prices of tools, agents and tenants to what policy files say."
+        " Everything is checked first, the difference is shown, and it is applied as a whole when it is agreed to. What"
+        " the files do not name stays as it is. See docs/policies.md."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from billing import tasks
-from billing.accounts import budget_windows
+from billing.accounts import past_windows
 from billing.inbox import envelope, handlers, store
 from billing.models import BillingAccount, StripeEvent
 from billing.stripe_api import client
@@ -196,7 +196,7 @@ def test_tasks_make_one_call_each(tenant: Tenant) -> None:
     assert tasks.process_event(first.event_id)
     StripeEvent.objects.filter(pk=second.pk).update(next_attempt_at=START)
     assert tasks.sweep_inbox() == 1
-    assert window_of().source_kind == budget_windows.SOURCE
+    assert window_of().source_kind == past_windows.SOURCE
 
 
 def test_worker_that_comes_second_finds_nothing_to_claim(tenant: Tenant) -> None:

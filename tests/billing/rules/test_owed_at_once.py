@@ -106,6 +106,33 @@ def test_a_top_up_is_held_back_as_far_as_credit_paid_for_it() -> None:
     assert left(replace(early, parts=(part("a", 10),)), replace(bought, credited_nanos=90)) == 0
 
 
+def test_a_top_up_is_held_back_for_what_another_owes_whose_credit_paid_for_it() -> None:
+    now = Spell(START, (part("a", 100),), 0)
+    bought = Purchase("t", START, 90, credited_nanos=60, owed_nanos=50)
+    # Nothing of the plan is, which another pays for, and it is not told as owed.
+    limit = looked(now, bought)[1]
+    assert (limit.plan_nanos, limit.topups_nanos, limit.owed_nanos) == (100, 40, 0)
+    assert left(now, replace(bought, owed_nanos=70)) == 130
+    # Beside what the tenant owes itself.
+    low = replace(used_up(part("a", 100)), parts=(part("a", 95),))
+    limit = looked(low, bought)[1]
+    assert (limit.left_nanos, limit.owed_nanos) == (35, 5)
+
+
+def test_an_operators_own_limit_is_all_there_is_with_what_is_used_of_what_is_over() -> None:
+    now = used_up(part("a", 100), part("b", 5), nanos=105)
+    own = replace(now, parts=(over("a", 100), part("b", 110, paid=5, given_nanos=110)))
+    swapped, limit = looked(own, owes_nothing=True, at_most_nanos=110)
+    assert (limit.nanos, limit.left_nanos) == (110, 5)
+    # Used in turn, and where less is allowed than was used.
+    assert left(replace(swapped, used_nanos=110), owes_nothing=True, at_most_nanos=110) == 0
+    assert left(own, owes_nothing=True, at_most_nanos=50) == 0
+    # Credit for what is over was used, and buys nothing besides.
+    credited = replace(own, parts=(over("a", 10), part("b", 110, paid=5, given_nanos=110)))
+    bought = Purchase("t", START, 90, credited_nanos=90)
+    assert left(credited, bought, owes_nothing=True, at_most_nanos=110) == 5
+
+
 @pytest.mark.parametrize("expires", [True, False])
 def test_what_credit_paid_for_is_paid_once(expires: bool) -> None:
     topup = Purchase("t", START, 90, credited_nanos=90, expires=expires)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.rules import balance
-from billing.rules.balance import Ended, Fall, Limit, Part, Spell, Undone
+from billing.rules.balance import Ended, Limit, Part, Spell
+from billing.rules.undone import Fall, Undone
 from tests.billing.events import DAY, START
 
 Acts = list[tuple[str, int]]

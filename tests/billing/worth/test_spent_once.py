@@ -125,6 +125,24 @@ def test_an_operators_limit_does_not_let_go_of_a_top_up_that_the_balance_pays_fo
         assert (spend(shop, customer), cash(shop)) == (0, 1000)
 
 
+@pytest.mark.parametrize(("own", "left"), [(10, 0), (1100, 95)])
+def test_an_operators_limit_does_not_let_go_of_what_credit_for_a_subscription_that_is_over_paid(
+    shop: Shop, own: int, left: int
+) -> None:
+    customer = shop.customer(metadata={"tenant_id": "acme"})
+    sub = shop.subscribe(customer, flat(shop, 1000))["id"]
+    shop.subscribe(customer, flat(shop, 5))
+    assert spend(shop, customer, at_most=1005) == 1005
+    shop.delete(f"subscriptions/{sub}", prorate=True, invoice_now=True)
+    read(shop, customer)
+    account, now = BillingAccount.objects.get(), datetime.fromtimestamp(shop.account.now, UTC)
+    sync.override(account=account, limit_nanos=own * DOLLAR, by=Actor("ops"), now=now)
+    top_up(shop, customer, 90)
+    # The operator's limit is all there is, with what is used of what is over.
+    assert (spend(shop, customer), cash(shop)) == (left, 1005)
+    assert "owed:900.00" in BillingAccount.objects.get().reasons
+
+
 def test_what_was_used_of_an_item_that_is_removed_stays_its_own(shop: Shop) -> None:
     customer = shop.customer(metadata={"tenant_id": "acme"})
     month, year = flat(shop, 50), flat(shop, 600, "year", llm_budget_period="billing")

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.db.models import QuerySet
 
 from governance import alerts, ledger
@@ -84,6 +85,48 @@ def test_what_no_agent_is_to_blame_for_is_told_of_the_customer_and_of_the_model(
     named = Anomaly.objects.order_by("subject_type").values_list("subject_type", "subject", "metric")
     assert list(named) == [("model", "mistral/large", "cost"), ("tenant", "acme", "cost")]
     assert "The model mistral/large spent $8.00" in Alert.objects.get(subject__contains="model").message
+
+
+def test_the_dearest_agents_are_looked_at_and_held_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anomalies, "MOST_NEW", 1)
+    for hours_ago in range(1, DAYS * 24 + 1):
+        for agent in ("support", "dear"):
+            spend("0.01", NOON - HOUR * hours_ago, agent=agent)
+    spend("3", NOON)
+    spend("9", NOON, agent="dear")
+    known: anomalies.Known = {}
+    assert anomalies.look(now=NOW, known=known) == 1
+    assert of_cost().subject == "acme/dear"
+    anomalies.look(now=NOW, known=known)
+    anomalies.look(now=NOW, known=known)
+    # The customer's own is most of all what its agents have too much of.
+    assert [one.subject for one in Anomaly.objects.order_by("pk")] == ["acme/dear", "acme/support"]
+
+
+def test_of_several_runaways_the_dearest_is_held_first(usual: Agent) -> None:
+    for hours_ago in range(1, DAYS * 24 + 1):
+        spend("0.01", NOON - HOUR * hours_ago, agent="dear")
+    spend("3", NOON)
+    spend("9", NOON, agent="dear")
+    look()
+    assert [one.subject for one in Anomaly.objects.order_by("pk")] == ["acme/dear", "acme/support"]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_transaction_is_open_while_the_hours_before_are_reckoned(
+    usual: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reckoned = anomalies._evidence
+    within = []
+
+    def watched(*args: Any) -> Any:
+        within.append(connection.in_atomic_block)
+        return reckoned(*args)
+
+    monkeypatch.setattr(anomalies, "_evidence", watched)
+    spend("3", NOON)
+    assert look() == 1
+    assert within == [False]
 
 
 def test_it_is_over_after_an_hour_in_which_nobody_saw_it(usual: Agent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -10,12 +11,13 @@ from typing import Any
 
 import pytest
 from apprise.plugins import pagerduty
+from django.core.mail.backends.smtp import EmailBackend
 
 from governance.alerts import channels
 from governance.alerts.channels import NotSent, Target, apprise_url, webhook
 from governance.alerts.messages import Message
 from tests.factories import NOON
-from tests.fakes.alert_receivers import Receiver
+from tests.fakes.alert_receivers import Receiver, mail_server
 
 SECRET = webhook.new_secret()
 
@@ -100,6 +102,46 @@ def test_a_receiver_that_drips_keeps_nobody(dripping: str, monkeypatch: pytest.M
     with pytest.raises(NotSent, match="cannot be reached"):
         channels.send(Target("webhook", dripping, SECRET, private_allowed=True), message())
     assert time.monotonic() - began < 5
+
+
+def test_a_receiver_that_hangs_behind_tls_keeps_nobody(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.UPSTREAM_PROXY = "none"
+    monkeypatch.setattr(webhook, "WHOLE_S", 0.3)
+    monkeypatch.setattr(channels, "DEADLINE_S", 8.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"https://localhost:{silent.getsockname()[1]}/"
+        # Not for as long as each of its bytes may take, which is not the whole.
+        with pytest.raises(NotSent, match="cannot be reached"):
+            channels.send(Target("webhook", url, SECRET, private_allowed=True), message())
+
+
+def test_a_mail_server_that_reads_a_message_through_gets_it_once(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mail_server(settings) as sink:
+        settings.EMAIL_TIMEOUT = 1
+        taken = sink.handle_DATA
+
+        async def slowly(*args: Any) -> str:
+            await asyncio.sleep(1.5)
+            return await taken(*args)
+
+        monkeypatch.setattr(sink, "handle_DATA", slowly)
+        channels.send(Target("email", "owner@example.com"), message())
+        assert len(sink.got) == 1
+
+
+def test_a_mail_server_that_says_no_goodbye_has_the_message(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with mail_server(settings) as sink:
+        closes = EmailBackend.close
+
+        def breaks(backend: EmailBackend) -> None:
+            closes(backend)
+            raise TimeoutError
+
+        monkeypatch.setattr(EmailBackend, "close", breaks)
+        channels.send(Target("email", "owner@example.com"), message())
+        assert len(sink.got) == 1
 
 
 def test_a_sender_that_hangs_or_breaks_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

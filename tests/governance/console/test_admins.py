@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import strip_tags
 
-from governance import ledger
-from governance.models import Agent, ApiKey, AuditEntry, Budget, BudgetEvent, Tenant
+from governance import alerts, ledger
+from governance.models import Agent, Alert, ApiKey, AuditEntry, Budget, BudgetEvent, Tenant
 from governance.models.tenancy import digest_of
 from tests import factories
 
@@ -328,3 +329,36 @@ def test_an_issued_key_is_shown_once_and_can_be_rotated_and_revoked(operator: Cl
     assert key.revoked_at is not None
     wrong = operator.post("/admin/governance/apikey/add/", {"role": "agent"})
     assert "tenant" in wrong.context["form"].errors
+
+
+def test_alerts_are_the_gravest_open_ones_first_and_say_what_to_do(operator: Client) -> None:
+    now = timezone.now()
+    for kind, severity in (("raise_asked", "info"), ("anomaly", "critical"), ("unheard_of", "warning")):
+        alerts.report(kind=kind, subject="acme", message="look", severity=severity, now=now)
+    Alert.objects.filter(kind="anomaly").update(last_at=now - timedelta(hours=1), first_at=now - timedelta(hours=1))
+    alerts.report(kind="over", subject="acme", message="look", severity="critical", now=now)
+    alerts.clear(kind="over", subject="acme", now=now)
+    shown = operator.get(reverse("admin:governance_alert_changelist")).context["cl"].result_list
+    assert [row.kind for row in shown] == ["anomaly", "unheard_of", "raise_asked", "over"]
+
+    def told(kind: str) -> str:
+        row = Alert.objects.get(kind=kind)
+        return operator.get(reverse("admin:governance_alert_change", args=[row.pk])).content.decode()
+
+    assert "Approve or decline it; whoever asked sees what you said." in told("raise_asked")
+    assert f'href="{reverse("admin:governance_raiserequest_changelist")}">Decide</a>' in told("raise_asked")
+    assert "Acknowledge it when it is seen to." in told("unheard_of")
+
+
+def test_an_event_says_what_happened_in_percent(operator: Client, history: Budget) -> None:
+    text = strip_tags(operator.get(reverse("admin:governance_budgetevent_changelist")).content.decode())
+    assert "reached 75% of its limit" in text
+    assert "threshold breach" in text
+
+
+def test_an_empty_table_says_whether_it_is_empty_or_filtered(operator: Client, viewer: Client) -> None:
+    table = reverse("admin:governance_ratelimit_changelist")
+    assert "Nothing here yet" in operator.get(table).content.decode()
+    assert "Add rate limit" in operator.get(table).content.decode()
+    assert "Add rate limit" not in viewer.get(table).content.decode()
+    assert "Nothing found" in operator.get(f"{table}?q=nobody").content.decode()

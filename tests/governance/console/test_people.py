@@ -19,12 +19,14 @@ from django.utils import timezone
 from config.console import menu
 from config.management.commands.seed_demo import Kept, operator
 from governance import ledger
-from governance.actions import stops
+from governance.actions import people, stops
+from governance.actions.people import Grants
 from governance.actions.refusal_log import NotedRefusal, RefusalLog
 from governance.api.permissions import permission_of
 from governance.api.views import ControlView
 from governance.audit import Actor
 from governance.models import AlertChannel, ApiKey, AuditEntry, RefusedCall, Tenant, TenantStaff
+from governance.staff import StaffRole
 from llm.models import ProviderEndpoint
 from llm.providers import trial
 from tests import factories
@@ -458,6 +460,21 @@ class TestGrants:
         actions = list(AuditEntry.objects.order_by("id").values_list("action", "actor"))
         assert actions == [("user.create", "ona"), ("user.password", "ona")]
         assert "llamas" not in json.dumps(list(AuditEntry.objects.values("old", "new", "reason")))
+
+    def test_a_new_user_is_given_a_role_in_the_form_that_makes_them(self) -> None:
+        owner = signed_in("ona", "owner")
+        password = {"password1": "seventeen-llamas", "password2": "seventeen-llamas", "usable_password": "true"}
+        viewer, bound = (Group.objects.get(name=name).pk for name in ("viewer", "tenant staff"))
+        page = owner.get("/admin/auth/user/add/").content.decode()
+        assert "viewer: reads everything, changes nothing" in page
+        unbound = {"username": "bob", "groups": [bound], **password}
+        assert "Name the tenant" in owner.post("/admin/auth/user/add/", unbound).content.decode()
+        assert (
+            owner.post("/admin/auth/user/add/", {"username": "eve", "groups": [viewer], **password}).status_code == 302
+        )
+        assert people.grants_of(User.objects.get(username="eve")) == Grants(roles=frozenset({StaffRole.VIEWER}))
+        [row] = AuditEntry.objects.all()
+        assert (row.action, row.new["roles"]) == ("user.create", ["viewer"])
 
     def test_a_short_password_is_refused(self) -> None:
         owner = signed_in("ona", "owner")

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,38 @@ def budget_of(**fields: Any) -> str:
 
 
 # What is done
+
+
+def test_tools_are_priced_from_now_or_from_a_moment_on(file: Path) -> None:
+    prices = """
+tools:
+  - {name: web-search, usd_per_call: "0.005"}
+  - {name: web-search, usd_per_call: "0.008", effective_from: 2100-01-01, source: contract}
+"""
+    assert applied(file, prices) == (
+        "+ tool web-search\n    usd_per_call: $0.005\n"
+        "+ tool web-search\n    usd_per_call: $0.008\n"
+        "Applied: 2 created.\n"
+    )
+    assert applied(file, prices).endswith("Nothing differs.\n")
+    assert ports.tool_price("web-search") == make.nanos("0.005")
+    assert ports.tool_price("web-search", at=datetime(2100, 1, 2, tzinfo=UTC)) == make.nanos("0.008")
+    dearer = prices.replace("0.005", "0.006")
+    assert "~ tool web-search\n    usd_per_call: $0.005 → $0.006\n" in applied(file, dearer)
+    assert ports.tool_price("web-search") == make.nanos("0.006")
+    row = AuditEntry.objects.filter(action="price.add").latest("id")
+    assert (row.target, row.reason) == ("web-search", "apply policy.yaml")
+
+
+def test_a_price_of_a_tool_that_cannot_be_is_refused_with_its_place(file: Path) -> None:
+    assert refused(file, "tools: [{name: a}]") == ["policy.yaml:1: tools[0].usd_per_call: is needed."]
+    beyond = refused(file, "tools:\n  - {name: a, usd_per_call: 1000001}")
+    assert beyond == ["policy.yaml:2: tools[0].usd_per_call: must be at most 1,000,000 dollars."]
+    twice = 'tools: [{name: a, usd_per_call: "1", effective_from: 2100-01-01}]'
+    applied(file, twice)
+    file.write_text(twice.replace('"1"', '"2"'))
+    with pytest.raises(CommandError, match="There is a price from that very moment on"):
+        apply(file.name, "--yes")
 
 
 def test_the_difference_is_shown_and_applied_and_then_nothing_differs(file: Path) -> None:
@@ -351,7 +384,7 @@ tenants: [{slug: acme, status: suspended}, {slug: acme, time_zone: Mars}, {slug:
 
 
 HALF = "may not have NUL or half a surrogate pair in it."
-THERE_ARE = "agents, anomaly_rules, budgets, rate_limits, tenants"
+THERE_ARE = "agents, anomaly_rules, budgets, rate_limits, tenants, tools"
 
 
 @pytest.mark.parametrize(

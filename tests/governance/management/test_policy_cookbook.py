@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import time_machine
 import uuid_utils.compat as uuids
 from django.core.management import call_command
 
-from governance import ledger
+from governance import ledger, ports
 from governance.ledger.operations import Reserve
 from governance.models import AnomalyRule, Tenant
+from governance.rules.calls import tool_usage
 from governance.rules.decision import Action, Call, Decision, Quote, Reason
+from llm.catalogue import snapshot
 from tests import factories as make
 from tests.environment import ROOT
 from tests.factories import NOON
@@ -26,6 +29,7 @@ pytestmark = pytest.mark.django_db
 
 FILES = sorted((ROOT / "docs/policies").iterdir())
 LARGE, SMALL, SMALLEST = "mistral-large-latest", "mistral-small-latest", "ministral-3b-latest"
+USED = tool_usage("scrape", calls=45)
 STAGES = {SMALL: "0.001", SMALLEST: "0.0001"}
 
 
@@ -164,6 +168,18 @@ def test_tools_are_taken_away_near_the_cap() -> None:
     spent("24.00", agent="invoices")
     found = decided(agent="invoices", tools=tools)
     assert (found.action, found.disabled_tools) == (Action.DISABLE_TOOLS, ("web_search",))
+
+
+def test_tools_have_prices_and_come_under_the_cap() -> None:
+    snapshot.forget()
+    applied("tools.yaml")
+    snapshot.forget()
+    costs = [ports.true_cost(tool_usage(name, calls=10)) for name in ("web-search", "scrape", "other")]
+    assert [found and found[0] for found in costs] == [make.nanos("0.05"), make.nanos("0.20"), None]
+    ledger.record(replace(make.reporting("0.90", by=make.caller(agent="invoices")), usage=USED), now=NOON)
+    assert decided("0.05", agent="invoices").allowed
+    assert decided("0.20", agent="invoices").reason == Reason.BUDGET_EXHAUSTED
+    snapshot.forget()
 
 
 def test_calls_and_tokens_a_minute_are_held_to_their_limits() -> None:

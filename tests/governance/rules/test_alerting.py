@@ -93,6 +93,16 @@ def test_words_from_outside_are_one_line_and_ring_nobody() -> None:
     assert alerting.one_line("x" * 20, 10) == "x" * 9 + "…"
     assert "@everyone" not in alerting.calls_nobody("@everyone <!channel>")
     assert "<!channel" not in alerting.calls_nobody("@everyone <!channel>")
+    # What a chat would show as a link that says something other than where it leads.
+    for link in (
+        "[Approve](https://evil.example)",
+        "<https://evil.example|Approve>",
+        '<a href="https://evil.example">',
+    ):
+        told = alerting.calls_nobody(link)
+        assert "](" not in told
+        assert "<h" not in told
+        assert "<a" not in told
 
 
 def test_severities_and_kinds() -> None:

@@ -96,6 +96,11 @@ def test_an_unpriced_model_is_refused_never_free():
     assert outcome(decision) == (Action.HARD_STOP, Reason.MODEL_NOT_PRICED, "")
 
 
+def test_so_is_an_unpriced_tool_and_named_as_one():
+    decision = decide(Call("web-search", quoter(), unpriced=Reason.TOOL_NOT_PRICED), [])
+    assert outcome(decision) == (Action.HARD_STOP, Reason.TOOL_NOT_PRICED, "")
+
+
 # Row 2: the hard cap -----------------------------------------------------------------------------------------
 
 

@@ -2,10 +2,12 @@
 
 import pytest
 
-from governance.rules.calls import Usage
+from governance.rules.calls import Usage, tool_usage
 from governance.rules.price_sentence import UnitRates, sentence
 
-SMALL = UnitRates(input_picos=150_000, cached_picos=15_000, output_picos=600_000, units={"page": 4_000_000_000})
+SMALL = UnitRates(
+    input_picos=150_000, cached_picos=15_000, output_picos=600_000, units={"page": 4_000_000_000, "call": 5_000_000_000}
+)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,8 @@ SMALL = UnitRates(input_picos=150_000, cached_picos=15_000, output_picos=600_000
         (Usage("m", "s", 100, 500, 0), 1_500, "100 cached × $0.015/M = $0.0000015"),
         (Usage("m", "ocr", unit="page", units=1), 4_000_000, "1 page × $0.004 = $0.004"),
         (Usage("m", "ocr", unit="page", units=3), 12_000_000, "3 pages × $0.004 = $0.012"),
+        (tool_usage("web-search", calls=1), 5_000_000, "1 call × $0.005 = $0.005"),
+        (tool_usage("web-search", calls=3), 15_000_000, "3 calls × $0.005 = $0.015"),
         # Half a nanodollar is rounded up, as it is charged.
         (Usage("m", "s", 0, 0, 0), 0, ""),
     ],

@@ -111,6 +111,12 @@ def test_an_envelope_s_own_names_are_in_the_message_and_the_parameter() -> None:
     assert refusals.refusal(refused_for(Reason.TOOL_DISABLED), over_budget_status=402).param == "forced_tool"
 
 
+@pytest.mark.parametrize("reason", [Reason.TOOL_NOT_PRICED, Reason.TOOL_DISABLED])
+def test_of_a_call_of_a_tool_the_tool_is_at_fault(reason: Reason) -> None:
+    found = refusals.refusal(refused_for(reason), over_budget_status=402, fields=refusals.OF_A_TOOL)
+    assert found.param == "tool"
+
+
 @pytest.mark.parametrize(
     ("reserved", "wanted", "wait_s"), [("2", "1.5", 4), ("1", "1.5", 3), ("2", "9", 5), ("2", "0.1", 1), ("0", "1", 1)]
 )
@@ -149,6 +155,7 @@ def test_a_call_that_may_go_is_no_refusal() -> None:
         (Reason.TENANT_SUSPENDED, 402, "subscription_inactive", None, {"x-should-retry": "false"}),
         (Reason.KEY_INVALID, 401, "invalid_api_key", None, {}),
         (Reason.MODEL_NOT_PRICED, 400, "model_not_priced", "model", {}),
+        (Reason.TOOL_NOT_PRICED, 400, "tool_not_priced", "model", {}),
         (Reason.TOOL_DISABLED, 400, "tool_disabled", "forced_tool", {}),
         (Reason.BUDGET_EXHAUSTED, 402, "budget_exhausted", None, {"x-should-retry": "false"}),
         (Reason.DOWNGRADE_REFUSED, 402, "budget_exhausted", None, {"x-should-retry": "false"}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -121,6 +123,49 @@ def test_where_nobody_takes_it_the_next_job_tries_again(settings: Any, sent: lis
     assert outage.seen(AWAY, now=NOON + 2 * MINUTE)
     assert not outage.seen(AWAY, now=NOON + 3 * MINUTE)
     assert "since 12:00 UTC" in sent[0].text
+
+
+def test_where_whoever_tells_is_killed_another_one_tells(
+    settings: Any, sent: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ALERT_URLS = ["json://somebody"]
+    outage.seen(AWAY, now=NOON)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outage, "_is_sent", killed)
+        with pytest.raises(Killed):
+            outage.seen(AWAY, now=NOON + MINUTE)
+    # It may be at it still.
+    assert not outage.seen(AWAY, now=NOON + 2 * MINUTE)
+    long_ago = time.time() - outage.LEASE.total_seconds() - 1
+    os.utime(outage._file(outage.TELLING), (long_ago, long_ago))
+    assert outage.seen(AWAY, now=NOON + 7 * MINUTE)
+    assert "since 12:00 UTC" in sent[0].text
+
+
+@pytest.mark.django_db
+def test_an_outage_that_ends_while_it_is_told_is_over(
+    settings: Any, sent: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.ALERT_URLS = ["json://somebody"]
+    telling.run(clock=lambda: NOON)
+    outage.seen(AWAY, now=NOON)
+    tell = outage._is_sent
+
+    def meanwhile(*args: Any) -> bool:
+        outage.over(now=NOON + MINUTE)
+        return tell(*args)
+
+    monkeypatch.setattr(outage, "_is_sent", meanwhile)
+    assert not outage.seen(AWAY, now=NOON + MINUTE)
+    assert [notice.what for notice in AlertNotice.objects.order_by("pk")] == ["opened", "over"]
+    assert not list(outage._file(outage.UNTOLD).parent.glob("database-away*"))
 
 
 @pytest.mark.parametrize(

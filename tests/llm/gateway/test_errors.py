@@ -29,7 +29,8 @@ def test_both_planes_answer_a_refusal_alike(reason: Reason, over_budget_status: 
     settings.OVER_BUDGET_STATUS = over_budget_status
     decision = refused_for(reason)
     gateway = errors.refusal(decision, audience=TENANTS, tenant="acme", now=NOON)
-    api = decisions.refused(decision, Request(HttpRequest()), model="large", audience=TENANTS, now=NOON, ahead=None)
+    asked = {"model": "large"}
+    api = decisions.refused(decision, Request(HttpRequest()), asked=asked, audience=TENANTS, now=NOON, ahead=None)
     headers, said = dict(gateway.headers), gateway.body()
     assert (gateway.status, gateway.code) == (api.status_code, api.data["error"]["code"])
     assert {name: headers.get(name) for name in SAME} == {name: api.headers.get(name) for name in SAME}

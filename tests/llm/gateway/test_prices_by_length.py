@@ -62,3 +62,14 @@ def test_a_cap_holds_by_the_books_of_long_calls(product: Product, booked: Booked
     assert statuses[-1] != 200
     assert booked.books.spent_nanos <= ledger_nanos() <= cap_nanos
     assert Reservation.objects.exists()
+
+
+def test_a_call_that_its_providers_own_prompt_may_lengthen_is_held_for_at_the_price_of_longer_ones(
+    product: Product, booked: BookedUpstream, key: str
+) -> None:
+    booked.next(Answer(tokens=0, usage={"prompt_tokens": ABOVE + 1, "completion_tokens": 0, "total_tokens": ABOVE + 1}))
+    asked = {"messages": [{"role": "user", "content": "7" * (ABOVE - 100)}], "max_tokens": 1}
+    assert ask(product, key, stream=False, **asked)[0] == 200
+    assert eventually(nothing_is_held)
+    assert Reservation.objects.get().amount_nanos > (ABOVE - 100) * RATES[0] // 1_000
+    assert SpendEntry.objects.get().cost_nanos == (ABOVE + 1) * RATES[0] // 1_000

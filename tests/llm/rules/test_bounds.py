@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from governance.rules.decision import Quote
 from governance.rules.overruns import ModelOverrun, Side
-from llm.rules import anthropic_dialect, bounds, client_requests, estimates
+from llm.rules import anthropic_dialect, bounds, client_requests, estimates, pricing
 from llm.rules.bounds import UnboundedInput
 from llm.rules.estimates import Estimate
 from llm.rules.pricing import Entry, Rates
@@ -428,7 +428,7 @@ def test_the_text_of_a_provider_s_body_has_the_same_hidden_prompts() -> None:
     with_json = bounds.chat(asked(said("a"), response_format={"type": "json_object"}))
 
     assert plain.with_text(500).text_tokens == 500
-    assert with_json.with_text(500).text_tokens == 500 + estimates.HIDDEN_PROMPT_TOKENS
+    assert with_json.with_text(500).text_tokens == 500 + pricing.HIDDEN_PROMPT_TOKENS
 
 
 def test_a_message_counts_all_of_its_fields() -> None:
@@ -799,7 +799,7 @@ class TestTexts:
         estimate = bounds.chat(asked(said("x" * 5_000)))
         assert estimate.with_saved(3_000, entry("m")).text_tokens == estimate.text_tokens - 3_000
         elsewhere = entry("m", provider="groq")
-        hidden = estimates.HIDDEN_PROMPT_TOKENS
+        hidden = pricing.HIDDEN_PROMPT_TOKENS
         assert estimate.with_saved(3_000, elsewhere).text_tokens == estimate.text_tokens - 3_000 + hidden
         assert estimate.with_saved(hidden - 1, elsewhere).text_tokens == estimate.text_tokens
 

@@ -205,6 +205,53 @@ def test_an_empty_account_is_told_from_a_rate_limit(error: Any, empty: bool) -> 
     assert not out_of_money(b"<html>")
 
 
+UNSUPPORTED = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"error": {"message": UNSUPPORTED, "param": "max_tokens", "code": "unsupported_parameter"}},
+        {"message": UNSUPPORTED},
+        {"error": UNSUPPORTED},
+        {"error": {"message": "Unrecognized request argument supplied: max_tokens"}},
+        {
+            "detail": [
+                {"type": "extra_forbidden", "loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}
+            ]
+        },
+    ],
+)
+def test_a_refusal_of_the_older_name_brings_the_newer_one(refusal: dict[str, Any]) -> None:
+    body = orjson.dumps({"model": "m", "max_tokens": 5, "messages": HI})
+    renamed = openai_dialect.renamed_length(body, orjson.dumps(refusal))
+    assert renamed is not None
+    assert orjson.loads(renamed) == {"model": "m", "max_completion_tokens": 5, "messages": HI}
+    # Once is enough.
+    assert openai_dialect.renamed_length(renamed, orjson.dumps(refusal)) is None
+
+
+@pytest.mark.parametrize("words", ["What is max_completion_tokens?", "Is max_tokens an UNKNOWN parameter?"])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"detail": [{"loc": ["body"], "msg": "bad request", "input": "{quoted}"}]},
+        {"error": {"message": "max_tokens is too large. You wrote: {quoted}"}},
+        {"error": {"message": "Too large.", "body": "{quoted}"}},
+    ],
+)
+def test_no_word_of_a_prompt_takes_the_bound_from_a_model(words: str, refusal: dict[str, Any]) -> None:
+    """Old servers pass over the newer name, so whoever could bring it would unbind everybody's answers."""
+    body = orjson.dumps({"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": words}]})
+    said = orjson.dumps(refusal).replace(b"{quoted}", words.encode())
+    assert openai_dialect.renamed_length(body, said) is None
+
+
+@pytest.mark.parametrize("refusal", [b"Use max_completion_tokens", b"{", b"[" * 200 + b"]" * 200, b'{"error": 5}'])
+def test_what_no_api_wrote_renames_nothing(refusal: bytes) -> None:
+    assert openai_dialect.renamed_length(orjson.dumps({"max_tokens": 5, "messages": HI}), refusal) is None
+
+
 def shaped(*pieces: bytes) -> list[dict[str, Any]]:
     """The chunks that a stream becomes."""
     shaper, reader = Shaper(), sse.EventReader()

@@ -39,6 +39,8 @@ BESIDE: dict[str, Any] = {"cost_details": {"upstream_inference_cost": None}}
 def test_a_cost_is_read_in_the_units_of_whoever_tells_it(usage: dict[str, Any], nanos: int) -> None:
     assert told_price.cost_nanos({"usage": usage}) == nanos
     assert told_price.cost_nanos({"response": {"usage": usage}}) == nanos
+    # Errors tell theirs as well.
+    assert told_price.cost_nanos({"error": {"usage": usage}}) == nanos
 
 
 @pytest.mark.parametrize("answer", [{}, {"usage": None}, {"usage": [5]}, {"cost_in_usd_ticks": 5}, {"message": "x"}])
@@ -47,15 +49,32 @@ def test_outside_of_a_usage_no_cost_is_told(answer: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "tier"),
+    ("answer", "tiers"),
     [
-        ({"service_tier": "priority"}, "priority"),
-        ({"service_tier": "Priority"}, "priority"),
-        ({"usage": {"service_tier": "priority"}}, "priority"),
-        ({"service_tier": "default", "usage": {"service_tier": "fast"}}, "fast"),
-        *(({"service_tier": tier}, "") for tier in ("default", "standard", "auto", "flex", "on_demand", "", None, 5)),
-        ({}, ""),
+        ({"service_tier": "priority"}, ["priority"]),
+        ({"service_tier": "Priority"}, ["priority"]),
+        ({"usage": {"service_tier": "priority"}}, ["priority"]),
+        ({"service_tier": "default", "usage": {"service_tier": "fast"}}, ["fast"]),
+        ({"response": {"service_tier": "priority"}}, ["priority"]),
+        *(({"service_tier": tier}, []) for tier in ("default", "standard", "auto", "flex", "on_demand", "", None, 5)),
+        ({"usage": {"inference_geo": "us", "service_tier": "priority"}}, ["priority", "geo-us"]),
+        *(({"usage": {"inference_geo": place}}, []) for place in ("global", "not_available", "", None)),
+        ({}, []),
     ],
 )
-def test_a_tier_is_told_where_it_may_be_dearer(answer: dict[str, Any], tier: str) -> None:
-    assert told_price.dearer_tier(answer) == tier
+def test_a_tier_is_told_where_it_may_be_dearer(answer: dict[str, Any], tiers: list[str]) -> None:
+    assert list(told_price.dearer_tiers(answer)) == tiers
+
+
+@pytest.mark.parametrize(
+    ("refusal", "nanos"),
+    [
+        ({"code": "x", "error": "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_BIO"}, 50_000_000),
+        ({"error": {"message": "Content violates usage guidelines. Failed check: SAFETY_CHECK_TYPE_CSAM"}}, 50_000_000),
+        ({"error": {"message": "Content violates usage guidelines."}}, 0),
+        ({"error": None}, 0),
+        ({}, 0),
+    ],
+)
+def test_a_refusal_by_xais_guidelines_has_a_fee(refusal: dict[str, Any], nanos: int) -> None:
+    assert told_price.fee_nanos(refusal) == nanos

@@ -236,7 +236,7 @@ def test_a_name_that_is_no_unicode_loses_nobody_s_spans(collector: Collector) ->
     exporter.open()
     exporter._take([replace(ENDED, user="\ud800", code="\ud800" * 5_000), ENDED, replace(ENDED, tenant="")])
     assert len(collector.spans) == 2
-    exporter._take_lines([LogLine("llm", 30, "WARNING", 0.0, "x", {"spend_governor.agent": "\ud800"})])
+    exporter._lines._take([LogLine("llm", 30, "WARNING", 0.0, "x", {"spend_governor.agent": "\ud800"})])
     assert len(collector.lines) == 1
     exporter.close()
 

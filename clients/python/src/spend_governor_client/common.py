@@ -17,8 +17,10 @@ TRIES = 4
 class Open:
     """A hold that is open."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: Held, *, calls: int = 1) -> None:
         self.held = held
+        # Of a tool, how many are held.
+        self.calls = calls
         self.is_resolved = self.is_spent = False
 
     @property
@@ -34,10 +36,21 @@ class Open:
         """Something was spent: whatever fails from now on, the hold is not given back, and charged when it expires."""
         self.is_spent = True
 
-    def _told_by(self, answer: Any, *, cost: Dollars | None, usage: Usage | None) -> Usage | None:
+    @property
+    def tool(self) -> str | None:
+        """The tool that is held for, where it is one."""
+        return self.held.tool
+
+    def _told_by(
+        self, answer: Any, *, cost: Dollars | None, usage: Usage | None, calls: int | None
+    ) -> tuple[Usage | None, int | None]:
         """What was used, where only an answer says so. Whatever is the matter with that, something was spent."""
         self.keep()
-        return usage_of(answer) if answer is not None and usage is None and cost is None else usage
+        if usage is not None or cost is not None or calls is not None:
+            return usage, calls
+        if self.tool is not None:
+            return None, self.calls
+        return (usage_of(answer) if answer is not None else None), None
 
     def _is_given_back(self, on_error: OnError) -> bool:
         """Whether it is released, as its block failed."""

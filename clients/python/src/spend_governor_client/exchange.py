@@ -89,12 +89,27 @@ def given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def cost_or_usage(cost: Dollars | None, usage: Usage | None) -> dict[str, Any]:
-    if (cost is None) == (usage is None):
-        raise TypeError("say what it cost, or what it used: one of both")
+def cost_or_usage(cost: Dollars | None, usage: Usage | None, calls: int | None = None) -> dict[str, Any]:
+    if [cost, usage, calls].count(None) != 2:
+        raise TypeError("say what it cost, what it used, or how many calls of a tool ran: one of these")
     if cost is not None:
         return {"cost": dollars(cost)}
-    return asdict(usage) if usage is not None else {}
+    return asdict(usage) if usage is not None else {"calls": calls}
+
+
+def of_tool(tool: str | None, calls: int | None) -> dict[str, Any]:
+    if calls is not None and tool is None:
+        raise TypeError("calls are of a tool: name it")
+    return given(tool=tool, calls=calls)
+
+
+def spent(cost: Dollars | None, usage: Usage | None, tool: str | None, calls: int | None) -> dict[str, Any]:
+    """What a call cost or used that was made without a hold; of a tool, what it costs is known."""
+    if tool is None:
+        return cost_or_usage(cost, usage) | of_tool(tool, calls)
+    if usage is not None:
+        raise TypeError("tokens are of a model: say how many calls of the tool there were, or what they cost")
+    return of_tool(tool, calls) | given(cost=None if cost is None else dollars(cost))
 
 
 def estimate(input_tokens: int | None, max_tokens: int | None, estimated_cost: Dollars | None) -> dict[str, Any]:

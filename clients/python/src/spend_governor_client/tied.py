@@ -12,7 +12,7 @@ import httpx2 as httpx
 
 from spend_governor_client.common import TIMEOUT_S, TRIES, Asking, OnError, Open
 from spend_governor_client.errors import GovernorError
-from spend_governor_client.exchange import cost_or_usage, estimate, given
+from spend_governor_client.exchange import cost_or_usage, estimate, given, of_tool, spent
 from spend_governor_client.values import (
     Dollars,
     Held,
@@ -31,14 +31,24 @@ R = TypeVar("R")
 class AsyncHold(Open):
     """A hold that is open. Call `model`, then `settle`, or `release` where nothing was spent."""
 
-    def __init__(self, governor: AsyncGovernor, held: Held) -> None:
-        super().__init__(held)
+    def __init__(self, governor: AsyncGovernor, held: Held, *, calls: int = 1) -> None:
+        super().__init__(held, calls=calls)
         self._governor = governor
 
-    async def settle(self, answer: Any = None, *, cost: Dollars | None = None, usage: Usage | None = None) -> Settled:
-        """Charge what the call cost. `answer` is what a provider's client returned, whose usage is read."""
-        usage = self._told_by(answer, cost=cost, usage=usage)
-        settled = await self._governor.settle(self.id, cost=cost, usage=usage)
+    async def settle(
+        self,
+        answer: Any = None,
+        *,
+        cost: Dollars | None = None,
+        usage: Usage | None = None,
+        calls: int | None = None,
+    ) -> Settled:
+        """Charge what the call cost. `answer` is what a provider's client returned, whose usage is read.
+
+        Of a tool: all the calls that are held, or as many as `calls` says have run.
+        """
+        usage, calls = self._told_by(answer, cost=cost, usage=usage, calls=calls)
+        settled = await self._governor.settle(self.id, cost=cost, usage=usage, calls=calls)
         self.is_resolved = True
         return settled
 
@@ -82,8 +92,10 @@ class AsyncGovernor(Asking):
 
     async def reserve(
         self,
-        model: str,
+        model: str | None = None,
         *,
+        tool: str | None = None,
+        calls: int | None = None,
         input_tokens: int | None = None,
         max_tokens: int | None = None,
         estimated_cost: Dollars | None = None,
@@ -101,14 +113,16 @@ class AsyncGovernor(Asking):
     ) -> AsyncHold:
         """Hold what a call may cost: of `input_tokens` and `max_tokens` at the model's price, or `estimated_cost`.
 
+        In place of a model a `tool` that the gateway has a price of, and how many `calls` of it, one unless told.
+
         With `allow_downgrade=False` no cheaper model is held than was asked for. Raises Refused where a budget is in
         the way. Money that other calls hold is waited for, `patience_s` at most.
         """
         who = given(agent=agent, user=user, session=session, task=task, tenant=tenant)
         body = given(model=model, provider=provider, tools=tools, allow_downgrade=allow_downgrade, ttl_s=ttl_s)
-        body |= who | estimate(input_tokens, max_tokens, estimated_cost)
+        body |= who | estimate(input_tokens, max_tokens, estimated_cost) | of_tool(tool, calls)
         told = await self._post("/api/reservations", body, key=idempotency_key, patience_s=patience_s)
-        return AsyncHold(self, understood(Held, told))
+        return AsyncHold(self, understood(Held, told), calls=calls or 1)
 
     async def settle(
         self,
@@ -116,15 +130,16 @@ class AsyncGovernor(Asking):
         *,
         cost: Dollars | None = None,
         usage: Usage | None = None,
+        calls: int | None = None,
         model: str | None = None,
         request_id: str | None = None,
         idempotency_key: str | None = None,
     ) -> Settled:
-        """Charge what a reserved call cost, or what it used, and give the rest of its hold back.
+        """Charge what a reserved call cost, or what it used, or how many calls of a tool ran; the rest is given back.
 
         Raises NeedsReview where more is claimed than the tenant's budgets leave.
         """
-        body = cost_or_usage(cost, usage) | given(model=model, request_id=request_id)
+        body = cost_or_usage(cost, usage, calls) | given(model=model, request_id=request_id)
         return understood(Settled, await self._post(f"/api/reservations/{id}/settle", body, key=idempotency_key))
 
     async def extend(
@@ -143,6 +158,8 @@ class AsyncGovernor(Asking):
         request_id: str,
         *,
         model: str | None = None,
+        tool: str | None = None,
+        calls: int | None = None,
         cost: Dollars | None = None,
         usage: Usage | None = None,
         provider: str | None = None,
@@ -153,13 +170,16 @@ class AsyncGovernor(Asking):
         tenant: str | None = None,
         occurred_at: str | None = None,
     ) -> Reported:
-        """Charge a call that was made without a hold. A repeated `request_id` charges nothing."""
+        """Charge a call that was made without a hold, or so many of a tool. A repeated `request_id` charges nothing."""
         who = given(agent=agent, user=user, session=session, task=task, tenant=tenant)
         body = given(request_id=request_id, model=model, provider=provider, occurred_at=occurred_at)
-        return understood(Reported, await self._post("/api/spend", body | who | cost_or_usage(cost, usage)))
+        body |= who | spent(cost, usage, tool, calls)
+        return understood(Reported, await self._post("/api/spend", body))
 
     @asynccontextmanager
-    async def hold(self, model: str, *, on_error: OnError = "release", **reserve: Any) -> AsyncIterator[AsyncHold]:
+    async def hold(
+        self, model: str | None = None, *, on_error: OnError = "release", **reserve: Any
+    ) -> AsyncIterator[AsyncHold]:
         """A hold for a block of code, which settles it. Takes what `reserve` takes.
 
         Where the block fails before it settles, the hold is released, unless it is to be kept: then it is charged
@@ -179,20 +199,27 @@ class AsyncGovernor(Asking):
 
     def governed(
         self,
-        model: str,
+        model: str | None = None,
         *,
+        tool: str | None = None,
         usage: Callable[[R], Usage] = usage_of,
         on_error: OnError = "release",
         **reserve: Any,
     ) -> Callable[[Callable[..., Awaitable[R]]], Callable[..., Awaitable[R]]]:
         """Decorates a function that calls a provider: held before, settled after by what its answer says it used.
 
-        The function gets the model to call as its keyword `model`, unless its caller names one.
+        The function gets the model to call as its keyword `model`, unless its caller names one. Of a `tool` it gets
+        none, and all the `calls` that are held are charged, one unless told.
         """
 
         def decorate(call: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R]]:
             @functools.wraps(call)
             async def governed_call(*args: Any, **kwargs: Any) -> R:
+                if tool is not None:
+                    async with self.hold(tool=tool, on_error=on_error, **reserve) as held:
+                        answer = await call(*args, **kwargs)
+                        await held.settle()
+                        return answer
                 async with self.hold(kwargs.get("model", model), on_error=on_error, **reserve) as held:
                     answer = await call(*args, **kwargs | {"model": held.model})
                     held.keep()

@@ -84,7 +84,10 @@ def _moment(text: str | None) -> datetime | None:
 
 @dataclass(frozen=True)
 class Held:
-    """What a reservation was answered. `model` is the one to call: near a limit a cheaper one than was asked for."""
+    """What a reservation was answered. `model` is the one to call: near a limit a cheaper one than was asked for.
+
+    Of a tool `model` is the tool too.
+    """
 
     id: str
     model: str
@@ -95,6 +98,7 @@ class Held:
     disabled_tools: tuple[str, ...]
     max_tokens: int | None
     expires_at: datetime | None
+    tool: str | None = None
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Held:
@@ -108,6 +112,7 @@ class Held:
             disabled_tools=tuple(body.get("disabled_tools") or ()),
             max_tokens=body.get("max_tokens"),
             expires_at=_moment(body.get("expires_at")),
+            tool=body.get("tool"),
         )
 
 
