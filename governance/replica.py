@@ -43,20 +43,20 @@ HISTORY = frozenset(
 
 
 @dataclass(slots=True)
-class Reading:
+class ReplicaReading:
     """What a request reads while it may read the replica. `is_used`: something was, or was tried."""
 
     is_allowed: bool = True
     is_used: bool = False
 
 
-_reading: ContextVar[Reading | None] = ContextVar("replica_reading", default=None)
+_reading: ContextVar[ReplicaReading | None] = ContextVar("replica_reading", default=None)
 
 
 @contextmanager
-def reading() -> Iterator[Reading]:
+def reading() -> Iterator[ReplicaReading]:
     """Within it history is read from the replica."""
-    found = Reading()
+    found = ReplicaReading()
     token = _reading.set(found)
     try:
         yield found
@@ -124,7 +124,7 @@ class NotItsReplica(Exception):
     """DATABASE_REPLICA_URL names a server that is no copy of DATABASE_URL's."""
 
 
-class Watch:
+class ReplicaWatch:
     """Looks at the replica every few seconds, in a thread of its own, from the first time that somebody asks on."""
 
     def __init__(self) -> None:
@@ -225,4 +225,4 @@ def _places() -> tuple[int, int]:
     return int(written), int(replayed)
 
 
-watch = Watch()
+watch = ReplicaWatch()

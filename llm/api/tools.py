@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from governance.api.fields import Dollars, Moment, Name, Strict, Text
+from governance.api.fields import Dollars, Moment, Name, Query, Strict, Text
 from governance.api.views import ListView, columns_of, describe_list, presenter
 from governance.ledger import clock
 from governance.rules.calls import DEAREST_CALL_NANOS, LONGEST_TOOL
@@ -50,6 +50,7 @@ class Tools(ListView):
 
     @describe_list("tools_list", ToolBody)
     def get(self, request: Request) -> Any:
+        self.valid(Query, request.query_params.dict())
         return self.listed(tools.every().order_by("-id"), presenter(ToolBody), columns=columns_of(ToolBody))
 
     @extend_schema(operation_id="tools_price", request=ToolPriceBody, responses={201: ToolBody})

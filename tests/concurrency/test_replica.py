@@ -118,7 +118,7 @@ def watched(standby: Standby, settings: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(BaseDatabaseWrapper, "ensure_connection", allowed)
     monkeypatch.setattr(router, "routers", [replica.Router()])
     monkeypatch.setattr(replica, "LOOK_S", 0.2)
-    monkeypatch.setattr(replica, "watch", watch := replica.Watch())
+    monkeypatch.setattr(replica, "watch", watch := replica.ReplicaWatch())
     settings.REPLICA_MAX_LAG_S = FAR_S
     assert eventually(lambda: watch.known_state() == "ok", within_s=SOON_S)
     yield standby

@@ -10,7 +10,7 @@ from django.db import transaction
 
 from governance import replica
 from governance.models import ApiKey, Budget, SpendEntry
-from governance.replica import Behind, Router, Watch
+from governance.replica import Behind, Router, ReplicaWatch
 
 ROUTER = Router()
 
@@ -113,14 +113,14 @@ class TestWatch:
 
     def test_it_is_read_once_it_has_been_looked_at(self, places: list[Any]) -> None:
         places.append((7, 7))
-        watch = Watch()
+        watch = ReplicaWatch()
         assert not watch.has_begun
         watch._look()
         assert watch.state() == "ok"
 
     def test_one_that_is_behind_is_lagging(self, places: list[Any]) -> None:
         places.append((7, 6))
-        watch = Watch()
+        watch = ReplicaWatch()
         watch._look()
         assert (watch.state(), watch.behind_s()) == ("lagging", inf)
 
@@ -128,7 +128,7 @@ class TestWatch:
         self, places: list[Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         places.extend([replica.NotItsReplica("It is none."), (7, 7)])
-        watch = Watch()
+        watch = ReplicaWatch()
         watch._look()
         watch._tell()
         assert watch.state() == "down"
@@ -139,7 +139,7 @@ class TestWatch:
 
     def test_a_request_that_failed_keeps_others_from_it_until_the_next_look(self, places: list[Any]) -> None:
         places.append((7, 7))
-        watch = Watch()
+        watch = ReplicaWatch()
         watch._look()
         watch.failed()
         assert watch.state() == "down"
