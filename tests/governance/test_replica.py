@@ -10,7 +10,7 @@ from django.db import transaction
 
 from governance import replica
 from governance.models import ApiKey, Budget, SpendEntry
-from governance.replica import Behind, Router, ReplicaWatch
+from governance.replica import Behind, ReplicaWatch, Router
 
 ROUTER = Router()
 
