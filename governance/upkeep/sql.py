@@ -347,7 +347,9 @@ def total(amount: str) -> str:
     if is_postgres():
         # Both pass nothing over, rather than answer with nothing.
         return f"CASE WHEN SUM({amount}) IS NOT NULL THEN GREATEST(-{most}, LEAST({most}, SUM({amount}))) END"
-    high, low = f"SUM(CAST({amount} AS bigint) / {_PART})", f"SUM(CAST({amount} AS bigint) % {_PART})"
+    whole = f"CAST({amount} AS bigint)"
+    # The rest without a percent sign, which Django would take for a parameter where it logs the statement.
+    high, low = f"SUM({whole} / {_PART})", f"SUM({whole} - {whole} / {_PART} * {_PART})"
     within = f"ABS({high} + {low} / {_PART}) <= {most // _PART}"
     return (
         f"CASE WHEN {within} THEN MAX(-{most}, MIN({most}, {high} * {_PART} + {low}))"

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 import uuid_utils.compat as uuids
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from governance import ledger
 from governance.actions import budgets
@@ -134,6 +135,14 @@ def test_6_rollups_are_the_sums_of_the_entries(spent):
     run("DELETE FROM governance_spendrollup")
     # Its calls, tokens in and out, and cost.
     assert found() == [(6, 1, 0), (6, 100, 0), (6, 20, 0), (6, nanos("0.30"), 0)]
+
+
+@pytest.mark.parametrize("since", [None, NOON - timedelta(days=40)])
+def test_it_is_proved_where_statements_are_logged(spent, since):
+    """As in a process with DEBUG, where Django puts the parameters into the text of each."""
+    with CaptureQueriesContext(connection) as logged:
+        assert reconcile.run(now=NOON, since=since) == []
+    assert any("governance_spendrollup" in query["sql"] for query in logged)
 
 
 def test_closed_windows_are_checked_as_well(spent):
