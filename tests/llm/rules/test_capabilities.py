@@ -1,7 +1,8 @@
-from llm.rules.capabilities import CAPABILITIES, KINDS
+from llm.rules.capabilities import CAPABILITIES, KINDS, TOOL
 
 
 def test_the_words_that_catalogues_and_routing_files_may_use() -> None:
-    assert sorted(KINDS) == ["chat", "embedding", "fim", "moderation", "ocr", "transcription"]
+    assert sorted(KINDS) == ["chat", "embedding", "fim", "moderation", "ocr", "tool", "transcription"]
     assert sorted(set(CAPABILITIES) - set(KINDS)) == ["audio", "json", "reasoning", "tools", "vision"]
-    assert set(KINDS) <= set(CAPABILITIES)
+    # An agent runs a tool itself: no model is asked for it.
+    assert set(KINDS) - {TOOL} <= set(CAPABILITIES)
