@@ -99,6 +99,8 @@ def standby(live_database: str) -> Iterator[Standby]:
     )
     # The primary's socket was in the folder that was copied.
     (data / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
+    # So was whoever uses it, for whom this one would be kept.
+    (data / ".handle_pids.json").unlink(missing_ok=True)
     standby = Standby(data)
     try:
         yield standby
