@@ -11,7 +11,7 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.db import DatabaseError, connections
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.urls import resolve
+from django.urls import Resolver404, resolve
 from prometheus_client import Counter
 
 from governance import measures, replica
@@ -111,5 +111,9 @@ def _name(request: HttpRequest) -> str:
     """Of the path. Under /api/ that with a slash at its end has none, and is the same."""
     match = request.resolver_match
     if match is None or match.url_name is None:
-        match = resolve(request.path_info.removesuffix("/"))
+        try:
+            match = resolve(request.path_info.removesuffix("/"))
+        except Resolver404:
+            # As of the root's, which leads on to the console.
+            return ""
     return match.view_name

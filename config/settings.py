@@ -250,6 +250,7 @@ SPECTACULAR_SETTINGS = {
         "SeverityEnum": "governance.models.alerts.Alert.Severity",
         "AlertChannelKindEnum": "governance.models.alerts.AlertChannel.Kind",
         "AlertDeliveryStateEnum": "governance.models.alerts.AlertDelivery.State",
+        "ModelStatusEnum": "llm.api.models.STATUSES",
         "JobStateEnum": "config.health_api.JOB_STATES",
         "ReportScopeEnum": "governance.api.reports.SCOPES",
         "ScopeTypeEnum": "governance.models.budgets.ScopeType.values",

@@ -119,7 +119,7 @@ def _change(budget: Budget, changes: Mapping[str, Any], *, by: Actor, now: datet
 def _make_anew(deleted: Budget, changes: Mapping[str, Any], *, source: str, by: Actor, now: datetime) -> Budget:
     # Before the budget's own row is written.
     ledger.lock_windows(deleted.pk)
-    Budget.objects.filter(pk=deleted.pk).update(source=source, opener="", closed_at=None)
+    Budget.objects.filter(pk=deleted.pk).update(source=source, closed_at=None)
     return change(budget=deleted, changes=changes, by=by, now=now, reason="made anew after it was deleted")
 
 

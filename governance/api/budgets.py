@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from governance.actions import budgets, goals, tenancy
 from governance.api.fields import Act, Dollars, Name, OptionalAct, Query, Ratio, ScopeKeyFilter, Text, looked_for
 from governance.api.once import PARAMETER, OnceView, once
-from governance.api.permissions import CALLERS, EVERYONE, OPERATORS
+from governance.api.permissions import EVERYONE, OPERATORS
 from governance.api.policies import PolicyBody
 from governance.api.views import ControlView, ListView, Present, columns_of, describe_list, presenter
 from governance.models import Budget, BudgetEvent, BudgetForecast, BudgetWindow, ScopeType, Tenant
@@ -22,12 +22,10 @@ from governance.models.budgets import WINDOW_CHOICES
 from governance.queries import budget_status, forecasts
 from governance.queries.budget_status import BudgetStatus
 from governance.rules import money, policy
-from governance.rules.errors import Conflict, NotAllowed
+from governance.rules.errors import Conflict
 from governance.rules.visibility import Audience
 
 READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
-# A tenant's keys open what one task or session of theirs may cost.
-OPENED_BY_CALLERS = {"GET": EVERYONE, "POST": CALLERS}
 # The API's names of the fields that the ledger calls otherwise.
 RENAMED = {"limit": "limit_nanos"}
 
@@ -231,8 +229,7 @@ class BudgetView(ControlView):
 
 
 class Budgets(BudgetView, ListView):
-    roles = OPENED_BY_CALLERS
-    refuses = {"POST": (409, 429)}
+    roles = READ_BY_ALL
     table_name = "budgets"
 
     @describe_list("budgets_list", ShownBudgetBody, BudgetQuery)
@@ -246,19 +243,8 @@ class Budgets(BudgetView, ListView):
 
     @extend_schema(operation_id="budgets_create", request=BudgetBody, responses={201: ShownBudgetBody})
     def post(self, request: Request) -> Response:
-        """A tenant's key opens one for a lifetime of one task or session alone, with a limit and caps."""
-        asked = self.valid(BudgetBody, request.data)
-        if self.by.tenant is None:
-            budget = budgets.create(**_internal(asked), by=self.by.actor, now=self.now)
-        else:
-            budget = self._opened(self.by.tenant, asked)
+        budget = budgets.create(**_internal(self.valid(BudgetBody, request.data)), by=self.by.actor, now=self.now)
         return Response(self.one_to_api(budget), status=201)
-
-    def _opened(self, tenant: Tenant, asked: dict[str, Any]) -> Budget:
-        if asked.pop("tenant") not in (None, tenant.slug):
-            raise NotAllowed("tenant", f"this key belongs to {tenant.slug}")
-        agent = self.by.agent.slug if self.by.agent else ""
-        return goals.open_by_key(tenant=tenant, agent=agent, **_internal(asked), by=self.by.actor, now=self.now)
 
 
 class OneBudget(BudgetView):
@@ -330,18 +316,15 @@ class BudgetReset(BudgetOnce):
 
 
 class BudgetClose(BudgetView):
-    roles = {"POST": CALLERS}
+    roles = {"POST": OPERATORS}
 
     @extend_schema(operation_id="budgets_close", request=OptionalAct, responses=ShownBudgetBody)
     def post(self, request: Request, id: int) -> Response:
         """Ends a goal: its calls are refused from now on, and what is held runs to its end.
 
-        Closed again it stays as it is. A tenant's key closes what such a key opened.
+        Closed again it stays as it is.
         """
         budget = self.budget(id)
-        agent = self.by.agent.slug if self.by.agent else ""
-        if self.by.tenant and not goals.may_close(budget, tenant=self.by.tenant, agent=agent):
-            raise NotAllowed("", "a tenant's key closes what such a key has opened")
         reason = self.valid(OptionalAct, request.data)["reason"]
         closed = goals.close(budget=budget, reason=reason, by=self.by.actor, now=self.now)
         return Response(self.one_to_api(closed))

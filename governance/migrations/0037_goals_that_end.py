@@ -1,4 +1,4 @@
-"""Budgets of goals can be closed, and opened by tenants' keys. That one is closed is remembered: triggers are made anew.
+"""Budgets of goals can be closed. That one is closed is remembered: triggers are made anew.
 
 SQLite loses them with the table that is made anew for the constraint.
 """
@@ -58,19 +58,9 @@ class Migration(migrations.Migration):
             name='closed_at',
             field=models.DateTimeField(blank=True, editable=False, null=True),
         ),
-        migrations.AddField(
-            model_name='budget',
-            name='opener',
-            field=models.CharField(blank=True, db_default='', default='', editable=False, max_length=100),
-        ),
-        migrations.AlterField(
-            model_name='budget',
-            name='source',
-            field=models.CharField(choices=[('operator', 'Operator'), ('default', 'platform default'), ('stripe', 'Stripe subscription'), ('key', 'opened by a key')], default='operator', max_length=12),
-        ),
         migrations.AddConstraint(
             model_name='budget',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('closed_at__isnull', True), models.Q(('source', 'key'), _negated=True)), models.Q(('scope_type__in', ['task', 'session']), ('tenant__isnull', False), ('window', 'lifetime'), models.Q(('scope_key', '*'), _negated=True)), _connector='OR'), name='budget_closed_or_of_a_key_is_a_goals'),
+            constraint=models.CheckConstraint(condition=models.Q(('closed_at__isnull', True), models.Q(('scope_type__in', ['task', 'session']), ('tenant__isnull', False), ('window', 'lifetime'), models.Q(('scope_key', '*'), _negated=True)), _connector='OR'), name='budget_closed_is_a_goals'),
         ),
         migrations.RunPython(note_closings, drop),
     ]

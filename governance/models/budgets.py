@@ -49,7 +49,6 @@ class Budget(PolicyFields):
         OPERATOR = "operator"
         DEFAULT = "default", "platform default"
         STRIPE = "stripe", "Stripe subscription"
-        KEY = "key", "opened by a key"
 
     tenant = models.ForeignKey(
         Tenant,
@@ -77,8 +76,6 @@ class Budget(PolicyFields):
     )
     enabled = models.BooleanField(default=True)
     source = models.CharField(max_length=12, choices=Source.choices, default=Source.OPERATOR)
-    # Of one that the key of an agent opened: which agent's.
-    opener = models.CharField(max_length=100, blank=True, default="", db_default="", editable=False)
     # Of a goal's: when it was ended. Its window stays as it is, and calls of it are refused.
     closed_at = models.DateTimeField(null=True, blank=True, editable=False)
     # How many acts its open windows follow one after another; a window's own says which of them it has followed.
@@ -105,8 +102,8 @@ class Budget(PolicyFields):
                 ),
             ),
             models.CheckConstraint(
-                name="budget_closed_or_of_a_key_is_a_goals",
-                condition=(Q(closed_at__isnull=True) & ~Q(source="key"))
+                name="budget_closed_is_a_goals",
+                condition=Q(closed_at__isnull=True)
                 | (Q(scope_type__in=["task", "session"], window="lifetime", tenant__isnull=False) & ~Q(scope_key=EACH)),
             ),
             models.UniqueConstraint(

@@ -96,7 +96,7 @@ class Raise:
 
 
 def readable_budgets(reader: Reader) -> QuerySet[Budget]:
-    """The budgets a reader may see: an agent those that name it, or that it opened, a tenant those that govern it."""
+    """The budgets a reader may see: an agent those that name it, a tenant those that govern it."""
     rows = Budget.objects.select_related("tenant").order_by("-id")
     if reader.tenant is None:
         return rows
@@ -104,7 +104,7 @@ def readable_budgets(reader: Reader) -> QuerySet[Budget]:
         own = Q(scope_type=ScopeType.AGENT, scope_key__in=[reader.agent, EACH])
         if reader.key_prefix:
             own |= Q(scope_type=ScopeType.KEY, scope_key__in=[reader.key_prefix, EACH])
-        return rows.filter(own | Q(opener=reader.agent), Q(tenant=reader.tenant) | Q(tenant__isnull=True))
+        return rows.filter(own, Q(tenant=reader.tenant) | Q(tenant__isnull=True))
     return rows.filter(Q(tenant=reader.tenant) | Q(tenant__isnull=True, scope_key=EACH))
 
 
@@ -118,8 +118,7 @@ def readable_windows(reader: Reader) -> QuerySet[BudgetWindow]:
         return rows
     names = [name for name in (reader.agent, reader.key_prefix) if name]
     subjects = names + [f"{reader.tenant.slug}/{name}" for name in names]
-    own = Q(subject__in=subjects, budget__in=readable_budgets(reader).order_by())
-    return rows.filter(own | Q(budget__opener=reader.agent, budget__tenant=reader.tenant))
+    return rows.filter(subject__in=subjects, budget__in=readable_budgets(reader).order_by())
 
 
 def current(budgets: Iterable[Budget], *, now: datetime, reader: Reader = EVERYTHING) -> dict[int, BudgetStatus]:

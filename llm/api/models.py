@@ -20,6 +20,7 @@ from llm.models import Model
 from llm.rules.capabilities import KINDS
 from llm.rules.pricing import DEFAULT_PROVIDER, Rates
 
+STATUSES = tuple(Model.Status.values)
 READ_BY_ALL = {"GET": EVERYONE, "POST": OPERATORS}
 
 
@@ -31,7 +32,7 @@ class ModelBody(serializers.Serializer[Model]):
     provider = serializers.CharField()
     name = serializers.CharField(help_text="The provider's own id.")
     aliases = serializers.SerializerMethodField()
-    status = serializers.ChoiceField(choices=Model.Status.values)
+    status = serializers.ChoiceField(choices=STATUSES)
     kinds = serializers.ListField(child=serializers.CharField())
     capabilities = serializers.ListField(child=serializers.CharField())
     context_tokens = serializers.IntegerField(allow_null=True)
@@ -78,7 +79,7 @@ class ModelBody(serializers.Serializer[Model]):
 
 class ModelQuery(Query):
     provider = Name("provider", required=False)
-    status = serializers.ChoiceField(choices=Model.Status.values, required=False)
+    status = serializers.ChoiceField(choices=STATUSES, required=False)
     kind = serializers.ChoiceField(choices=KINDS, required=False)
 
 

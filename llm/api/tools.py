@@ -14,7 +14,7 @@ from governance.api.views import ListView, columns_of, describe_list, presenter
 from governance.ledger import clock
 from governance.rules.calls import DEAREST_CALL_NANOS, LONGEST_TOOL
 from governance.rules.errors import Conflict
-from llm.api.models import READ_BY_ALL
+from llm.api.models import READ_BY_ALL, STATUSES
 from llm.catalogue import prices, tools
 from llm.models import Model
 
@@ -24,7 +24,7 @@ class ToolBody(serializers.Serializer[Model]):
     """A tool, and what a call of it costs now. Its prices of all times are those of the model `tool/` and its name."""
 
     name = serializers.CharField()
-    status = serializers.ChoiceField(choices=Model.Status.values)
+    status = serializers.ChoiceField(choices=STATUSES)
     usd_per_call = serializers.SerializerMethodField(help_text="Null: it has no price now, so its calls are refused.")
 
     def get_usd_per_call(self, row: Model) -> str | None:

@@ -1,8 +1,7 @@
-"""What one task or session may cost in all its life: opened, also by keys, and closed."""
+"""What one task or session may cost in all its life, until it is closed."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,31 +10,19 @@ from governance import ledger
 from governance.actions import budgets, goals
 from governance.audit import Actor
 from governance.ledger.operations import Extend
-from governance.ledger.results import TooManyNames
 from governance.models import AuditEntry, Budget, BudgetWindow
 from governance.rules.decision import Action, Reason
-from governance.rules.errors import Conflict, FieldError, Gone, NotAllowed, OverBound
+from governance.rules.errors import FieldError, Gone
 from tests import factories as make
 from tests.factories import NOON, nanos
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_holds")]
 
 ADA = Actor("ada")
-KEY = Actor("key sg_abc")
-HOUR = timedelta(hours=1)
 
 
 def goal(**fields: Any) -> Budget:
     return make.budget("1.00", window="lifetime", scope_type="task", scope_key="report", soft_cap=None, **fields)
-
-
-def for_everybody(limit: str, **fields: Any) -> Budget:
-    return Budget.objects.create(tenant=None, scope_key="*", limit_nanos=nanos(limit), **fields)
-
-
-def opened(limit: str = "1.00", **fields: Any) -> Budget:
-    given = {"scope_type": "task", "scope_key": "report", "window": "lifetime", "agent": "invoices", "now": NOON}
-    return goals.open_by_key(tenant=make.tenant(), limit_nanos=nanos(limit), by=KEY, **given | fields)
 
 
 def reserving(cost: str = "0.10", **caller: Any) -> Any:
@@ -106,73 +93,14 @@ class TestClosing:
             close(budget)
 
     def test_made_anew_it_is_open_and_what_was_spent_stays(self) -> None:
-        budget, op = opened(), reserving("0.90")
+        budget, op = goal(), reserving("0.90")
         ledger.reserve(op, now=NOON)
         ledger.settle(make.settling(op.reservation_id, "0.90"), now=NOON)
         close(budget)
-        with pytest.raises(Conflict):
-            opened()
         budgets.delete(budget=budget, by=ADA, now=NOON)
         scope = {"tenant": make.tenant(), "scope_type": "task", "scope_key": "report", "window": "lifetime"}
         anew = budgets.create(**scope, limit_nanos=nanos("1.00"), by=ADA, now=NOON)
         anew.refresh_from_db()
-        assert (anew.pk, anew.closed_at, anew.opener, anew.source) == (budget.pk, None, "", "operator")
+        assert (anew.pk, anew.closed_at) == (budget.pk, None)
         assert ledger.reserve(reserving("0.20"), now=NOON).reason == Reason.BUDGET_EXHAUSTED
         assert ledger.reserve(reserving("0.05"), now=NOON).allowed
-
-
-class TestOpenedByKeys:
-    def test_it_caps_the_task_and_says_whose_it_is(self) -> None:
-        budget = opened("0.25")
-        assert (budget.source, budget.opener, budget.tenant) == ("key", "invoices", make.tenant())
-        assert AuditEntry.objects.get(action="budget.create").actor == "key sg_abc"
-        assert ledger.reserve(reserving("0.20"), now=NOON).allowed
-        assert not ledger.reserve(reserving("0.10"), now=NOON).allowed
-
-    @pytest.mark.parametrize(
-        ("asked", "field"),
-        [
-            ({"scope_type": "tenant", "scope_key": ""}, "scope_type"),
-            ({"scope_type": "agent", "scope_key": "invoices"}, "scope_type"),
-            ({"scope_key": "*"}, "scope_type"),
-            ({"window": "day"}, "scope_type"),
-            ({"downgrade_rules": [{"from": "*", "to": "large", "at": 0.0001}]}, "downgrade_rules"),
-            ({"enabled": False}, "enabled"),
-        ],
-    )
-    def test_nothing_else_is(self, asked: dict[str, Any], field: str) -> None:
-        with pytest.raises(NotAllowed) as refused:
-            opened(**asked)
-        assert refused.value.field == field
-        assert not Budget.objects.exists()
-
-    def test_it_leaves_no_more_than_the_budget_for_each_one_that_it_replaces(self) -> None:
-        make.budget("0.50", window="lifetime", scope_type="task", scope_key="*", soft_cap=None)
-        # Everybody's does not count beside the tenant's own.
-        for_everybody("0.10", window="lifetime", scope_type="task")
-        ledger.reserve(reserving("0.20"), now=NOON)
-        with pytest.raises(OverBound, match="acme each task per lifetime"):
-            opened("0.31")
-        assert opened("0.30").limit_nanos == nanos("0.30")
-
-    def test_nor_than_everybodys(self) -> None:
-        for_everybody("0.50", window="day", scope_type="session")
-        with pytest.raises(OverBound):
-            opened("0.51", scope_type="session")
-        opened("0.50", scope_type="session")
-
-    def test_so_many_an_hour(self, settings: Any) -> None:
-        settings.NEW_NAMES_PER_HOUR = 1
-        budget = opened()
-        with pytest.raises(TooManyNames):
-            opened(scope_key="other", now=budget.created_at)
-        assert opened(scope_key="other", now=budget.created_at + HOUR).scope_key == "other"
-
-    def test_a_key_closes_what_its_agent_opened_and_a_tenants_key_all_of_them(self) -> None:
-        mine, acme = opened(), make.tenant()
-        assert goals.may_close(mine, tenant=acme, agent="invoices")
-        assert goals.may_close(mine, tenant=acme, agent="")
-        assert not goals.may_close(mine, tenant=acme, agent="other")
-        assert not goals.may_close(mine, tenant=make.tenant("globex"), agent="")
-        operators = make.budget(scope_type="task", scope_key="audit", window="lifetime")
-        assert not goals.may_close(operators, tenant=acme, agent="")

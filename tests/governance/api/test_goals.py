@@ -1,4 +1,4 @@
-"""A goal's budget over HTTP: an agent opens it as a task begins, and closes it as the task ends."""
+"""A goal's budget over HTTP: an operator opens it as a task begins, and closes it as the task ends."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 
 from governance.models import AuditEntry, Budget
 from tests import factories
-from tests.governance.api.conftest import Api, persona
+from tests.governance.api.conftest import Api
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("ledger_holds")]
 
-GOAL = {"scope_type": "task", "scope_key": "report-7", "window": "lifetime", "limit": "2.00"}
+GOAL = {"tenant": "acme", "scope_type": "task", "scope_key": "report-7", "window": "lifetime", "limit": "2.00"}
 CALL = {"model": "small", "estimated_cost": "0.50", "task": "report-7"}
 
 
@@ -22,16 +22,16 @@ def error(response: Any) -> tuple[int, str, str]:
 
 
 @pytest.mark.usefixtures("priced")
-def test_a_tasks_whole_life(agent: Api) -> None:
-    opened = agent.post("/api/budgets", GOAL)
+def test_a_tasks_whole_life(agent: Api, operator: Api) -> None:
+    opened = operator.post("/api/budgets", GOAL)
     assert opened.status_code == 201
     budget = opened.json()
     assert (budget["tenant"], budget["scope"], budget["limit"]) == ("acme", "acme task:report-7", "2.00")
-    assert (budget["source"], budget["closed_at"]) == ("key", None)
+    assert budget["closed_at"] is None
     held = agent.post("/api/reservations", CALL).json()
-    assert agent.get(f"/api/budgets/{budget['id']}").json()["reserved"] == "0.50"
+    assert operator.get(f"/api/budgets/{budget['id']}").json()["reserved"] == "0.50"
 
-    closed = agent.post(f"/api/budgets/{budget['id']}/close").json()
+    closed = operator.post(f"/api/budgets/{budget['id']}/close").json()
     assert closed["closed_at"] is not None
     assert error(agent.post("/api/reservations", CALL))[:2] == (403, "budget_closed")
     told = error(agent.post("/api/reservations", CALL))[2]
@@ -41,51 +41,22 @@ def test_a_tasks_whole_life(agent: Api) -> None:
     assert agent.post("/api/reservations", CALL | {"task": "report-8"}).status_code == 201
 
     assert agent.post(f"/api/reservations/{held['id']}/settle", {"cost": "0.40"}).status_code == 200
-    again = agent.post(f"/api/budgets/{budget['id']}/close").json()
+    again = operator.post(f"/api/budgets/{budget['id']}/close").json()
     assert (again["closed_at"], again["spent"], again["reserved"]) == (closed["closed_at"], "0.40", "0.00")
-    [window] = agent.get(f"/api/budgets/{budget['id']}/windows").json()["results"]
+    [window] = operator.get(f"/api/budgets/{budget['id']}/windows").json()["results"]
     assert window["spent"] == "0.40"
-    row = AuditEntry.objects.get(action="budget.close")
-    assert agent.key is not None
-    assert row.actor == f"key {agent.key.prefix}"
+    assert AuditEntry.objects.filter(action="budget.close").count() == 1
 
 
-def test_an_agent_closes_what_it_opened_and_nothing_else(
-    agent: Api, tenant: Api, operator: Api, stranger: Api, viewer: Api
-) -> None:
-    mine = agent.post("/api/budgets", GOAL).json()["id"]
-    other = persona("agent", agent_slug="other")
-    for client, status in ((stranger, 404), (other, 404), (viewer, 403)):
-        assert client.post(f"/api/budgets/{mine}/close").status_code == status
-    operators = operator.post("/api/budgets", GOAL | {"tenant": "acme", "scope_key": "audit"}).json()["id"]
-    assert agent.post(f"/api/budgets/{operators}/close").status_code == 404
-    assert error(tenant.post(f"/api/budgets/{operators}/close"))[:2] == (403, "forbidden")
-    assert Budget.objects.filter(closed_at=None).count() == 2
-    assert tenant.post(f"/api/budgets/{mine}/close", {"reason": "given up"}).status_code == 200
-    assert operator.post(f"/api/budgets/{operators}/close", {"reason": "audited"}).status_code == 200
-    assert Budget.objects.filter(closed_at=None).count() == 0
+def test_operators_alone_open_and_close_it(agent: Api, tenant: Api, operator: Api, stranger: Api, viewer: Api) -> None:
+    """An exact budget takes the place of one for each task, so nobody opens one for a cap of its own."""
+    budget = factories.budget("1", scope_type="task", scope_key="report-7", window="lifetime")
+    for client in (agent, tenant, stranger, viewer):
+        assert client.post("/api/budgets", GOAL | {"scope_key": "other"}).status_code == 403
+        assert client.post(f"/api/budgets/{budget.pk}/close").status_code == 403
+    assert Budget.objects.get().closed_at is None
 
 
-@pytest.mark.parametrize(
-    ("asked", "status", "param"),
-    [
-        ({"scope_type": "agent", "scope_key": "invoices"}, 403, "scope_type"),
-        ({"scope_key": "*"}, 403, "scope_type"),
-        ({"window": "month"}, 403, "scope_type"),
-        ({"disabled_tools": ["search"]}, 403, "disabled_tools"),
-        ({"tenant": "globex"}, 403, "tenant"),
-        ({"limit": "0"}, 400, "limit"),
-    ],
-)
-def test_a_key_opens_nothing_else(agent: Api, asked: dict[str, Any], status: int, param: str) -> None:
-    factories.tenant("globex")
-    refused = agent.post("/api/budgets", GOAL | asked)
-    assert (refused.status_code, refused.json()["error"]["param"]) == (status, param)
-    assert not Budget.objects.exists()
-
-
-def test_it_is_opened_once_and_closes_no_budget_that_renews(agent: Api, operator: Api) -> None:
-    assert agent.post("/api/budgets", GOAL | {"tenant": "acme", "soft_cap": 0.5}).status_code == 201
-    assert agent.post("/api/budgets", GOAL).status_code == 409
+def test_no_budget_that_renews_is_closed(operator: Api) -> None:
     daily = factories.budget("1", scope_type="task", scope_key="report-7")
     assert error(operator.post(f"/api/budgets/{daily.pk}/close"))[0] == 400

@@ -73,14 +73,14 @@ TABLE: dict[str, Answers] = {
     "get alerts/deliveries/<uuid:id>": STAFF_READ,
     "post alerts/deliveries/<uuid:id>/replay": operators(200),
     "get budgets": ALL_READ,
-    "post budgets": (400, 403, 400, 400, 400, 401),
+    "post budgets": operators(),
     "get budgets/<int:id>": OWN_READ,
     "put budgets/<int:id>": operators(),
     "patch budgets/<int:id>": operators(200),
     "delete budgets/<int:id>": operators(204),
     "post budgets/<int:id>/reset": operators(),
-    # Not a goal's; what a tenant's key has not opened it does not close.
-    "post budgets/<int:id>/close": (400, 403, 403, 403, 404, 401),
+    # Not a goal's.
+    "post budgets/<int:id>/close": operators(),
     "get budgets/<int:id>/windows": OWN_READ,
     "get budgets/<int:id>/events": OWN_READ,
     "get budgets/<int:id>/allowances": STAFF_READ,

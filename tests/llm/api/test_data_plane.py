@@ -8,6 +8,7 @@ import pytest
 from drf_spectacular.generators import SchemaGenerator
 
 from governance.rules import refusals
+from governance.rules.decision import Reason
 from llm.gateway.routes import ROUTES
 from llm.rules import client_requests, request_fields
 
@@ -41,7 +42,8 @@ def test_every_operation_says_how_it_refuses(document: dict[str, Any]) -> None:
 
 def test_every_refusal_of_the_table_is_a_status_of_a_call(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/chat/completions"]["post"]["responses"]
-    for row in refusals.TABLE:
+    # Tools are held and reported under /api, and run by agents themselves.
+    for row in (row for row in refusals.TABLE if row.reason != Reason.TOOL_NOT_PRICED):
         assert row.code in responses[str(row.status)]["description"]
 
 
