@@ -34,6 +34,7 @@ def test_without_a_replica_there_is_no_such_middleware() -> None:
         ("HEAD", "/api/spend", {}, True),
         ("GET", "/api/spend/", {}, True),
         ("GET", "/api/no-such-path/", {}, False),
+        ("GET", "/", {}, False),
         ("GET", "/admin/", {}, True),
         ("GET", "/admin/governance/refusedcall/", {}, True),
         ("POST", "/api/spend", {}, False),
