@@ -142,7 +142,7 @@ def test_it_is_proved_where_statements_are_logged(spent, since):
     """As in a process with DEBUG, where Django puts the parameters into the text of each."""
     with CaptureQueriesContext(connection) as logged:
         assert reconcile.run(now=NOON, since=since) == []
-    assert any("governance_spendrollup" in query["sql"] for query in logged)
+    assert len(logged) >= reconcile.INVARIANTS
 
 
 def test_closed_windows_are_checked_as_well(spent):
