@@ -219,7 +219,10 @@ class Hold:
         self.failures.append(said)
         self.failure_bytes += size_bytes
         self._note_price(said)
-        self._fee_nanos = max(self._fee_nanos, told_price.fee_nanos(said))
+        if fee_nanos := told_price.fee_nanos(said):
+            # Where the request has these words itself the refusal may quote them: then it is in doubt, as any other.
+            is_quoted = self.asked.has(told_price.VIOLATION)
+            self._fee_nanos = max(self._fee_nanos, min(fee_nanos, self.held_nanos) if is_quoted else fee_nanos)
 
     def _note_price(self, said: Mapping[str, Any]) -> None:
         for tier in told_price.dearer_tiers(said):

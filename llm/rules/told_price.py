@@ -22,7 +22,7 @@ _TICKS_PER_NANO = 10
 IN_USAGE = ("service_tier", "inference_geo", "cost", "cost_details", "cost_in_usd_ticks", "is_byok")
 # What xAI charges for a request that it refuses by its guidelines, and how it says so
 # (https://docs.x.ai/docs/models#usage-guidelines-violation-fee).
-_VIOLATION, _VIOLATION_NANOS = "Failed check: SAFETY_CHECK", money.NANOS_PER_DOLLAR // 20
+VIOLATION, _VIOLATION_NANOS = "Failed check: SAFETY_CHECK", money.NANOS_PER_DOLLAR // 20
 
 
 def dearer_tiers(answer: Mapping[str, Any]) -> Iterator[str]:
@@ -38,7 +38,7 @@ def dearer_tiers(answer: Mapping[str, Any]) -> Iterator[str]:
 
 def fee_nanos(refusal: Mapping[str, Any]) -> int:
     """What a refusal costs by its provider's price list, though nothing was read and nothing written."""
-    return _VIOLATION_NANOS if any(_VIOLATION in str(holder.get("error")) for holder in _holders(refusal)) else 0
+    return _VIOLATION_NANOS if any(VIOLATION in str(holder.get("error")) for holder in _holders(refusal)) else 0
 
 
 def cost_nanos(answer: Mapping[str, Any]) -> int:

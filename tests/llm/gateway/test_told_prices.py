@@ -189,3 +189,16 @@ def test_a_refusal_that_has_a_fee_costs_it_whatever_was_held(
     row = charged(product, booked, likes, scripted(said, status=403))
     assert row.cost_nanos == 50_000_000 > Reservation.objects.latest("reserved_at").amount_nanos
     assert (row.input_tokens, row.output_tokens) == (0, 0)
+
+
+@compatible
+def test_a_fee_that_a_prompt_may_have_brought_costs_no_more_than_the_hold(
+    product: Product, booked: BookedUpstream, likes: str
+) -> None:
+    asked = "Failed check: SAFETY_CHECK_TYPE_BIO"
+    of = scripted({"error": {"message": f"No answer to: {asked}"}}, status=400)
+    charged_since(
+        product, booked, likes, of, messages=[{"role": "user", "content": asked}], max_tokens=10, stream=False
+    )
+    held_nanos = Reservation.objects.latest("reserved_at").amount_nanos
+    assert 0 < SpendEntry.objects.latest("id").cost_nanos <= held_nanos < 50_000_000
